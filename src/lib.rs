@@ -2,9 +2,10 @@
 //!
 //! `ARCHITECTURE.md` has the map of the house; `tests/architecture.rs` guards its layers.
 
+pub mod admission;
+pub mod cache;
 pub mod clock;
-pub mod config;
 pub mod semantics;
-pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod zope;

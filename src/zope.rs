@@ -1,1 +1,5 @@
-//! (being built)
+//! What is special about Zope and Plone, as functions: virtual hosting, who is anonymous, how they purge.
+
+pub mod purge;
+pub mod session;
+pub mod vhost;

@@ -1,0 +1,20 @@
+//! The cache: where responses are kept and how equal misses become one request.
+//!
+//! Decides nothing about HTTP (that is `semantics`), and does not know upstreams: the pipeline joins the two. When memory
+//! is short it forgets; it never refuses to let a response pass.
+
+pub mod body;
+pub mod collapse;
+pub mod entry;
+pub mod store;
+
+pub use body::BodyReader;
+pub use body::Fill;
+pub use body::StoredBody;
+pub use collapse::Flight;
+pub use collapse::Joined;
+pub use collapse::Leader;
+pub use entry::Shelf;
+pub use entry::Stored;
+pub use store::Cache;
+pub use store::Settings;

@@ -1,0 +1,515 @@
+//! Bodies that many readers share: whole ones in memory, and ones that are still arriving.
+//!
+//! A [`Fill`] has one writer and any number of readers, each at its own pace. While it *keeps*, every segment stays
+//! (bounded by the object limit and the budget for fills in flight), so that it can be stored at the end and joined at
+//! any time. When a bound is passed it only *relays*: segments that every reader has had are let go, nobody new may
+//! join, and the writer waits for the slowest reader. A body that ends early is an error to every reader and never
+//! looks complete.
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+/// How much a relaying fill holds for its slowest reader before the origin has to wait.
+const RELAY_WINDOW: u64 = 256 * 1024;
+
+/// The size of the segments that a stored body is cut into; a smaller body is one segment.
+const SEGMENT: usize = 1024 * 1024;
+
+/// The body of a shared response.
+#[derive(Clone, Debug)]
+pub enum StoredBody {
+    /// All of it in one piece.
+    Whole(Bytes),
+    /// All of it in pieces of up to 1 MiB.
+    Segments(Arc<[Bytes]>, u64),
+    /// Still arriving from the origin.
+    Filling(Arc<Fill>),
+}
+
+/// The bytes of all fills that are under way, and their bound.
+#[derive(Debug)]
+pub struct FillBudget {
+    used: AtomicU64,
+    limit: u64,
+}
+
+/// A body that arrives while others read it.
+pub struct Fill {
+    state: Mutex<State>,
+    /// What `Content-Length` promised, if the origin said so.
+    promised: Option<u64>,
+    object_max: u64,
+    budget: Arc<FillBudget>,
+}
+
+struct State {
+    segments: VecDeque<Bytes>,
+    /// The index of the first segment in `segments`: how many were let go.
+    first: usize,
+    /// The bytes in `segments`.
+    held: u64,
+    /// The bytes that have arrived in all.
+    arrived: u64,
+    mode: Mode,
+    end: Option<End>,
+    readers: Vec<Option<Reader>>,
+    writer: Option<Waker>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Keep,
+    Relay,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Complete,
+    Truncated,
+}
+
+struct Reader {
+    next: usize,
+    waker: Option<Waker>,
+}
+
+/// The writing end of a [`Fill`]. Dropped before [`FillWriter::finish`], it tells every reader that the body is truncated.
+pub struct FillWriter {
+    fill: Arc<Fill>,
+    finished: bool,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Go on.
+    Accepted,
+    /// No reader is left and the body is too large to keep: stop fetching.
+    Abandoned,
+}
+
+/// One reader of a [`StoredBody`].
+pub enum BodyReader {
+    /// Nothing (more) to read.
+    Done,
+    /// One piece.
+    Whole(Bytes),
+    /// The pieces and the next one's index.
+    Segments(Arc<[Bytes]>, usize),
+    /// Follows a fill.
+    Filling(FillReader),
+}
+
+/// A reader's place in a [`Fill`].
+pub struct FillReader {
+    fill: Arc<Fill>,
+    slot: usize,
+}
+
+/// The body ended before it was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the origin's body ended early")]
+pub struct Truncated;
+
+impl FillBudget {
+    /// A budget of `limit` bytes for all fills together.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), limit })
+    }
+
+    /// The bytes held by fills now.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) -> bool {
+        self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limit
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl StoredBody {
+    /// The length in bytes, if it is known yet.
+    #[must_use]
+    pub fn len(&self) -> Option<u64> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Segments(_, len) => Some(*len),
+            Self::Filling(fill) => fill.promised,
+        }
+    }
+
+    /// Whether the body is known to have no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// A new reader from the beginning; `None` when a fill can no longer be joined.
+    #[must_use]
+    pub fn reader(&self) -> Option<BodyReader> {
+        Some(match self {
+            Self::Whole(bytes) if bytes.is_empty() => BodyReader::Done,
+            Self::Whole(bytes) => BodyReader::Whole(bytes.clone()),
+            Self::Segments(segments, _) => BodyReader::Segments(Arc::clone(segments), 0),
+            Self::Filling(fill) => BodyReader::Filling(Fill::join(fill)?),
+        })
+    }
+}
+
+impl Fill {
+    /// Starts a fill of at most `object_max` kept bytes; `promised` is the origin's `Content-Length`.
+    ///
+    /// A body that is known to be larger than `object_max` relays from the start.
+    #[must_use]
+    pub fn start(promised: Option<u64>, object_max: u64, budget: Arc<FillBudget>) -> FillWriter {
+        let mode = if promised.is_some_and(|len| len > object_max) { Mode::Relay } else { Mode::Keep };
+        let state = State {
+            segments: VecDeque::new(),
+            first: 0,
+            held: 0,
+            arrived: 0,
+            mode,
+            end: None,
+            readers: Vec::new(),
+            writer: None,
+        };
+        let fill = Arc::new(Self { state: Mutex::new(state), promised, object_max, budget });
+        FillWriter { fill, finished: false }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means that a reader panicked between two of these short sections; the state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins from the first byte; `None` once the beginning has been let go.
+    fn join(fill: &Arc<Self>) -> Option<FillReader> {
+        let mut state = fill.lock();
+        if state.first > 0 {
+            return None;
+        }
+        let slot = state.readers.iter().position(Option::is_none).unwrap_or(state.readers.len());
+        if slot == state.readers.len() {
+            state.readers.push(None);
+        }
+        state.readers[slot] = Some(Reader { next: 0, waker: None });
+        Some(FillReader { fill: Arc::clone(fill), slot })
+    }
+}
+
+impl std::fmt::Debug for Fill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fill").field("promised", &self.promised).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        let held = self.lock().held;
+        self.budget.sub(held);
+    }
+}
+
+impl State {
+    fn release_passed(&mut self, budget: &FillBudget) {
+        if self.mode == Mode::Keep {
+            return;
+        }
+        let slowest = self.readers.iter().flatten().map(|reader| reader.next).min().unwrap_or(usize::MAX);
+        while self.first < slowest
+            && let Some(segment) = self.segments.pop_front()
+        {
+            self.first += 1;
+            self.held -= segment.len() as u64;
+            budget.sub(segment.len() as u64);
+        }
+        if self.held <= RELAY_WINDOW
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
+    }
+
+    fn wake_readers(&mut self) {
+        for reader in self.readers.iter_mut().flatten() {
+            if let Some(waker) = reader.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl FillWriter {
+    /// The fill, for those who will read it.
+    #[must_use]
+    pub fn fill(&self) -> Arc<Fill> {
+        Arc::clone(&self.fill)
+    }
+
+    /// Hands the next piece to the readers; waits while a relaying fill is too far ahead of its slowest reader.
+    ///
+    /// Cancel-safe: the piece is handed over before the first wait.
+    pub async fn write(&self, bytes: Bytes) -> Write {
+        if !bytes.is_empty() {
+            self.push(bytes);
+        }
+        std::future::poll_fn(|cx| self.poll_room(cx)).await
+    }
+
+    fn push(&self, bytes: Bytes) {
+        let mut state = self.fill.lock();
+        let len = bytes.len() as u64;
+        let within = self.fill.budget.add(len);
+        state.held += len;
+        state.arrived += len;
+        state.segments.push_back(bytes);
+        if !within || state.arrived > self.fill.object_max {
+            state.mode = Mode::Relay;
+        }
+        state.wake_readers();
+        state.release_passed(&self.fill.budget);
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Write> {
+        let mut state = self.fill.lock();
+        if state.mode == Mode::Keep {
+            return Poll::Ready(Write::Accepted);
+        }
+        if state.readers.iter().all(Option::is_none) {
+            return Poll::Ready(Write::Abandoned);
+        }
+        if state.held <= RELAY_WINDOW {
+            return Poll::Ready(Write::Accepted);
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ends the body as complete. Gives its bytes when all were kept and the promised length was met.
+    ///
+    /// # Errors
+    /// [`Truncated`] when fewer or more bytes came than `Content-Length` promised; readers see the same.
+    pub fn finish(mut self) -> Result<Option<StoredBody>, Truncated> {
+        self.finished = true;
+        let mut state = self.fill.lock();
+        let kept = self.fill.promised.is_none_or(|promised| promised == state.arrived);
+        state.end = Some(if kept { End::Complete } else { End::Truncated });
+        state.wake_readers();
+        if !kept {
+            return Err(Truncated);
+        }
+        if state.mode == Mode::Relay || state.first > 0 {
+            return Ok(None);
+        }
+        Ok(Some(compact(&state.segments, state.arrived)))
+    }
+}
+
+impl Drop for FillWriter {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut state = self.fill.lock();
+        state.end = Some(End::Truncated);
+        state.wake_readers();
+    }
+}
+
+/// Copies the pieces into memory of exactly their size, so that what is counted is what is held.
+fn compact(pieces: &VecDeque<Bytes>, len: u64) -> StoredBody {
+    let mut segments: Vec<Bytes> = Vec::new();
+    let mut left = usize::try_from(len).unwrap_or(usize::MAX);
+    let mut segment = BytesMut::with_capacity(left.min(SEGMENT));
+    for piece in pieces {
+        let mut piece = &piece[..];
+        while !piece.is_empty() {
+            let room = SEGMENT - segment.len();
+            let (now, later) = piece.split_at(piece.len().min(room));
+            segment.extend_from_slice(now);
+            piece = later;
+            left -= now.len();
+            if segment.len() == SEGMENT && left > 0 {
+                let next = BytesMut::with_capacity(left.min(SEGMENT));
+                segments.push(std::mem::replace(&mut segment, next).freeze());
+            }
+        }
+    }
+    if segments.is_empty() {
+        return StoredBody::Whole(segment.freeze());
+    }
+    segments.push(segment.freeze());
+    StoredBody::Segments(segments.into(), len)
+}
+
+impl BodyReader {
+    /// The next piece, `None` at the clean end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Truncated>>> {
+        match self {
+            Self::Done => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Done;
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Self::Segments(segments, next) => {
+                let piece = segments.get(*next).cloned();
+                *next += 1;
+                Poll::Ready(piece.map(Ok))
+            }
+            Self::Filling(reader) => Pin::new(reader).poll_next(cx),
+        }
+    }
+
+    /// Whether nothing is left to read.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Done => true,
+            Self::Whole(_) => false,
+            Self::Segments(segments, next) => *next >= segments.len(),
+            Self::Filling(_) => false,
+        }
+    }
+}
+
+impl FillReader {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Truncated>>> {
+        let mut guard = self.fill.lock();
+        let state = &mut *guard;
+        let Some(Some(reader)) = state.readers.get_mut(self.slot) else { return Poll::Ready(Some(Err(Truncated))) };
+        if let Some(bytes) = state.segments.get(reader.next - state.first) {
+            let bytes = bytes.clone();
+            reader.next += 1;
+            state.release_passed(&self.fill.budget);
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        match state.end {
+            Some(End::Complete) => Poll::Ready(None),
+            Some(End::Truncated) => Poll::Ready(Some(Err(Truncated))),
+            None => {
+                reader.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for FillReader {
+    fn drop(&mut self) {
+        let mut guard = self.fill.lock();
+        let state = &mut *guard;
+        if let Some(slot) = state.readers.get_mut(self.slot) {
+            *slot = None;
+        }
+        state.release_passed(&self.fill.budget);
+        // The last reader of a relayed body has gone: the writer must learn that it is abandoned.
+        if let Some(writer) = state.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(promised: Option<u64>, object_max: u64) -> (FillWriter, Arc<FillBudget>) {
+        let budget = FillBudget::new(u64::MAX / 2);
+        (Fill::start(promised, object_max, Arc::clone(&budget)), budget)
+    }
+
+    async fn read_all(mut reader: BodyReader) -> Result<Vec<u8>, Truncated> {
+        let mut all = Vec::new();
+        while let Some(piece) = std::future::poll_fn(|cx| reader.poll_next(cx)).await {
+            all.extend_from_slice(&piece?);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_late_reader_gets_the_body_from_its_first_byte() {
+        let (writer, budget) = fill(None, 1000);
+        let early = tokio::spawn(read_all(StoredBody::Filling(writer.fill()).reader().unwrap()));
+        writer.write(Bytes::from_static(b"one ")).await;
+        let late = tokio::spawn(read_all(StoredBody::Filling(writer.fill()).reader().unwrap()));
+        writer.write(Bytes::from_static(b"two")).await;
+        let stored = writer.finish().unwrap().expect("small enough to keep");
+        for reader in [early, late] {
+            assert_eq!(reader.await.unwrap().unwrap(), b"one two");
+        }
+        assert_eq!(read_all(stored.reader().unwrap()).await.unwrap(), b"one two");
+        assert_eq!(budget.used(), 0, "the budget is given back");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_early_never_looks_complete() {
+        let (writer, _) = fill(Some(10), 1000);
+        let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
+        writer.write(Bytes::from_static(b"short")).await;
+        assert_eq!(writer.finish().unwrap_err(), Truncated);
+        assert_eq!(read_all(reader).await, Err(Truncated));
+
+        let (writer, _) = fill(None, 1000);
+        let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
+        drop(writer);
+        assert_eq!(read_all(reader).await, Err(Truncated));
+    }
+
+    #[tokio::test]
+    async fn a_body_too_large_to_keep_reaches_its_readers_whole_within_the_window() {
+        let (writer, budget) = fill(None, 1000);
+        let reader = tokio::spawn(read_all(StoredBody::Filling(writer.fill()).reader().unwrap()));
+        let mut sent = 0;
+        for _ in 0..200 {
+            assert_eq!(writer.write(Bytes::from(vec![7; 10_000])).await, Write::Accepted);
+            sent += 10_000;
+            assert!(budget.used() <= RELAY_WINDOW, "{}", budget.used());
+        }
+        assert!(writer.finish().unwrap().is_none(), "nothing to store");
+        assert_eq!(reader.await.unwrap().unwrap().len(), sent);
+    }
+
+    #[tokio::test]
+    async fn a_large_body_nobody_reads_any_more_is_abandoned() {
+        let (writer, _) = fill(Some(5000), 1000);
+        let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
+        assert_eq!(writer.write(Bytes::from(vec![7; 500])).await, Write::Accepted);
+        drop(reader);
+        assert_eq!(writer.write(Bytes::from(vec![7; 500])).await, Write::Abandoned);
+        assert!(StoredBody::Filling(writer.fill()).reader().is_none(), "its beginning is gone");
+    }
+
+    #[test]
+    fn stored_bodies_hold_exactly_their_bytes() {
+        for len in [0_usize, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT] {
+            let body: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let pieces: VecDeque<Bytes> = body.chunks(70_001).map(Bytes::copy_from_slice).collect();
+            let stored = compact(&pieces, len as u64);
+            assert_eq!(stored.len(), Some(len as u64));
+            let joined: Vec<u8> = match stored {
+                StoredBody::Whole(bytes) => bytes.to_vec(),
+                StoredBody::Segments(segments, _) => segments.concat(),
+                StoredBody::Filling(_) => unreachable!(),
+            };
+            assert_eq!(joined, body);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Collapsed forwarding: equal misses become one request to the origin.
+//!
+//! A [`Flight`] is one fetch under way for one key. The first to ask becomes its [`Leader`]; all later ones follow and
+//! learn how it landed: with a response that may be shared (perhaps still arriving), with one that may not, or not at all.
+//! A leader that is dropped without a word has failed, so no follower ever waits for nobody.
+
+use crate::cache::entry::Stored;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use tokio::sync::watch;
+
+const SHARDS: usize = 32;
+
+/// How a fetch landed.
+#[derive(Clone, Debug)]
+pub enum Landing {
+    /// Not yet.
+    Airborne,
+    /// With a response for everybody.
+    Shared(Arc<Stored>),
+    /// With a response for its leader alone: everyone else asks for himself, at once and side by side.
+    Private,
+    /// Without a response: one of the waiting may try once more.
+    Failed,
+}
+
+/// All fetches under way, by key.
+pub struct Flights {
+    shards: Vec<Mutex<HashMap<Box<[u8]>, Arc<Flight>>>>,
+    hasher: RandomState,
+}
+
+/// One fetch under way.
+#[derive(Debug)]
+pub struct Flight {
+    landing: watch::Sender<Landing>,
+    purged: AtomicBool,
+}
+
+/// The duty to land a flight; dropped, the flight has failed.
+pub struct Leader {
+    flights: Arc<Flights>,
+    flight: Arc<Flight>,
+    key: Box<[u8]>,
+    landed: bool,
+}
+
+/// What [`Flights::join`] made of the caller.
+pub enum Joined {
+    /// The first: fetch, and land the flight.
+    Leader(Leader),
+    /// Somebody is at it: wait for the landing.
+    Follower(Arc<Flight>),
+}
+
+impl Flights {
+    /// No flight yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Arc::new(Self { shards, hasher: RandomState::new() })
+    }
+
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<Flight>>> {
+        let at = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        // The sections under this lock are map operations that leave it whole even if one panics.
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins the flight for `key`, or starts it.
+    #[must_use]
+    pub fn join(self: &Arc<Self>, key: &[u8]) -> Joined {
+        let mut shard = self.shard(key);
+        match shard.entry(key.into()) {
+            Entry::Occupied(flight) => Joined::Follower(Arc::clone(flight.get())),
+            Entry::Vacant(place) => {
+                let flight = Arc::new(Flight { landing: watch::Sender::new(Landing::Airborne), purged: false.into() });
+                place.insert(Arc::clone(&flight));
+                Joined::Leader(Leader { flights: Arc::clone(self), flight, key: key.into(), landed: false })
+            }
+        }
+    }
+
+    /// Notes that `key` was purged: what is being fetched now may be older than the purge and must not be stored, and
+    /// whoever asks from now on starts anew.
+    pub fn purge(&self, key: &[u8]) {
+        if let Some(flight) = self.shard(key).remove(key) {
+            flight.purged.store(true, Ordering::Release);
+        }
+    }
+
+    /// Notes a purge of everything.
+    pub fn purge_all(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (_, flight) in shard.drain() {
+                flight.purged.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn leave(&self, key: &[u8], flight: &Arc<Flight>) {
+        let mut shard = self.shard(key);
+        if shard.get(key).is_some_and(|current| Arc::ptr_eq(current, flight)) {
+            shard.remove(key);
+        }
+    }
+}
+
+impl Flight {
+    /// Waits until the flight has landed.
+    pub async fn landed(&self) -> Landing {
+        let mut landing = self.landing.subscribe();
+        match landing.wait_for(|landing| !matches!(landing, Landing::Airborne)).await {
+            Ok(landing) => landing.clone(),
+            Err(_) => Landing::Failed,
+        }
+    }
+}
+
+impl Leader {
+    /// The key this flight is for.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Lands with a response that everybody may have. The flight stays known until the leader is dropped, so that those
+    /// who come while the body arrives join it.
+    pub fn share(&mut self, response: Arc<Stored>) {
+        self.landed = true;
+        self.flight.landing.send_replace(Landing::Shared(response));
+    }
+
+    /// Lands with a response for the leader alone.
+    pub fn keep_private(mut self) {
+        self.landed = true;
+        // Out of the map first: whoever comes now must not find a flight that has nothing for him.
+        self.flights.leave(&self.key, &self.flight);
+        self.flight.landing.send_replace(Landing::Private);
+    }
+
+    /// Runs `store` unless the key was purged since the flight began; a purge during `store` waits for it.
+    pub fn store_unless_purged(&self, store: impl FnOnce()) -> bool {
+        let shard = self.flights.shard(&self.key);
+        let current = !self.flight.purged.load(Ordering::Acquire);
+        if current {
+            store();
+        }
+        drop(shard);
+        current
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.flights.leave(&self.key, &self.flight);
+        if !self.landed {
+            self.flight.landing.send_replace(Landing::Failed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader(flights: &Arc<Flights>, key: &[u8]) -> Leader {
+        match flights.join(key) {
+            Joined::Leader(leader) => leader,
+            Joined::Follower(_) => panic!("somebody else leads"),
+        }
+    }
+
+    fn follower(flights: &Arc<Flights>, key: &[u8]) -> Arc<Flight> {
+        match flights.join(key) {
+            Joined::Follower(flight) => flight,
+            Joined::Leader(_) => panic!("nobody leads"),
+        }
+    }
+
+    #[tokio::test]
+    async fn no_follower_waits_for_a_leader_that_is_gone() {
+        let flights = Flights::new();
+        let first = leader(&flights, b"k");
+        let waiting = follower(&flights, b"k");
+        drop(first);
+        assert!(matches!(waiting.landed().await, Landing::Failed));
+        leader(&flights, b"k").keep_private();
+    }
+
+    #[tokio::test]
+    async fn a_private_answer_sends_the_others_on_their_own_ways() {
+        let flights = Flights::new();
+        let first = leader(&flights, b"k");
+        let waiting = follower(&flights, b"k");
+        first.keep_private();
+        assert!(matches!(waiting.landed().await, Landing::Private));
+        drop(leader(&flights, b"k"));
+    }
+
+    #[test]
+    fn what_was_fetched_before_a_purge_is_not_stored_after_it() {
+        let flights = Flights::new();
+        let before = leader(&flights, b"k");
+        flights.purge(b"k");
+        let after = leader(&flights, b"k");
+        assert!(!before.store_unless_purged(|| panic!("stored")));
+        drop(before);
+        let mut stored = false;
+        assert!(after.store_unless_purged(|| stored = true) && stored);
+        follower(&flights, b"k");
+        flights.purge_all();
+        assert!(!after.store_unless_purged(|| panic!("stored")));
+    }
+}

@@ -1,0 +1,103 @@
+//! A stored response, and the shelf on which the variants of one URL stand.
+
+use crate::cache::body::StoredBody;
+use crate::semantics::freshness::Freshness;
+use crate::semantics::vary::Selection;
+use http::HeaderMap;
+use http::StatusCode;
+use std::sync::Arc;
+
+/// What a shelf and a response cost beyond the bytes they hold: their structs, counters and allocator rounding.
+const RESPONSE_OVERHEAD: usize = size_of::<Stored>() + 32;
+
+/// What one header field costs beyond its name's and value's bytes: its place in the map and the values' shared owner.
+const FIELD_OVERHEAD: usize = 96;
+
+/// A response that may be shared.
+#[derive(Debug)]
+pub struct Stored {
+    /// The origin's status.
+    pub status: StatusCode,
+    /// The head as it is sent: end-to-end fields, `Via` added, `Age` and `Cache-Status` in place to be overwritten.
+    pub head: HeaderMap,
+    /// The body.
+    pub body: StoredBody,
+    /// How long it may be reused, and how.
+    pub freshness: Freshness,
+    /// Which requests it answers (`Vary`).
+    pub selection: Selection,
+}
+
+/// The variants of one URL, newest first.
+#[derive(Clone, Debug)]
+pub enum Shelf {
+    /// The usual case.
+    One(Arc<Stored>),
+    /// Several, by `Vary`.
+    Many(Arc<[Arc<Stored>]>),
+}
+
+impl Stored {
+    /// The same response with its body complete.
+    #[must_use]
+    pub fn completed(&self, body: StoredBody) -> Self {
+        Self {
+            status: self.status,
+            head: self.head.clone(),
+            body,
+            freshness: self.freshness.clone(),
+            selection: self.selection.clone(),
+        }
+    }
+
+    /// The bytes it holds, everything counted.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let fields: usize =
+            self.head.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+        let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
+        RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(body)
+    }
+}
+
+impl Shelf {
+    /// A shelf with `response` in front, without the variant it replaces, and with at most `max` variants.
+    #[must_use]
+    pub fn with(before: Option<&Self>, response: &Arc<Stored>, max: usize) -> Self {
+        let others: Vec<Arc<Stored>> = before
+            .map_or(&[][..], Self::variants)
+            .iter()
+            .filter(|other| other.selection != response.selection)
+            // RFC 9111 4.1: a response without Vary answers every request; what stood beside it is superseded.
+            .filter(|_| !response.selection.is_universal())
+            .take(max.saturating_sub(1))
+            .map(Arc::clone)
+            .collect();
+        if others.is_empty() {
+            return Self::One(Arc::clone(response));
+        }
+        Self::Many(std::iter::once(Arc::clone(response)).chain(others).collect())
+    }
+
+    /// All variants.
+    #[must_use]
+    pub fn variants(&self) -> &[Arc<Stored>] {
+        match self {
+            Self::One(response) => std::slice::from_ref(response),
+            Self::Many(responses) => responses,
+        }
+    }
+
+    /// The newest variant that answers a request with these headers.
+    #[must_use]
+    pub fn select(&self, request: &HeaderMap) -> Option<&Arc<Stored>> {
+        self.variants().iter().find(|response| response.selection.matches(request))
+    }
+
+    /// The bytes it holds, for the cache's budget.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        let all = self.variants().iter().map(|response| response.weight()).fold(0, usize::saturating_add);
+        u32::try_from(all).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,342 @@
+//! The admin listener: health, readiness, metrics and status to read; set swaps, reloads and purges to order.
+//!
+//! The unix socket may do everything and is guarded by its mode (0660: owner and group). A TCP address, only when asked
+//! for, may read health and metrics and nothing else.
+
+use crate::control::publisher::Publisher;
+use crate::control::status;
+use bytes::Bytes;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+/// Admin connections at a time; more wait.
+const CONNECTIONS: usize = 64;
+
+/// A request's head must come within this, and an idle connection is closed after it.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rights {
+    Read,
+    All,
+}
+
+/// An admin listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The unix socket.
+    #[error("open the admin socket {} ({remedy})", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A TCP address.
+    #[error("listen for metrics on {addr}")]
+    Tcp {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The bound admin listeners.
+#[derive(Default)]
+pub struct Admin {
+    unix: Option<(UnixListener, PathBuf)>,
+    tcp: Vec<TcpListener>,
+}
+
+impl Admin {
+    /// Opens the unix socket at `socket` with `mode`, unless it is `None`, and each TCP address.
+    ///
+    /// A socket file that nobody answers on is replaced; one that answers belongs to a running tidegate.
+    ///
+    /// # Errors
+    /// Every listener that could not be opened.
+    pub async fn open(socket: Option<(&Path, u32)>, tcp: &[SocketAddr]) -> Result<Self, Vec<AdminError>> {
+        let mut admin = Self::default();
+        let mut errors = Vec::new();
+        if let Some((path, mode)) = socket {
+            match open_unix(path, mode).await {
+                Ok(listener) => admin.unix = Some((listener, path.to_owned())),
+                Err(source) => {
+                    errors.push(AdminError::Socket { path: path.to_owned(), remedy: remedy(&source), source });
+                }
+            }
+        }
+        for addr in tcp {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => admin.tcp.push(listener),
+                Err(source) => errors.push(AdminError::Tcp { addr: *addr, source }),
+            }
+        }
+        if errors.is_empty() { Ok(admin) } else { Err(errors) }
+    }
+
+    /// The TCP addresses that were bound.
+    #[must_use]
+    pub fn tcp_addrs(&self) -> Vec<SocketAddr> {
+        self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Serves until `stop`; removes the socket file at the end.
+    pub async fn serve(self, publisher: Arc<Publisher>, stop: CancellationToken) {
+        let tracker = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        for listener in self.tcp {
+            let desk = Desk::new(&publisher, &room, &stop, Rights::Read);
+            tracker.spawn(async move {
+                while let Some(stream) = desk.next(listener.accept()).await {
+                    desk.serve(stream.0);
+                }
+            });
+        }
+        if let Some((listener, path)) = self.unix {
+            let desk = Desk::new(&publisher, &room, &stop, Rights::All);
+            tracker.spawn(async move {
+                while let Some(stream) = desk.next(listener.accept()).await {
+                    desk.serve(stream.0);
+                }
+                drop(listener);
+                if let Err(error) = std::fs::remove_file(&path) {
+                    warn!(socket = %path.display(), %error, "admin socket file stays behind");
+                }
+            });
+        }
+        tracker.close();
+        tracker.wait().await;
+    }
+}
+
+async fn open_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+        }
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another tidegate answers on it"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)?;
+    }
+    // Bound under a name that nobody knows and renamed once its mode is right, so that it is never open to all.
+    let hidden = path.with_extension(format!("new-{}", std::process::id()));
+    let listener = UnixListener::bind(&hidden)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(&hidden, path)?;
+    Ok(listener)
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
+            "set admin.socket to a path in a directory that tidegate may write, or make that directory"
+        }
+        io::ErrorKind::AddrInUse => "stop the other tidegate, or give this one its own admin.socket",
+        io::ErrorKind::AlreadyExists => "move that file away, or set admin.socket to another path",
+        _ => "see the cause",
+    }
+}
+
+/// One admin listener's way of answering.
+struct Desk {
+    publisher: Arc<Publisher>,
+    room: Arc<Semaphore>,
+    stop: CancellationToken,
+    rights: Rights,
+}
+
+impl Desk {
+    fn new(publisher: &Arc<Publisher>, room: &Arc<Semaphore>, stop: &CancellationToken, rights: Rights) -> Self {
+        Self { publisher: Arc::clone(publisher), room: Arc::clone(room), stop: stop.clone(), rights }
+    }
+
+    /// The next connection; `None` at the end.
+    async fn next<T>(&self, accept: impl Future<Output = io::Result<T>>) -> Option<T> {
+        let mut accept = std::pin::pin!(accept);
+        tokio::select! {
+            accepted = &mut accept => match accepted {
+                Ok(stream) => Some(stream),
+                Err(error) => {
+                    warn!(%error, "admin listener is closed");
+                    None
+                }
+            },
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+        let (publisher, room, stop, rights) =
+            (Arc::clone(&self.publisher), Arc::clone(&self.room), self.stop.clone(), self.rights);
+        tokio::spawn(async move {
+            let Ok(_seat) = room.acquire_owned().await else { return };
+            let service = service_fn(move |request| {
+                let publisher = Arc::clone(&publisher);
+                async move { Ok::<_, Infallible>(answer(&publisher, rights, &request).await) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(16 * 1024);
+            tokio::select! {
+                // A broken admin connection concerns only the one who broke it.
+                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let argument = |name: &str| query_argument(request.uri().query().unwrap_or(""), name);
+    if request.method() == Method::GET {
+        return match path {
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match status::not_ready(publisher) {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+            },
+            "/metrics" => {
+                let (kind, page) = publisher.house().metrics.encode();
+                respond(StatusCode::OK, kind, page)
+            }
+            "/status" if rights == Rights::All => {
+                respond(StatusCode::OK, "application/json", status::json(publisher).to_string())
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and, on the socket, /status\n"),
+        };
+    }
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n");
+    }
+    if rights != Rights::All {
+        return text(StatusCode::FORBIDDEN, "orders are taken on the admin socket only\n");
+    }
+    match path {
+        "/reload" => outcome(publisher.reload().await),
+        "/use" => match (argument("upstream"), argument("set")) {
+            (Some(upstream), Some(set)) => outcome(publisher.use_set(&upstream, &set)),
+            _ => text(StatusCode::BAD_REQUEST, "say upstream=NAME&set=NAME\n"),
+        },
+        "/purge" => match argument("url") {
+            Some(url) => outcome(publisher.purge_url(&url)),
+            None => text(StatusCode::BAD_REQUEST, "say url=http://HOST/PATH, or url=all\n"),
+        },
+        "/reopen" => {
+            publisher.house().access.reopen();
+            text(StatusCode::OK, "log files are opened again\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /reload, /use, /purge and /reopen\n"),
+    }
+}
+
+/// What was done, or why not: the text is for the operator.
+fn outcome(result: Result<String, String>) -> Response<Full<Bytes>> {
+    match result {
+        Ok(done) => text(StatusCode::OK, &format!("{done}\n")),
+        Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", text.to_owned())
+}
+
+fn respond(status: StatusCode, kind: &'static str, page: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(page)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+/// The decoded value of `name` in a query string.
+fn query_argument(query: &str, name: &str) -> Option<String> {
+    let raw = query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))?.1;
+    percent_decode(raw)
+}
+
+fn percent_decode(raw: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(rest.next()?).to_digit(16)?;
+        let low = char::from(rest.next()?).to_digit(16)?;
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Encodes `value` for a query string; [`query_argument`] reads it back.
+#[must_use]
+pub fn percent_encode(value: &str) -> String {
+    use std::fmt::Write;
+    let mut encoded = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':') {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_argument_reaches_the_admin_socket_unchanged(value in ".*") {
+            let query = format!("a=b&url={}&c=d", percent_encode(&value));
+            prop_assert_eq!(query_argument(&query, "url"), Some(value));
+        }
+
+        #[test]
+        fn any_query_is_read_without_a_panic(query in ".*") {
+            let _ = query_argument(&query, "url");
+        }
+    }
+}

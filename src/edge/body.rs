@@ -1,0 +1,170 @@
+//! What hyper sends to a client: a stored body, one that is still arriving, an origin's stream, or nothing.
+//!
+//! Whatever way it ends, the connection's [`Activity`] and the request's [`Trail`] are told once.
+
+use crate::cache::BodyReader;
+use crate::clock;
+use crate::edge::activity::Activity;
+use crate::edge::trail::Trail;
+use crate::upstream::OriginBody;
+use bytes::Bytes;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+/// Why a body could not be sent to its end. hyper then breaks the connection or the stream, so that the client knows.
+pub type BodyError = Box<dyn Error + Send + Sync>;
+
+/// The body of a response.
+pub struct OutBody {
+    payload: Payload,
+    /// What is left of a length that is known.
+    left: Option<u64>,
+    sent: u64,
+    /// The request is over when this is dropped.
+    watch: Option<RequestWatch>,
+    trail: Option<Box<Trail>>,
+}
+
+enum Payload {
+    Stored(BodyReader),
+    Origin(OriginBody),
+}
+
+/// A request under way on a connection; dropped, it has ended.
+pub struct RequestWatch(Arc<Activity>);
+
+impl RequestWatch {
+    /// Notes that a request began.
+    #[must_use]
+    pub fn begin(activity: &Arc<Activity>) -> Self {
+        activity.request_began();
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for RequestWatch {
+    fn drop(&mut self) {
+        self.0.request_ended(clock::mono());
+    }
+}
+
+impl OutBody {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::stored(BodyReader::Done, Some(0))
+    }
+
+    /// One piece.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let len = bytes.len() as u64;
+        let reader = if bytes.is_empty() { BodyReader::Done } else { BodyReader::Whole(bytes) };
+        Self::stored(reader, Some(len))
+    }
+
+    /// A stored body, with its length if that is known yet.
+    #[must_use]
+    pub fn stored(reader: BodyReader, len: Option<u64>) -> Self {
+        Self { payload: Payload::Stored(reader), left: len, sent: 0, watch: None, trail: None }
+    }
+
+    /// An origin's body, passed on as it comes.
+    #[must_use]
+    pub fn origin(body: OriginBody) -> Self {
+        let left = body.size_hint().exact();
+        Self { payload: Payload::Origin(body), left, sent: 0, watch: None, trail: None }
+    }
+
+    /// Ties the end of the request on its connection to the end of this body.
+    #[must_use]
+    pub fn watched(mut self, watch: RequestWatch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Writes `trail` when this body has ended.
+    #[must_use]
+    pub fn trailed(mut self, trail: Box<Trail>) -> Self {
+        self.trail = Some(trail);
+        self
+    }
+
+    /// The length, where it is known.
+    #[must_use]
+    pub fn len(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// Whether it is known that there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.payload {
+            Payload::Stored(reader) => {
+                reader.poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(BodyError::from)))
+            }
+            Payload::Origin(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
+            }
+        }
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = this.poll_payload(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.sent += data.len() as u64;
+                    this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                if let Some(trail) = &mut this.trail {
+                    trail.origin_failed();
+                }
+            }
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Stored(reader) => reader.is_done(),
+            Payload::Origin(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for OutBody {
+    fn drop(&mut self) {
+        if let Some(trail) = self.trail.take() {
+            let whole = self.is_end_stream() || self.left == Some(0);
+            trail.finish(self.sent, whole);
+        }
+        // The watch, dropped after this, tells the connection.
+    }
+}

@@ -1,0 +1,206 @@
+//! One client connection: from the accepted socket to hyper, watched until it closes.
+//!
+//! Knows nothing of requests: those are the service's. Every wait here has an end: the TLS handshake, the first byte, the
+//! head, the pause between requests, a write that stands still.
+
+use crate::clock;
+use crate::edge::activity::Activity;
+use crate::edge::activity::Bounds;
+use crate::edge::activity::Closed;
+use crate::edge::activity::Verdict;
+use crate::edge::socket::Watched;
+use http::Request;
+use http::Response;
+use http_body::Body;
+use hyper::body::Bytes;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::server::conn::http2;
+use hyper::service::HttpService;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use std::error::Error;
+use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+use tokio_util::sync::CancellationToken;
+
+/// What every HTTP/2 connection begins with (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol bounds of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The phases' time-outs.
+    pub bounds: Bounds,
+    /// The most bytes of a request's head.
+    pub header_bytes: usize,
+    /// The most fields of a request's head.
+    pub headers: usize,
+    /// The most concurrent streams of an HTTP/2 connection.
+    pub h2_streams: u32,
+}
+
+/// Which protocol the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client left, or we had said all.
+    Normally,
+    /// One of our time-outs.
+    TimedOut(Closed),
+    /// The client broke the protocol or the connection.
+    Protocol(hyper::Error),
+}
+
+/// Reads the first bytes of a cleartext connection until it is sure whether they are the HTTP/2 preface.
+///
+/// # Errors
+/// [`Closed::FirstByte`] when they do not come within `within`; `None` inside when the client left.
+pub async fn sniff<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    within: Duration,
+) -> Result<Option<(Protocol, Vec<u8>)>, Closed> {
+    let mut ahead = Vec::with_capacity(PREFACE.len());
+    let read = async {
+        loop {
+            let mut byte = [0; 24];
+            let room = PREFACE.len() - ahead.len();
+            match stream.read(&mut byte[..room]).await {
+                Ok(read) if read > 0 => ahead.extend_from_slice(&byte[..read]),
+                _ => return None,
+            }
+            if ahead == PREFACE {
+                return Some(Protocol::Http2);
+            }
+            if !PREFACE.starts_with(&ahead) {
+                return Some(Protocol::Http1);
+            }
+        }
+    };
+    match tokio::time::timeout(within, read).await {
+        Ok(protocol) => Ok(protocol.map(|protocol| (protocol, ahead))),
+        Err(_) => Err(Closed::FirstByte),
+    }
+}
+
+/// Serves one connection to its end. `stop` lets requests under way finish and takes no more.
+pub async fn serve<S, H, B>(
+    stream: S,
+    ahead: Vec<u8>,
+    protocol: Protocol,
+    activity: Arc<Activity>,
+    limits: &Limits,
+    service: H,
+    stop: &CancellationToken,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: hyper::service::Service<Request<Incoming>, Response = Response<B>> + HttpService<Incoming, ResBody = B> + Unpin,
+    <H as hyper::service::Service<Request<Incoming>>>::Future: Send + 'static,
+    <H as hyper::service::Service<Request<Incoming>>>::Error: Into<Box<dyn Error + Send + Sync>>,
+    <H as HttpService<Incoming>>::Error: Into<Box<dyn Error + Send + Sync>>,
+    <H as HttpService<Incoming>>::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let io = TokioIo::new(Watched::new(stream, ahead, Arc::clone(&activity)));
+    match protocol {
+        Protocol::Http1 => {
+            let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
+            watch(connection, |it| it.graceful_shutdown(), &activity, &limits.bounds, stop).await
+        }
+        Protocol::Http2 => {
+            let connection = http2_builder(limits).serve_connection(io, service);
+            watch(connection, |it| it.graceful_shutdown(), &activity, &limits.bounds, stop).await
+        }
+    }
+}
+
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // hyper's own head timer is off: the watchdog does its work without a timer per request.
+    builder
+        .header_read_timeout(None)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.header_bytes.max(8192))
+        .keep_alive(true)
+        .half_close(false)
+        .pipeline_flush(true);
+    builder
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_frame_size(16 * 1024)
+        .max_send_buf_size(128 * 1024)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
+}
+
+/// Drives `connection` until it ends, a time-out of ours is due, or `stop` has let it finish.
+async fn watch<C>(
+    connection: C,
+    finish: impl Fn(Pin<&mut C>),
+    activity: &Activity,
+    bounds: &Bounds,
+    stop: &CancellationToken,
+) -> Ended
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut connection = pin!(connection);
+    let mut watchdog = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut stopping = false;
+    arm(&mut watchdog, activity, bounds);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                return ended.map_or_else(Ended::Protocol, |()| Ended::Normally);
+            }
+            () = &mut watchdog => {
+                if let Some(why) = arm(&mut watchdog, activity, bounds) {
+                    return Ended::TimedOut(why);
+                }
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                finish(connection.as_mut());
+            }
+        }
+    }
+}
+
+/// Sets the watchdog to the moment of the next look; gives the reason when the connection is due now.
+fn arm(watchdog: &mut Pin<&mut tokio::time::Sleep>, activity: &Activity, bounds: &Bounds) -> Option<Closed> {
+    match activity.verdict(bounds, clock::mono()) {
+        Verdict::Close(why) => Some(why),
+        Verdict::AskAgainAt(at) => {
+            watchdog.as_mut().reset(at.into());
+            None
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The directives of Cache-Control (RFC 9111 5.2, RFC 5861), of requests and of responses.
+
+use http::HeaderMap;
+use http::header;
+use std::time::Duration;
+
+/// RFC 9111 1.2.2: a larger number of seconds than can be counted is taken as 2^31.
+const SECONDS_MAX: u64 = 1 << 31;
+
+/// A directive that may be limited to named fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Absent.
+    #[default]
+    No,
+    /// For the fields it names only. We take it as [`Scope::All`] where that is the safe side.
+    Fields,
+    /// For the whole response.
+    All,
+}
+
+/// All directives of one message that a shared cache minds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `no-store`.
+    pub no_store: bool,
+    /// `no-cache`.
+    pub no_cache: Scope,
+    /// `private`.
+    pub private: Scope,
+    /// `public`.
+    pub public: bool,
+    /// `must-revalidate`.
+    pub must_revalidate: bool,
+    /// `proxy-revalidate`.
+    pub proxy_revalidate: bool,
+    /// `must-understand`.
+    pub must_understand: bool,
+    /// `only-if-cached`.
+    pub only_if_cached: bool,
+    /// `max-age`.
+    pub max_age: Option<Duration>,
+    /// `s-maxage`.
+    pub s_maxage: Option<Duration>,
+    /// `min-fresh`.
+    pub min_fresh: Option<Duration>,
+    /// `max-stale`; without a value any staleness will do.
+    pub max_stale: Option<Duration>,
+    /// `stale-while-revalidate` (RFC 5861 3).
+    pub stale_while_revalidate: Option<Duration>,
+    /// `stale-if-error` (RFC 5861 4).
+    pub stale_if_error: Option<Duration>,
+}
+
+/// Reads all Cache-Control lines; where a directive comes twice, the more restrictive counts (RFC 9111 4.2.1).
+#[must_use]
+pub fn parse(headers: &HeaderMap) -> Directives {
+    let mut directives = Directives::default();
+    for line in headers.get_all(header::CACHE_CONTROL) {
+        for item in Items(line.as_bytes()) {
+            directives.take(item);
+        }
+    }
+    directives
+}
+
+/// Reads a request's directives. RFC 9111 5.4: without Cache-Control, `Pragma: no-cache` means no-cache.
+#[must_use]
+pub fn parse_request(headers: &HeaderMap) -> Directives {
+    let mut directives = parse(headers);
+    if !headers.contains_key(header::CACHE_CONTROL)
+        && headers.get_all(header::PRAGMA).iter().any(|line| contains_token(line.as_bytes(), b"no-cache"))
+    {
+        directives.no_cache = Scope::All;
+    }
+    directives
+}
+
+impl Directives {
+    fn take(&mut self, item: Item<'_>) {
+        let scope = if item.value.is_some_and(|value| !value.is_empty()) { Scope::Fields } else { Scope::All };
+        match item.name.to_ascii_lowercase().as_slice() {
+            b"no-store" => self.no_store = true,
+            b"no-cache" => self.no_cache = wider(self.no_cache, scope),
+            b"private" => self.private = wider(self.private, scope),
+            b"public" => self.public = true,
+            b"must-revalidate" => self.must_revalidate = true,
+            b"proxy-revalidate" => self.proxy_revalidate = true,
+            b"must-understand" => self.must_understand = true,
+            b"only-if-cached" => self.only_if_cached = true,
+            b"max-age" => self.max_age = Some(shorter(self.max_age, item.seconds())),
+            b"s-maxage" => self.s_maxage = Some(shorter(self.s_maxage, item.seconds())),
+            b"min-fresh" => self.min_fresh = item.valid_seconds().max(self.min_fresh),
+            b"max-stale" => {
+                let any = Duration::from_secs(SECONDS_MAX);
+                self.max_stale = if item.value.is_none() { Some(any) } else { item.valid_seconds() };
+            }
+            b"stale-while-revalidate" => {
+                self.stale_while_revalidate = Some(shorter(self.stale_while_revalidate, item.seconds()));
+            }
+            b"stale-if-error" => self.stale_if_error = Some(shorter(self.stale_if_error, item.seconds())),
+            _ => {}
+        }
+    }
+}
+
+fn wider(one: Scope, other: Scope) -> Scope {
+    if one == Scope::All || other == Scope::All { Scope::All } else { Scope::Fields }
+}
+
+fn shorter(before: Option<Duration>, now: Duration) -> Duration {
+    before.map_or(now, |before| before.min(now))
+}
+
+struct Item<'a> {
+    name: &'a [u8],
+    /// Without its quotes.
+    value: Option<&'a [u8]>,
+}
+
+impl Item<'_> {
+    /// RFC 9111 4.2.1: an invalid number of seconds makes the response stale.
+    fn seconds(&self) -> Duration {
+        self.valid_seconds().unwrap_or(Duration::ZERO)
+    }
+
+    fn valid_seconds(&self) -> Option<Duration> {
+        seconds(self.value?)
+    }
+}
+
+/// Reads delta-seconds (RFC 9111 1.2.2): digits only, too large a number counts as 2^31.
+#[must_use]
+pub fn seconds(text: &[u8]) -> Option<Duration> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = text.iter().fold(0_u64, |sum, digit| (sum * 10 + u64::from(digit - b'0')).min(SECONDS_MAX));
+    Some(Duration::from_secs(number))
+}
+
+/// The comma-separated items of a list field, quoted strings respected.
+struct Items<'a>(&'a [u8]);
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Item<'a>;
+
+    fn next(&mut self) -> Option<Item<'a>> {
+        loop {
+            if self.0.is_empty() {
+                return None;
+            }
+            let end = item_end(self.0);
+            let item = self.0[..end].trim_ascii();
+            self.0 = self.0.get(end + 1..).unwrap_or(&[]);
+            if item.is_empty() {
+                continue;
+            }
+            let mut parts = item.splitn(2, |byte| *byte == b'=');
+            let name = parts.next().unwrap_or(&[]).trim_ascii_end();
+            let value = parts.next().map(|value| unquote(value.trim_ascii_start()));
+            return Some(Item { name, value });
+        }
+    }
+}
+
+/// Where the first item of a list ends: at a comma outside quotes.
+fn item_end(list: &[u8]) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in list.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return at,
+            _ => {}
+        }
+    }
+    list.len()
+}
+
+fn unquote(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").map_or(value, |rest| rest.strip_suffix(b"\"").unwrap_or(rest))
+}
+
+/// Whether a list field holds `token`, in any case.
+#[must_use]
+pub fn contains_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn read(lines: &[&str]) -> Directives {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::CACHE_CONTROL, HeaderValue::from_str(line).unwrap());
+        }
+        parse(&headers)
+    }
+
+    fn secs(number: u64) -> Option<Duration> {
+        Some(Duration::from_secs(number))
+    }
+
+    #[test]
+    fn the_more_restrictive_of_two_counts() {
+        assert_eq!(read(&["max-age=60", "max-age=10"]).max_age, secs(10));
+        assert_eq!(read(&["max-age=60, max-age=x"]).max_age, secs(0), "RFC 9111 4.2.1: invalid means stale");
+        assert_eq!(read(&["private=\"x-a\", private"]).private, Scope::All);
+    }
+
+    #[test]
+    fn forms_that_occur_are_understood() {
+        assert_eq!(read(&["MAX-AGE=\"7\" , , S-MaxAge=5"]).max_age, secs(7));
+        assert_eq!(read(&["max-age=99999999999999999999"]).max_age, secs(SECONDS_MAX));
+        assert_eq!(read(&["no-cache=\"set-cookie, x\", max-age=3"]).max_age, secs(3));
+        assert_eq!(read(&["no-cache=\"set-cookie, no-store\""]).no_cache, Scope::Fields);
+        assert!(!read(&["no-cache=\"set-cookie, no-store\""]).no_store, "names inside quotes are no directives");
+        assert_eq!(read(&["max-stale"]).max_stale, secs(SECONDS_MAX));
+        assert_eq!(read(&["max-age=-1"]).max_age, secs(0));
+        assert_eq!(read(&["xmax-age=1, max-agex=2"]).max_age, None);
+    }
+
+    #[test]
+    fn pragma_counts_only_without_cache_control() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::PRAGMA, HeaderValue::from_static("x, No-Cache"));
+        assert_eq!(parse_request(&headers).no_cache, Scope::All);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=0"));
+        assert_eq!(parse_request(&headers).no_cache, Scope::No);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(value) = HeaderValue::from_bytes(&line) {
+                let mut headers = HeaderMap::new();
+                headers.append(header::CACHE_CONTROL, value);
+                let _ = parse_request(&headers);
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The Cache-Status field (RFC 9211), and the one vocabulary that logs and metrics share with it.
+
+use http::HeaderValue;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Why a request went forward (RFC 9211 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The cache was configured not to handle it.
+    Bypass,
+    /// Its method may not be answered from a cache.
+    Method,
+    /// Nothing is stored for the URL.
+    UriMiss,
+    /// Something is stored for the URL, but for other requests (`Vary`).
+    VaryMiss,
+    /// What is stored was stale.
+    Stale,
+    /// The request's own directives forbade what is stored.
+    Request,
+    /// Only a part was wanted.
+    Partial,
+}
+
+/// How the cache handled a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStatus {
+    outcome: Outcome,
+    detail: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Hit { ttl: i64 },
+    Forward { why: Why, status: Option<u16>, stored: bool, collapsed: bool },
+}
+
+impl Why {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+impl CacheStatus {
+    /// Answered from the cache; `ttl` is what is left of the freshness lifetime in seconds, negative when stale.
+    #[must_use]
+    pub fn hit(ttl: i64) -> Self {
+        Self { outcome: Outcome::Hit { ttl }, detail: None }
+    }
+
+    /// Went forward.
+    #[must_use]
+    pub fn forwarded(why: Why) -> Self {
+        Self { outcome: Outcome::Forward { why, status: None, stored: false, collapsed: false }, detail: None }
+    }
+
+    /// With the origin's status, where it differs from ours.
+    #[must_use]
+    pub fn origin_status(mut self, origin: u16) -> Self {
+        if let Outcome::Forward { status, .. } = &mut self.outcome {
+            *status = Some(origin);
+        }
+        self
+    }
+
+    /// With the response stored.
+    #[must_use]
+    pub fn stored(mut self) -> Self {
+        if let Outcome::Forward { stored, .. } = &mut self.outcome {
+            *stored = true;
+        }
+        self
+    }
+
+    /// Together with equal requests.
+    #[must_use]
+    pub fn collapsed(mut self) -> Self {
+        if let Outcome::Forward { collapsed, .. } = &mut self.outcome {
+            *collapsed = true;
+        }
+        self
+    }
+
+    /// With a word of ours.
+    #[must_use]
+    pub fn detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// The word for metrics and the access log: `hit`, `hit-stale`, or why it went forward.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Hit { ttl } if ttl < 0 => "hit-stale",
+            Outcome::Hit { .. } => "hit",
+            Outcome::Forward { why, .. } => why.as_str(),
+        }
+    }
+
+    /// Whether the answer came from the cache without a word to the origin.
+    #[must_use]
+    pub fn is_hit(&self) -> bool {
+        matches!(self.outcome, Outcome::Hit { .. })
+    }
+
+    /// The field's value.
+    #[must_use]
+    pub fn value(&self) -> HeaderValue {
+        let mut text = String::with_capacity(64);
+        // Writing to a String cannot fail.
+        let _ = match self.outcome {
+            Outcome::Hit { ttl } => write!(text, "tidegate; hit; ttl={ttl}"),
+            Outcome::Forward { why, .. } => write!(text, "tidegate; fwd={}", why.as_str()),
+        };
+        if let Outcome::Forward { status, stored, collapsed, .. } = self.outcome {
+            if let Some(status) = status {
+                let _ = write!(text, "; fwd-status={status}");
+            }
+            if stored {
+                text.push_str("; stored");
+            }
+            if collapsed {
+                text.push_str("; collapsed");
+            }
+        }
+        if let Some(detail) = self.detail {
+            let _ = write!(text, "; detail={detail}");
+        }
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("tidegate"))
+    }
+}
+
+/// Seconds left of `lifetime` at `age`: negative once stale.
+#[must_use]
+pub fn ttl(lifetime: Duration, age: Duration) -> i64 {
+    let seconds = |value: Duration| i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
+    if age <= lifetime { seconds(lifetime - age) } else { -seconds(age - lifetime).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_rfc_9211() {
+        for (status, text) in [
+            (CacheStatus::hit(376), "tidegate; hit; ttl=376"),
+            (CacheStatus::hit(-5).detail("stale-on-error"), "tidegate; hit; ttl=-5; detail=stale-on-error"),
+            (CacheStatus::forwarded(Why::UriMiss).stored(), "tidegate; fwd=uri-miss; stored"),
+            (CacheStatus::forwarded(Why::Stale).origin_status(304).stored(), "tidegate; fwd=stale; fwd-status=304; stored"),
+            (CacheStatus::forwarded(Why::VaryMiss).collapsed(), "tidegate; fwd=vary-miss; collapsed"),
+        ] {
+            assert_eq!(status.value(), text);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Which messages are passed on at all: methods, versions, transfer codings, upgrades (RFC 9110, 9112, 9113).
+//!
+//! hyper has parsed the message; what it lets through although it could be read in two ways is refused here. Framing
+//! fields are never forwarded: hyper writes new ones.
+
+use crate::semantics::cache_control::contains_token;
+use http::HeaderMap;
+use http::Method;
+use http::StatusCode;
+use http::Version;
+use http::header;
+
+/// A request that is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the client sees.
+    pub status: StatusCode,
+    /// The word for logs and metrics.
+    pub why: &'static str,
+}
+
+/// The methods that are passed on: HTTP's own, and WebDAV's, which Zope speaks (RFC 4918, 3253, 5323).
+const METHODS: &[&str] = &[
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK",
+    "UNLOCK", "REPORT", "SEARCH", "PURGE",
+];
+
+impl Refused {
+    /// A refusal with 400.
+    #[must_use]
+    pub const fn bad(why: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, why }
+    }
+}
+
+/// Judges a request's method, version and framing.
+///
+/// # Errors
+/// What it is refused for.
+pub fn request(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refused> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "method" });
+    }
+    if !METHODS.contains(&method.as_str()) {
+        return Err(Refused { status: StatusCode::NOT_IMPLEMENTED, why: "method" });
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // RFC 9112 6.1: no transfer coding in HTTP/1.0, and of the codings only chunked, once.
+        if version != Version::HTTP_11 || !is_only_chunked(headers) {
+            return Err(Refused::bad("transfer_encoding"));
+        }
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return Err(Refused::bad("content_length"));
+    }
+    if let Some(expectation) = headers.get(header::EXPECT)
+        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Refused { status: StatusCode::EXPECTATION_FAILED, why: "expect" });
+    }
+    if headers.contains_key(header::UPGRADE) && version == Version::HTTP_11 && asks_for_h2c(headers) {
+        return Err(Refused::bad("upgrade_h2c"));
+    }
+    Ok(())
+}
+
+/// Whether the request asks to change to the WebSocket protocol (RFC 6455 4.1).
+#[must_use]
+pub fn wants_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && headers.get_all(header::CONNECTION).iter().any(|line| contains_token(line.as_bytes(), b"upgrade"))
+}
+
+/// Upgrading to cleartext HTTP/2 past a proxy is how requests are smuggled; RFC 9113 has abolished it.
+fn asks_for_h2c(headers: &HeaderMap) -> bool {
+    headers.get_all(header::UPGRADE).iter().any(|line| contains_token(line.as_bytes(), b"h2c"))
+}
+
+fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        && lines.next().is_none()
+}
+
+/// What a request to the origin asked for, as far as it bears on which answers are proper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// It had a Range field.
+    pub range: bool,
+    /// It had a condition.
+    pub condition: bool,
+    /// It asked for a WebSocket.
+    pub websocket: bool,
+}
+
+impl Asked {
+    /// What a request with these fields asks for.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self {
+            range: headers.contains_key(header::RANGE),
+            condition: headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE),
+            websocket: wants_websocket(headers),
+        }
+    }
+}
+
+/// Judges an origin's answer: what could be read in two ways, or was never asked for, is no answer.
+///
+/// # Errors
+/// The word for logs and metrics; the client gets a 502.
+pub fn response(status: StatusCode, headers: &HeaderMap, asked: Asked) -> Result<(), &'static str> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        if !is_only_chunked(headers) {
+            return Err("transfer_encoding");
+        }
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return Err("length_and_chunked");
+        }
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return Err("content_length");
+    }
+    match status.as_u16() {
+        101 if !asked.websocket => Err("unrequested_101"),
+        102..200 | 100 => Err("informational"),
+        206 if !asked.range => Err("unrequested_206"),
+        304 if !asked.condition => Err("unrequested_304"),
+        600.. => Err("status"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderName;
+    use http::HeaderValue;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_request_that_can_be_read_in_two_ways_is_refused() {
+        let te = "transfer-encoding";
+        let cases: &[(&str, Version, &[(&'static str, &str)], u16)] = &[
+            ("GET", Version::HTTP_11, &[], 0),
+            ("POST", Version::HTTP_11, &[(te, "chunked")], 0),
+            ("POST", Version::HTTP_11, &[(te, "Chunked")], 0),
+            ("POST", Version::HTTP_10, &[(te, "chunked")], 400),
+            ("POST", Version::HTTP_11, &[(te, "identity, chunked")], 400),
+            ("POST", Version::HTTP_11, &[(te, "gzip, chunked")], 400),
+            ("POST", Version::HTTP_11, &[(te, "chunked, chunked")], 400),
+            ("POST", Version::HTTP_11, &[(te, ",chunked")], 400),
+            ("POST", Version::HTTP_11, &[(te, "x"), (te, "chunked")], 400),
+            ("POST", Version::HTTP_11, &[("content-length", "5"), ("content-length", "5")], 400),
+            ("POST", Version::HTTP_11, &[("expect", "100-continue")], 0),
+            ("POST", Version::HTTP_11, &[("expect", "a-miracle")], 417),
+            ("GET", Version::HTTP_11, &[("upgrade", "h2c"), ("connection", "upgrade, http2-settings")], 400),
+            ("GET", Version::HTTP_11, &[("upgrade", "websocket"), ("connection", "upgrade")], 0),
+            ("CONNECT", Version::HTTP_11, &[], 405),
+            ("TRACE", Version::HTTP_11, &[], 405),
+            ("BREW", Version::HTTP_11, &[], 501),
+            ("PROPFIND", Version::HTTP_11, &[], 0),
+        ];
+        for (method, version, lines, expected) in cases {
+            let verdict = request(&method.parse().unwrap(), *version, &headers(lines));
+            assert_eq!(verdict.map_or_else(|refused| refused.status.as_u16(), |()| 0), *expected, "{method} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_not_asked_for_is_none() {
+        let all = Asked { range: true, condition: true, websocket: true };
+        let cases: &[(u16, &[(&'static str, &str)], Asked, bool)] = &[
+            (200, &[("content-length", "5")], Asked::default(), true),
+            (200, &[("content-length", "5, 5")], Asked::default(), false),
+            (200, &[("content-length", "")], Asked::default(), false),
+            (200, &[("transfer-encoding", "foo")], Asked::default(), false),
+            (200, &[("transfer-encoding", "chunked, identity")], Asked::default(), false),
+            (200, &[("transfer-encoding", "chunked"), ("content-length", "5")], Asked::default(), false),
+            (101, &[], Asked::default(), false),
+            (206, &[], Asked::default(), false),
+            (304, &[], Asked::default(), false),
+            (101, &[], all, true),
+            (206, &[], all, true),
+            (304, &[], all, true),
+            (103, &[], all, false),
+            (999, &[], all, false),
+        ];
+        for (status, lines, asked, good) in cases {
+            let verdict = response(StatusCode::from_u16(*status).unwrap(), &headers(lines), *asked);
+            assert_eq!(verdict.is_ok(), *good, "{status} {lines:?} {verdict:?}");
+        }
+    }
+}

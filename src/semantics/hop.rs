@@ -1,0 +1,300 @@
+//! What goes no further than one hop (RFC 9110 7.6.1), and what must never come from a client at all.
+
+use crate::semantics::cache_control::contains_token;
+use crate::semantics::framing::Refused;
+use crate::units::ClientAddr;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+use ipnet::IpNet;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// Fields of one hop, whether Connection lists them or not.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "http2-settings",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "transfer-encoding",
+    "content-length",
+];
+
+/// Fields that Connection must not list: dropping them would change what the request means.
+const PROTECTED: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "content-type",
+    "content-encoding",
+    "cookie",
+    "set-cookie",
+    "authorization",
+    "cache-control",
+    "forwarded",
+    "via",
+    "vary",
+    "etag",
+    "date",
+    "expires",
+];
+
+/// Fields by which a client could pretend to be a proxy or somebody else, or change the request behind the cache's back.
+const FORBIDDEN: &[&str] = &[
+    "proxy",
+    "remote-user",
+    "remote-addr",
+    "remote-host",
+    "remote-ident",
+    "x-remote-user",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-anonymous",
+    "x-varnish-routed",
+    "expect",
+];
+
+/// Fields that say who the client is and how it reached us; ours replace them.
+const FORWARDED: &[&str] = &[
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "forwarded",
+];
+
+/// More hops than this are not believed.
+const HOPS_MAX: usize = 20;
+
+/// Makes a request's fields fit to be forwarded; gives how many were dropped that did not belong there.
+///
+/// # Errors
+/// 400 when Connection lists a field that must not be dropped.
+pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
+    for line in headers.get_all(header::CONNECTION) {
+        let protected = |name: &&str| contains_token(line.as_bytes(), name.as_bytes());
+        if PROTECTED.iter().any(|name| protected(name)) || lists_forwarded(line.as_bytes()) {
+            return Err(Refused::bad("connection_lists"));
+        }
+    }
+    remove_listed(headers);
+    remove_all(headers, HOP_BY_HOP);
+    let before = headers.len();
+    remove_all(headers, FORBIDDEN);
+    // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
+    let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    for name in &lookalikes {
+        headers.remove(name);
+    }
+    Ok(before - headers.len())
+}
+
+/// Makes an answer's fields fit to be stored and delivered; framing is written anew by hyper. What Connection lists is
+/// dropped unless it is protected.
+pub fn clean_response(headers: &mut HeaderMap) {
+    remove_listed(headers);
+    remove_all(headers, HOP_BY_HOP);
+}
+
+fn lists_forwarded(line: &[u8]) -> bool {
+    FORWARDED.iter().any(|name| contains_token(line, name.as_bytes()))
+}
+
+fn remove_listed(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !PROTECTED.contains(&name.as_str()))
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+}
+
+fn remove_all(headers: &mut HeaderMap, names: &[&'static str]) {
+    for name in names {
+        headers.remove(*name);
+    }
+}
+
+/// Joins HTTP/2's cookie crumbs into the one line that HTTP/1.1 knows (RFC 9113 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    headers.remove(header::COOKIE);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// The client behind trusted proxies: the last address of X-Forwarded-For that none of them wrote for another of them.
+#[must_use]
+pub fn client_addr(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddr {
+    let peer = peer.to_canonical();
+    if trusted.is_empty() || !is_trusted(peer, trusted) {
+        return ClientAddr(peer);
+    }
+    let mut client = peer;
+    for hop in hops(headers).iter().rev().take(HOPS_MAX) {
+        // What cannot be read was not written by a proxy of ours; the one who sent it is the client.
+        let Some(address) = hop else { break };
+        client = *address;
+        if !is_trusted(client, trusted) {
+            break;
+        }
+    }
+    ClientAddr(client)
+}
+
+/// Whether `peer` is one of the proxies whose forwarded fields are believed.
+#[must_use]
+pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|network| network.contains(&peer))
+}
+
+/// The addresses of X-Forwarded-For from left to right; `None` where something else stands.
+fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let lines = headers.get_all("x-forwarded-for").iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(|hop| std::str::from_utf8(hop.trim_ascii()).ok().and_then(parse_hop))
+        .collect()
+}
+
+fn parse_hop(text: &str) -> Option<IpAddr> {
+    let text = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Replaces whatever the client said about its way here by what we know. Only a trusted peer's X-Forwarded-For is
+/// continued instead.
+pub fn overwrite_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted_peer: bool, scheme: &str, authority: &str) {
+    let mut chain = String::new();
+    if trusted_peer {
+        let known = hops(headers);
+        for hop in known.iter().skip(known.len().saturating_sub(HOPS_MAX)).flatten() {
+            // Writing to a String cannot fail.
+            let _ = write!(chain, "{hop}, ");
+        }
+    }
+    remove_all(headers, FORWARDED);
+    let _ = write!(chain, "{}", peer.to_canonical());
+    let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let port = port.unwrap_or(if scheme == "https" { "443" } else { "80" });
+    for (name, value) in [
+        ("x-forwarded-for", chain.as_str()),
+        ("x-forwarded-proto", scheme),
+        ("x-forwarded-host", authority),
+        ("x-forwarded-port", port),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> String {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names.join(" ")
+    }
+
+    #[test]
+    fn what_is_for_one_hop_or_pretends_goes_no_further() {
+        let mut request = headers(&[
+            ("host", "a"),
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "x"),
+            ("proxy", "http://evil"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("remote_user", "admin"),
+            ("x-original-url", "/admin"),
+            ("cookie", "a=b"),
+        ]);
+        assert_eq!(clean_request(&mut request).unwrap(), 4);
+        assert_eq!(names(&request), "cookie host");
+        for listed in ["close, Host", "cookie", "x, X-Forwarded-For", "authorization", "content-length"] {
+            assert_eq!(clean_request(&mut headers(&[("connection", listed)])).unwrap_err().status, 400, "{listed}");
+        }
+        let mut response = headers(&[("connection", "close, set-cookie, x-hop"), ("set-cookie", "a=b"), ("x-hop", "1")]);
+        clean_response(&mut response);
+        assert_eq!(names(&response), "set-cookie");
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed_about_the_client() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        for (peer, chain, client) in [
+            ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "203.0.113.9, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+            ("10.0.0.1", "198.51.100.1, nonsense", "10.0.0.1"),
+            ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
+            ("::1", "[2001:db8::1]", "2001:db8::1"),
+            ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ] {
+            let found = client_addr(peer.parse().unwrap(), &headers(&[("x-forwarded-for", chain)]), &trusted);
+            assert_eq!(found.0.to_string(), client, "{peer} {chain}");
+        }
+    }
+
+    #[test]
+    fn the_origin_learns_what_we_know_and_not_what_the_client_says() {
+        let lies = [("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=9.9.9.9"), ("x-forwarded-proto", "https"), ("x-real-ip", "9.9.9.9")];
+        let mut request = headers(&lies);
+        overwrite_forwarded(&mut request, "192.0.2.1".parse().unwrap(), false, "http", "www.example.org:8080");
+        assert_eq!(names(&request), "x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto");
+        assert_eq!(request["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(request["x-forwarded-proto"], "http");
+        assert_eq!(request["x-forwarded-port"], "8080");
+        let mut request = headers(&lies);
+        overwrite_forwarded(&mut request, "10.0.0.1".parse().unwrap(), true, "https", "www.example.org");
+        assert_eq!(request["x-forwarded-for"], "9.9.9.9, 10.0.0.1");
+        assert_eq!(request["x-forwarded-port"], "443");
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let mut request = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut request);
+        assert_eq!(request.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+}

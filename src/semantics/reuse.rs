@@ -1,0 +1,118 @@
+//! What to do with what is stored (RFC 9111 4), as one decision.
+
+use crate::semantics::cache_control::Directives;
+use crate::semantics::cache_control::Scope;
+use crate::semantics::freshness::Freshness;
+use std::time::Duration;
+use std::time::Instant;
+
+/// The decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Serve it.
+    Fresh,
+    /// Serve it, stale, and refresh it meanwhile (RFC 5861 3).
+    StaleWhileRevalidate,
+    /// It is stale: ask the origin first.
+    Stale,
+    /// The request wants it newer than it is: ask the origin first.
+    Request,
+}
+
+/// Decides for a request with `directives`.
+///
+/// Deviation from RFC 9111 5.2.1 unless `honour`: a visitor's `no-cache`, `max-age`, `min-fresh` and `max-stale` are not
+/// minded. They are advice to a cache; in front of Zope they would let any visitor order renderings.
+#[must_use]
+pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: Instant) -> Reuse {
+    let age = stored.age(now);
+    if honour && wants_newer(stored, directives, age) {
+        return Reuse::Request;
+    }
+    if stored.always_ask {
+        return Reuse::Stale;
+    }
+    if age < stored.lifetime {
+        return Reuse::Fresh;
+    }
+    if age - stored.lifetime < stored.while_revalidate {
+        return Reuse::StaleWhileRevalidate;
+    }
+    Reuse::Stale
+}
+
+/// RFC 9111 5.2.1.1, 5.2.1.3, 5.2.1.4.
+fn wants_newer(stored: &Freshness, directives: &Directives, age: Duration) -> bool {
+    directives.no_cache != Scope::No
+        || directives.max_age.is_some_and(|most| age > most)
+        || directives.min_fresh.is_some_and(|least| stored.lifetime.saturating_sub(age) < least)
+}
+
+/// Whether it may be served although the origin failed (RFC 5861 4; RFC 9111 4.2.4).
+#[must_use]
+pub fn may_replace_an_error(stored: &Freshness, now: Instant) -> bool {
+    stored.is_fresh(now) || !stored.always_ask && stored.staleness(now) < stored.if_error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(lifetime: u64, while_revalidate: u64, if_error: u64) -> (Freshness, Instant) {
+        let received = Instant::now();
+        let seconds = Duration::from_secs;
+        let freshness = Freshness {
+            lifetime: seconds(lifetime),
+            initial_age: Duration::ZERO,
+            received,
+            always_ask: false,
+            while_revalidate: seconds(while_revalidate),
+            if_error: seconds(if_error),
+            heuristic: false,
+            explicit: true,
+        };
+        (freshness, received)
+    }
+
+    #[test]
+    fn a_response_goes_from_fresh_over_grace_to_stale() {
+        let (stored, began) = stored(10, 5, 100);
+        let none = Directives::default();
+        for (second, expected, on_error) in [
+            (0, Reuse::Fresh, true),
+            (9, Reuse::Fresh, true),
+            (10, Reuse::StaleWhileRevalidate, true),
+            (14, Reuse::StaleWhileRevalidate, true),
+            (15, Reuse::Stale, true),
+            (109, Reuse::Stale, true),
+            (110, Reuse::Stale, false),
+        ] {
+            let now = began + Duration::from_secs(second);
+            assert_eq!(decide(&stored, &none, true, now), expected, "{second}");
+            assert_eq!(may_replace_an_error(&stored, now), on_error, "{second}");
+        }
+    }
+
+    #[test]
+    fn visitors_order_no_renderings_unless_the_operator_lets_them() {
+        let (stored, began) = stored(10, 0, 0);
+        let now = began + Duration::from_secs(5);
+        let secs = |seconds| Some(Duration::from_secs(seconds));
+        for directives in [
+            Directives { no_cache: Scope::All, ..Directives::default() },
+            Directives { max_age: secs(4), ..Directives::default() },
+            Directives { min_fresh: secs(6), ..Directives::default() },
+        ] {
+            assert_eq!(decide(&stored, &directives, false, now), Reuse::Fresh);
+            assert_eq!(decide(&stored, &directives, true, now), Reuse::Request);
+        }
+    }
+
+    #[test]
+    fn no_cache_is_always_asked_about() {
+        let (mut stored, began) = stored(10, 5, 100);
+        stored.always_ask = true;
+        assert_eq!(decide(&stored, &Directives::default(), false, began), Reuse::Stale);
+        assert!(!may_replace_an_error(&stored, began));
+    }
+}

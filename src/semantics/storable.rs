@@ -1,0 +1,203 @@
+//! Whether a response may be stored for others (RFC 9111 3), stricter where Zope's habits ask for it.
+
+use crate::semantics::cache_control;
+use crate::semantics::cache_control::Scope;
+use crate::semantics::freshness;
+use crate::semantics::freshness::Bounds;
+use crate::semantics::freshness::Freshness;
+use crate::semantics::freshness::Times;
+use crate::semantics::vary;
+use crate::semantics::vary::Vary;
+use http::HeaderMap;
+use http::HeaderName;
+use http::StatusCode;
+use http::header;
+use std::time::Duration;
+
+/// May it be stored?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storable {
+    /// Yes, to be reused so, for requests selected by these fields.
+    Yes(Freshness, Vec<HeaderName>),
+    /// No.
+    No(WhyNotStored),
+}
+
+/// Why a response is not stored. The words are label values of `tidegate_cache_uncacheable_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNotStored {
+    /// Its status is none that is stored.
+    Status,
+    /// `no-store`, in the response or the request.
+    NoStore,
+    /// `private`.
+    Private,
+    /// It sets a cookie.
+    SetCookie,
+    /// `Vary: *`, or too many fields.
+    VaryStar,
+    /// `Vary: Cookie` or `Authorization`: it is about somebody.
+    VaryIdentity,
+    /// Plone's entity tag names a user.
+    EtagUser,
+    /// It says nothing about its freshness, and guessing is off.
+    NoFreshness,
+    /// It is never fresh and has nothing to ask with.
+    NeverFresh,
+    /// It is larger than an object may be.
+    Size,
+}
+
+impl WhyNotStored {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::NoStore => "no_store",
+            Self::Private => "private",
+            Self::SetCookie => "set_cookie",
+            Self::VaryStar => "vary_star",
+            Self::VaryIdentity => "vary_cookie",
+            Self::EtagUser => "etag_user",
+            Self::NoFreshness => "no_freshness",
+            Self::NeverFresh => "never_fresh",
+            Self::Size => "size",
+        }
+    }
+}
+
+/// Judges a whole answer to an anonymous GET without Authorization, Range or body: nothing else is ever fetched to be
+/// shared. `object_max` bounds the body if its length is announced.
+#[must_use]
+pub fn judge(
+    status: StatusCode,
+    response: &HeaderMap,
+    request_no_store: bool,
+    bounds: &Bounds,
+    object_max: u64,
+    times: Times,
+) -> Storable {
+    let directives = cache_control::parse(response);
+    if !may_be_stored(status) {
+        return Storable::No(WhyNotStored::Status);
+    }
+    if directives.no_store || request_no_store {
+        return Storable::No(WhyNotStored::NoStore);
+    }
+    if directives.private != Scope::No {
+        return Storable::No(WhyNotStored::Private);
+    }
+    if response.contains_key(header::SET_COOKIE) {
+        return Storable::No(WhyNotStored::SetCookie);
+    }
+    let fields = match vary::parse(response) {
+        Vary::Star => return Storable::No(WhyNotStored::VaryStar),
+        Vary::Fields(fields) => fields,
+    };
+    if fields.contains(&header::COOKIE) || fields.contains(&header::AUTHORIZATION) {
+        return Storable::No(WhyNotStored::VaryIdentity);
+    }
+    if response.get(header::ETAG).is_some_and(|tag| names_a_user(tag.as_bytes())) {
+        return Storable::No(WhyNotStored::EtagUser);
+    }
+    if announced(response).is_some_and(|len| len > object_max) {
+        return Storable::No(WhyNotStored::Size);
+    }
+    let freshness = freshness::assess(status, response, &directives, bounds, times);
+    if let Some(why) = useless(status, response, &freshness) {
+        return Storable::No(why);
+    }
+    Storable::Yes(freshness, fields)
+}
+
+/// Statuses that are whole answers to a GET and no refusal of the one who asked. Never 401, 403 and 407: Plone sends them
+/// with `public`. Never 5xx: a passing fault is not content. 206 and 304 are parts.
+fn may_be_stored(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414)
+}
+
+/// What can never be reused is not worth its room.
+fn useless(status: StatusCode, response: &HeaderMap, freshness: &Freshness) -> Option<WhyNotStored> {
+    let has_validator = response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED);
+    if !freshness.explicit && !freshness.heuristic && !freshness.always_ask {
+        return Some(WhyNotStored::NoFreshness);
+    }
+    let ever_fresh = freshness.lifetime > freshness.initial_age && !freshness.always_ask;
+    let askable = has_validator && status == StatusCode::OK;
+    let stale_use = freshness.while_revalidate.max(freshness.if_error) > Duration::ZERO && freshness.lifetime > Duration::ZERO;
+    (!ever_fresh && !askable && !stale_use).then_some(WhyNotStored::NeverFresh)
+}
+
+/// Plone's entity tag is `"|user|counter|..."`; an anonymous one begins with `"||`. Other tags say nothing of users.
+fn names_a_user(tag: &[u8]) -> bool {
+    let tag = tag.strip_prefix(b"W/").unwrap_or(tag);
+    tag.starts_with(b"\"|") && !tag.starts_with(b"\"||")
+}
+
+/// The announced length of a body.
+#[must_use]
+pub fn announced(response: &HeaderMap) -> Option<u64> {
+    response.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Now;
+    use http::HeaderValue;
+    use std::time::Instant;
+    use std::time::SystemTime;
+
+    const BOUNDS: Bounds = Bounds {
+        heuristic_max: Duration::ZERO,
+        grace_revalidate: Duration::from_secs(30),
+        grace_error: Duration::from_secs(3600),
+        override_must_revalidate: false,
+        error_ttl_max: Duration::from_secs(60),
+    };
+
+    fn verdict(status: u16, lines: &[(&'static str, &str)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        let mono = Instant::now();
+        let times = Times { asked: mono, answered: Now { mono, wall: SystemTime::now() } };
+        match judge(StatusCode::from_u16(status).unwrap(), &headers, false, &BOUNDS, 1000, times) {
+            Storable::Yes(freshness, _) => format!("{}", freshness.lifetime.as_secs()),
+            Storable::No(why) => why.as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn nothing_private_is_ever_stored() {
+        let fresh = ("cache-control", "public, max-age=60");
+        let cases: &[(u16, &[(&'static str, &str)], &str)] = &[
+            (200, &[fresh], "60"),
+            (200, &[fresh, ("set-cookie", "a=b")], "set_cookie"),
+            (200, &[("cache-control", "private, max-age=60")], "private"),
+            (200, &[("cache-control", "private=\"x\", max-age=60")], "private"),
+            (200, &[("cache-control", "no-store, max-age=60")], "no_store"),
+            (200, &[fresh, ("vary", "*")], "vary_star"),
+            (200, &[fresh, ("vary", "accept, Cookie")], "vary_cookie"),
+            (200, &[fresh, ("etag", "\"|admin|32|en|Plone Default|0|1795426181.13\"")], "etag_user"),
+            (200, &[fresh, ("etag", "\"||32|en|Plone Default|0|1795426181.13\"")], "60"),
+            (401, &[fresh], "status"),
+            (403, &[fresh], "status"),
+            (206, &[fresh], "status"),
+            (500, &[fresh], "status"),
+            (404, &[("cache-control", "max-age=0, s-maxage=86400, must-revalidate")], "60"),
+            (200, &[], "no_freshness"),
+            (200, &[("etag", "\"a\"")], "no_freshness"),
+            (200, &[("cache-control", "no-cache")], "never_fresh"),
+            (200, &[("cache-control", "no-cache"), ("etag", "\"a\"")], "0"),
+            (200, &[("cache-control", "max-age=0")], "never_fresh"),
+            (200, &[("cache-control", "max-age=0"), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], "0"),
+            (200, &[fresh, ("content-length", "1001")], "size"),
+        ];
+        for (status, lines, expected) in cases {
+            assert_eq!(verdict(*status, lines), *expected, "{status} {lines:?}");
+        }
+    }
+}

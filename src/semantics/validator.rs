@@ -1,0 +1,119 @@
+//! Asking the origin whether what is stored is still good, and what its yes may change (RFC 9111 4.3).
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::header;
+
+/// The fields that a 304 may change. Content metadata is not among them: Zope has sent 304s with the type of an error page.
+const FRESHENED: [HeaderName; 4] = [header::DATE, header::EXPIRES, header::CACHE_CONTROL, header::ETAG];
+
+/// Makes a request conditional upon what is stored: both validators where both are known (RFC 9111 4.3.1). Entity tags are
+/// opaque bytes: Plone's hold spaces.
+pub fn make_conditional(stored: &HeaderMap, request: &mut HeaderMap) {
+    if let Some(tag) = stored.get(header::ETAG) {
+        request.insert(header::IF_NONE_MATCH, tag.clone());
+    }
+    if let Some(modified) = stored.get(header::LAST_MODIFIED) {
+        request.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+}
+
+/// Whether anything stored can be asked with.
+#[must_use]
+pub fn can_ask(stored: &HeaderMap) -> bool {
+    stored.contains_key(header::ETAG) || stored.contains_key(header::LAST_MODIFIED)
+}
+
+/// Whether a 304 speaks of what is stored (RFC 9111 4.3.4): its validators, if it has any, must be those we asked with.
+#[must_use]
+pub fn speaks_of(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
+    match (not_modified.get(header::ETAG), stored.get(header::ETAG)) {
+        (Some(new), Some(old)) => opaque(new.as_bytes()) == opaque(old.as_bytes()),
+        (Some(_), None) => false,
+        (None, _) => match (not_modified.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
+            (Some(new), Some(old)) => new == old,
+            (Some(_), None) => stored.contains_key(header::ETAG),
+            (None, _) => true,
+        },
+    }
+}
+
+/// The stored head after a 304. One without Cache-Control and Expires keeps the stored lifetime: Plone's have neither.
+#[must_use]
+pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+    let mut head = stored.clone();
+    // A new Expires without Cache-Control must not be outweighed by the stored Cache-Control, and the other way round.
+    if not_modified.contains_key(header::CACHE_CONTROL) || not_modified.contains_key(header::EXPIRES) {
+        head.remove(header::CACHE_CONTROL);
+        head.remove(header::EXPIRES);
+    }
+    for name in FRESHENED {
+        if !not_modified.contains_key(&name) {
+            continue;
+        }
+        head.remove(&name);
+        for value in not_modified.get_all(&name) {
+            head.append(name.clone(), value.clone());
+        }
+    }
+    head.remove(header::AGE);
+    if let Some(age) = not_modified.get(header::AGE) {
+        head.insert(header::AGE, age.clone());
+    }
+    head
+}
+
+/// An entity tag without its weakness mark.
+#[must_use]
+pub fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_304_never_changes_what_the_content_is() {
+        let stored = headers(&[("content-type", "image/png"), ("content-length", "9"), ("cache-control", "max-age=5")]);
+        let answer = headers(&[("content-type", "text/html"), ("content-length", "0"), ("cache-control", "max-age=7")]);
+        let head = freshen(&stored, &answer);
+        assert_eq!(head["content-type"], "image/png");
+        assert_eq!(head["content-length"], "9");
+        assert_eq!(head["cache-control"], "max-age=7");
+    }
+
+    #[test]
+    fn a_plone_304_without_cache_control_keeps_the_lifetime() {
+        let tag = "\"||32|en|Plone Default|0|1795426181.13\"";
+        let stored = headers(&[("etag", tag), ("cache-control", "max-age=0, s-maxage=60"), ("age", "9")]);
+        let head = freshen(&stored, &headers(&[("etag", tag), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]));
+        assert_eq!(head["cache-control"], "max-age=0, s-maxage=60");
+        assert_eq!(head["date"], "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert!(!head.contains_key("age"), "the age begins anew");
+    }
+
+    #[test]
+    fn a_304_about_something_else_is_not_believed() {
+        let stored = headers(&[("etag", "\"a b\""), ("last-modified", "x")]);
+        for (answer, expected) in [
+            (&[][..], true),
+            (&[("etag", "\"a b\"")], true),
+            (&[("etag", "W/\"a b\"")], true),
+            (&[("etag", "\"c\"")], false),
+            (&[("last-modified", "y")], false),
+        ] {
+            assert_eq!(speaks_of(&stored, &headers(answer)), expected, "{answer:?}");
+        }
+        assert!(!speaks_of(&headers(&[("last-modified", "x")]), &headers(&[("etag", "\"c\"")])));
+    }
+}

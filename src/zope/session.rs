@@ -1,0 +1,79 @@
+//! Who is anonymous: a request that shows no identity that Zope or Plone would act upon.
+
+use http::HeaderMap;
+use http::header;
+
+/// Whether a request shows who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// It does not; cookies that mean nothing to Zope do not count.
+    Anonymous,
+    /// By an Authorization field.
+    Authorization,
+    /// By a cookie: somebody is logged in, has a session, or is about to be shown a message of his own.
+    Cookie,
+}
+
+/// Cookies that are somebody's, by the beginning of their names: Plone's and Zope's logins (`__ac`, `__ac_name` ...), Volto's
+/// token, Zope's sessions, and the message that Plone shows once to whoever caused it.
+const IDENTITY_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token", b"_ZopeId", b"statusmessages", b"tree-s", b"__cp"];
+
+/// Looks for an identity; `extra` names further cookies.
+#[must_use]
+pub fn identity(headers: &HeaderMap, extra: &[String]) -> Identity {
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Identity::Authorization;
+    }
+    let shown = headers.get_all(header::COOKIE).iter().any(|line| {
+        names(line.as_bytes()).any(|name| {
+            IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || extra.iter().any(|extra| extra.as_bytes() == name)
+        })
+    });
+    if shown { Identity::Cookie } else { Identity::Anonymous }
+}
+
+/// The names of the cookies in a line. Python's cookie parser takes commas and semicolons for separators alike and minds
+/// quotes loosely; so every place where it could begin a name counts as one.
+fn names(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| matches!(byte, b';' | b',' | b' ' | b'\t' | b'"')).filter_map(|pair| {
+        let name = pair.split(|byte| *byte == b'=').next()?.trim_ascii();
+        (!name.is_empty()).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn of(lines: &[&str]) -> Identity {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
+        }
+        identity(&headers, &["shop".to_owned()])
+    }
+
+    #[test]
+    fn a_login_is_seen_wherever_it_stands_and_noise_is_not_one() {
+        for line in [
+            "__ac=x", "a=b; __ac=\"x y\"", "a=b;__ac_name=x", "a=b,__ac=x", "statusmessages=", "_ZopeId=1", "auth_token=e",
+            "a=\"b; __ac=x\"", "__ac", "shop=1", "  __ac = x", "a=b;; ;__ac=",
+        ] {
+            assert_eq!(of(&[line]), Identity::Cookie, "{line}");
+        }
+        assert_eq!(of(&["a=b", "__ac=x"]), Identity::Cookie, "in any line");
+        for line in ["", "_ga=GA1.2.3; _gid=1", "I18N_LANGUAGE=de", "x__ac=1", "shopping=1", "a=__acx"] {
+            assert_eq!(of(&[line]), Identity::Anonymous, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_login_among_any_cookies_is_seen(before in "[^\\x00-\\x1f\\x7f]{0,40}", after in "[^\\x00-\\x1f\\x7f]{0,40}") {
+            prop_assert_eq!(of(&[&format!("{before}; __ac=x; {after}")]), Identity::Cookie);
+        }
+    }
+}
