@@ -1,0 +1,98 @@
+//! WebSocket: after the origin's 101, and not before, bytes pass both ways until one side ends or both are silent.
+
+use crate::clock;
+use crate::edge::body::OutBody;
+use crate::edge::errand::Errand;
+use crate::upstream::Fetched;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
+use tracing::debug;
+
+/// A tunnel in which nothing has moved for so long is closed.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+
+/// The bytes that are held for each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// Puts the fields back that ask for the change of protocol: they were dropped with the others of this hop.
+pub fn ask(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Answers the client's 101 and moves bytes from then on, keeping the origin's thread for as long.
+pub fn open(errand: &Errand, client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
+    let (origin, parts, lease) = fetched.into_tunnel();
+    let mut headers = parts.headers;
+    crate::semantics::hop::clean_response(&mut headers);
+    ask(&mut headers);
+    let endpoint = lease.as_ref().map(|lease| lease.endpoint.addr.to_string());
+    tokio::spawn(async move {
+        let (client, origin) = match tokio::join!(client, origin) {
+            (Ok(client), Ok(origin)) => (TokioIo::new(client), TokioIo::new(origin)),
+            (client, origin) => {
+                debug!(?endpoint, client = client.is_ok(), origin = origin.is_ok(), "tunnel did not open");
+                return;
+            }
+        };
+        pump(client, origin).await;
+        drop(lease);
+    });
+    let _ = errand;
+    let mut response = Response::new(OutBody::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
+}
+
+async fn pump<C, O>(client: C, origin: O)
+where
+    C: AsyncRead + AsyncWrite,
+    O: AsyncRead + AsyncWrite,
+{
+    let (client_read, client_write) = tokio::io::split(client);
+    let (origin_read, origin_write) = tokio::io::split(origin);
+    let last = std::sync::Mutex::new(clock::mono());
+    let up = std::pin::pin!(copy(client_read, origin_write, &last));
+    let down = std::pin::pin!(copy(origin_read, client_write, &last));
+    let both = async { tokio::join!(up, down) };
+    let mut both = std::pin::pin!(both);
+    loop {
+        let due = touched(&last) + SILENCE_MAX;
+        tokio::select! {
+            _ = &mut both => return,
+            () = tokio::time::sleep_until(due.into()) => {
+                if touched(&last) + SILENCE_MAX <= clock::mono() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn touched(last: &std::sync::Mutex<Instant>) -> Instant {
+    *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+async fn copy<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(mut from: R, mut to: W, last: &std::sync::Mutex<Instant>) {
+    let mut buffer = vec![0; BUFFER];
+    while let Ok(read) = from.read(&mut buffer).await {
+        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            break;
+        }
+        *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = clock::mono();
+    }
+    // The other direction may go on; its reader sees this end.
+    let _ = to.shutdown().await;
+}

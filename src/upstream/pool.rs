@@ -1,0 +1,74 @@
+//! Idle connections to one endpoint, kept for the next request.
+//!
+//! Zope's waitress closes the connection after each 304 and each 500; a connection that is closed when it is wanted is
+//! nothing unusual and no sign of sickness.
+
+use crate::clock;
+use crate::upstream::body::RequestBody;
+use hyper::client::conn::http1::SendRequest;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::ThreadId;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Idle connections, the last used on top.
+#[derive(Default)]
+pub struct Pool {
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    /// The worker that drives the connection: its own requests need no message to another thread.
+    thread: ThreadId,
+    since: Instant,
+}
+
+impl Pool {
+    /// A connection that has been idle for less than `patience`, of this worker if there is one.
+    pub fn take(&self, patience: Duration) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.is_empty() {
+            return None;
+        }
+        let now = clock::mono();
+        idle.retain(|one| !one.sender.is_closed() && now.saturating_duration_since(one.since) < patience);
+        let here = std::thread::current().id();
+        let at = idle.iter().rposition(|one| one.thread == here).or(idle.len().checked_sub(1))?;
+        Some(idle.remove(at).sender)
+    }
+
+    /// Keeps a connection; the oldest goes if there are `max` already.
+    pub fn put(&self, sender: SendRequest<RequestBody>, max: usize) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() >= max && !idle.is_empty() {
+            idle.remove(0);
+        }
+        idle.push(Idle { sender, thread: std::thread::current().id(), since: clock::mono() });
+    }
+
+    /// Closes what is closed or has been idle for `patience`.
+    pub fn sweep(&self, patience: Duration) {
+        let now = clock::mono();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|one| !one.sender.is_closed() && now.saturating_duration_since(one.since) < patience);
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

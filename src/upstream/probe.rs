@@ -1,0 +1,111 @@
+//! Checks: one task per upstream on the control runtime, one check at a time per endpoint, each on a connection of its own
+//! that takes no thread's place in the count.
+
+use crate::clock;
+use crate::upstream::Check;
+use crate::upstream::CheckKind;
+use crate::upstream::body::RequestBody;
+use crate::upstream::connect;
+use crate::upstream::live::Endpoint;
+use crate::upstream::live::Upstream;
+use crate::upstream::machine::health::Evidence;
+use http::HeaderValue;
+use http::Request;
+use http::header;
+use http_body_util::BodyExt;
+use http_body_util::Limited;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// The most of a check's page that is read.
+const PAGE_MAX: usize = 64 * 1024;
+
+/// The checks under way, by upstream and endpoint.
+#[derive(Default)]
+pub struct Probers {
+    tasks: HashMap<(String, String), JoinHandle<()>>,
+}
+
+impl Probers {
+    /// Checks the endpoints of all these upstreams from now on, and no others.
+    pub fn reconcile(&mut self, upstreams: &[Arc<Upstream>]) {
+        let mut wanted = HashMap::new();
+        for upstream in upstreams {
+            for (_, endpoint) in upstream.endpoints() {
+                let key = (upstream.name().to_string(), endpoint.addr.to_string());
+                wanted.insert(key, (Arc::clone(upstream), endpoint));
+            }
+        }
+        self.tasks.retain(|key, task| {
+            let stays = wanted.contains_key(key);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (at, (key, (upstream, endpoint))) in wanted.into_iter().enumerate() {
+            // A few milliseconds apart, so that not all Zopes are asked in one moment.
+            let delay = Duration::from_millis(20) * u32::try_from(at % 50).unwrap_or(0);
+            self.tasks.entry(key).or_insert_with(|| tokio::spawn(watch(upstream, endpoint, delay)));
+        }
+    }
+}
+
+impl Drop for Probers {
+    fn drop(&mut self) {
+        for task in self.tasks.values() {
+            task.abort();
+        }
+    }
+}
+
+/// Checks one endpoint for ever. The rules are read anew each time, so a reload counts from the next check on.
+async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration) {
+    tokio::time::sleep(delay).await;
+    loop {
+        let plan = upstream.plan();
+        endpoint.pool.sweep(plan.idle);
+        let began = clock::mono();
+        if plan.check.kind == CheckKind::Off {
+            upstream.try_unchecked();
+        } else {
+            let result = tokio::time::timeout(plan.check.timeout, check(&endpoint, &plan.check)).await;
+            let progressing = endpoint.progressed();
+            let evidence = match result.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+                Ok(()) => Evidence::CheckGood,
+                Err(why) => {
+                    endpoint.note_error(format!("check: {why}"));
+                    Evidence::CheckFailed { progressing }
+                }
+            };
+            upstream.learn(&endpoint, evidence);
+        }
+        let took = clock::mono().saturating_duration_since(began);
+        tokio::time::sleep(plan.check.every.saturating_sub(took).max(Duration::from_millis(10))).await;
+    }
+}
+
+async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
+    let path = match &check.kind {
+        CheckKind::Off => return Ok(()),
+        CheckKind::Tcp => {
+            return connect::tcp(&endpoint.addr, check.timeout).await.map(drop).map_err(|e| crate::telemetry::chain(&e));
+        }
+        CheckKind::Http { path } => path,
+    };
+    let mut sender =
+        connect::open(&endpoint.addr, check.timeout).await.map_err(|error| crate::telemetry::chain(&error))?;
+    let mut request = Request::new(RequestBody::Empty);
+    *request.uri_mut() = path.parse().map_err(|_| format!("check path `{path}` is no path"))?;
+    let host = HeaderValue::try_from(endpoint.addr.to_string()).map_err(|error| error.to_string())?;
+    request.headers_mut().insert(header::HOST, host);
+    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("tidegate-check"));
+    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let response = sender.send_request(request).await.map_err(|error| crate::telemetry::chain(&error))?;
+    let status = response.status();
+    // The page is read so that waitress does not log a broken connection; one that is too long has proved enough.
+    let _ = Limited::new(response.into_body(), PAGE_MAX).collect().await;
+    if status.as_u16() < 500 { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+}
