@@ -346,7 +346,10 @@ InitializeClass(Failure)
 
 @zpublish
 class Storage(Item):
-    """How this Zope stands with its ZEO server: `index_html` looks, `ping` asks (and hangs while the server is gone)."""
+    """How this Zope stands with its ZEO server: `index_html` looks, `ping` asks (and hangs while the server is gone).
+
+    Load it once before the server goes: an object that is in no cache cannot be had without it.
+    """
 
     security = ClassSecurityInfo()
 
