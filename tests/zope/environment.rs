@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::fs::TryLockError;
 use std::hash::DefaultHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -29,23 +31,20 @@ impl Environment {
     ///
     /// # Errors
     /// No suitable Python (the message says what to install), or pip or the site's script failed.
-    pub fn prepare(minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
+    pub async fn prepare(minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
         let place = Place::find()?;
         fs::create_dir_all(&place.dir).with_context(|| format!("make the directory {}", place.dir.display()))?;
         let lock_path = place.dir.join("lock");
         let lock = File::create(&lock_path).with_context(|| format!("open {}", lock_path.display()))?;
         for _ in 0..MAKE_TRIES {
-            lock.lock_shared().context("wait for the lock of the Python environment")?;
+            locked(&lock, File::try_lock_shared, say).await?;
             if place.missing()?.is_none() {
                 return Ok(Self { place, _in_use: lock });
             }
             lock.unlock().context("give the lock back")?;
-            if lock.try_lock().is_err() {
-                say("another run makes or uses the Python environment; waiting for it");
-                lock.lock().context("wait for the lock of the Python environment")?;
-            }
+            locked(&lock, File::try_lock, say).await?;
             while let Some(part) = place.missing()? {
-                place.make(part, minder, say)?;
+                place.make(part, minder, say).await?;
             }
             lock.unlock().context("give the lock back")?;
         }
@@ -119,50 +118,50 @@ impl Place {
         Ok(None)
     }
 
-    fn make(&self, part: Part, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+    async fn make(&self, part: Part, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         let stamp = self.stamp(part)?;
         match fs::remove_file(self.stamp_path(part)) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause).context("remove a stamp"),
             _ => {}
         }
         match part {
-            Part::Python => self.make_venv(minder, say)?,
-            Part::Data => self.make_data(minder, say)?,
+            Part::Python => self.make_venv(minder, say).await?,
+            Part::Data => self.make_data(minder, say).await?,
         }
         fs::write(self.stamp_path(part), stamp).context("write a stamp")
     }
 
-    fn make_venv(&self, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+    async fn make_venv(&self, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         let python = find_python()?;
         say(&format!("making a Python environment in {} (once)", self.venv.display()));
         let mut command = Command::new(python);
         command.args(["-m", "venv", "--clear"]).arg(&self.venv);
-        self.run(&mut command, minder, "python -m venv")?;
+        self.run(&mut command, minder, "python -m venv").await?;
         say("installing Zope, ZEO and waitress with pip (once; a minute or so)");
         let mut command = Command::new(&self.python);
         command
             .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-r"])
             .arg(&self.requirements);
-        self.run(&mut command, minder, "pip install")
+        self.run(&mut command, minder, "pip install").await
     }
 
-    fn make_data(&self, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+    async fn make_data(&self, minder: &Minder, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         say("writing the site into a new database (once)");
         let scratch = tempfile::Builder::new().prefix("build-").tempdir_in(&self.dir).context("make a directory")?;
         let data = scratch.path().join("Data.fs");
         let mut command = Command::new(&self.python);
         command.args(["-m", "tidegate_site.build"]).arg(self.site.join("etc/build.conf")).envs(self.variables());
         command.env("ZOPE_INSTANCE", scratch.path()).env("ZEO_DATA", &data);
-        self.run(&mut command, minder, "tidegate_site.build")?;
+        self.run(&mut command, minder, "tidegate_site.build").await?;
         fs::rename(data, &self.data).context("put the new database in its place")
     }
 
     /// Runs one step; what it prints goes to a log file, whose end is shown if the step fails.
-    fn run(&self, command: &mut Command, minder: &Minder, what: &str) -> anyhow::Result<()> {
+    async fn run(&self, command: &mut Command, minder: &Minder, what: &str) -> anyhow::Result<()> {
         let path = self.dir.join("make.log");
         let log = File::create(&path).with_context(|| format!("open {}", path.display()))?;
         command.stdin(Stdio::null()).stdout(log.try_clone().context("share a log file")?).stderr(log);
-        let status = minder.run(command).with_context(|| format!("run {what}"))?;
+        let status = minder.run(command).await.with_context(|| format!("run {what}"))?;
         if status.success() {
             return Ok(());
         }
@@ -201,6 +200,28 @@ impl Place {
             fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
         }
         Ok(format!("{part:?} {:016x} {}\n", hasher.finish(), self.venv.display()))
+    }
+}
+
+/// Waits for the lock, without keeping the thread: a run that makes the environment has it for a minute.
+async fn locked(
+    lock: &File,
+    attempt: fn(&File) -> Result<(), TryLockError>,
+    say: &mut dyn FnMut(&str),
+) -> anyhow::Result<()> {
+    let mut beat = tokio::time::interval(Duration::from_millis(50));
+    let mut waiting = false;
+    loop {
+        beat.tick().await;
+        match attempt(lock) {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(cause)) => return Err(cause).context("lock the Python environment"),
+            Err(TryLockError::WouldBlock) if waiting => {}
+            Err(TryLockError::WouldBlock) => {
+                waiting = true;
+                say("another run makes or uses the Python environment; waiting for it");
+            }
+        }
     }
 }
 

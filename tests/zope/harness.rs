@@ -59,7 +59,7 @@ impl Stand {
     /// Python is missing or too old, pip failed, or a process ended or did not answer in time.
     pub async fn start(options: Options, mut say: impl FnMut(&str)) -> anyhow::Result<Self> {
         let minder = Arc::new(Minder::start()?);
-        let environment = Environment::prepare(&minder, &mut say)?;
+        let environment = Environment::prepare(&minder, &mut say).await?;
         let dir = tempfile::Builder::new().prefix("tidegate-zope-").tempdir().context("make a temporary directory")?;
         let plan = Plan { environment: &environment, minder: &minder, dir: dir.path(), zeo: free_address()? };
 
@@ -89,6 +89,11 @@ impl Stand {
     /// One of the Zopes, counted from 0.
     pub fn zope(&mut self, index: usize) -> &mut Server {
         &mut self.zopes[index]
+    }
+
+    /// All of them, the storage server first.
+    pub fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        std::iter::once(&mut self.zeo).chain(&mut self.zopes)
     }
 
     /// Where the Zopes answer; this does not change when they are started again.

@@ -191,7 +191,11 @@ impl Server {
         signal_group(name, child.id()).with_context(|| format!("send SIG{name} to {}", self.name))
     }
 
-    fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+    /// How it ended, if it did so by itself or by a signal of somebody else.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let Some(child) = self.child.as_mut() else { anyhow::bail!("{} was not started", self.name) };
         child.try_wait().with_context(|| format!("look after {}", self.name))
     }
@@ -275,12 +279,17 @@ impl Minder {
         Ok(child)
     }
 
-    /// Runs a command to its end, watched.
-    pub fn run(&self, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    /// Runs a command to its end, watched. Who no longer waits for it ends the minder, and with it the command.
+    pub async fn run(&self, command: &mut Command) -> anyhow::Result<ExitStatus> {
         let mut child = self.spawn(command)?;
-        let status = child.wait().context("wait for a process")?;
-        self.order("forget", child.id())?;
-        Ok(status)
+        let mut beat = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            beat.tick().await;
+            if let Some(status) = child.try_wait().context("look after a process")? {
+                self.order("forget", child.id())?;
+                return Ok(status);
+            }
+        }
     }
 
     /// Kills a process group that was started here, and reaps its leader.
