@@ -30,7 +30,7 @@ mod harness;
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
-    /// End after so many seconds; without it, on Ctrl-C.
+    /// End when the site has run for so many seconds; without it, on Ctrl-C.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
     /// The port of the loopback to serve the site on; without it 8080, or another if that is taken.
@@ -41,7 +41,7 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let mut end = End::new(arguments.seconds)?;
+    let mut end = End::new()?;
 
     println!("1. A Zope site: one storage server, two Zopes");
     let mut stand = tokio::select! {
@@ -63,7 +63,11 @@ async fn main() -> anyhow::Result<()> {
     };
 
     println!("3. Try, in another terminal:\n{}", suggestions(site, &mut stand));
-    println!("4. Running; {}", end.announcement());
+    match arguments.seconds {
+        Some(seconds) => println!("4. Running for {seconds} s, or until Ctrl-C"),
+        None => println!("4. Running; Ctrl-C ends everything"),
+    }
+    end.at = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let outcome = keep_up(&mut stand, end).await;
     println!("5. Ending");
     if let Some(edge) = edge {
@@ -182,7 +186,7 @@ async fn keep_up(stand: &mut Stand, mut end: End) -> anyhow::Result<()> {
     }
 }
 
-/// When to end: a signal, or the time that was asked for.
+/// When to end: a signal, or the time that was asked for, which counts from when the site runs.
 struct End {
     interrupt: Signal,
     terminate: Signal,
@@ -190,18 +194,10 @@ struct End {
 }
 
 impl End {
-    fn new(seconds: Option<u64>) -> anyhow::Result<Self> {
-        let at = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    fn new() -> anyhow::Result<Self> {
         let interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
         let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        Ok(Self { interrupt, terminate, at })
-    }
-
-    fn announcement(&self) -> String {
-        self.at.map_or_else(
-            || "Ctrl-C ends everything".to_owned(),
-            |at| format!("ends in {} s, or on Ctrl-C", at.saturating_duration_since(Instant::now()).as_secs()),
-        )
+        Ok(Self { interrupt, terminate, at: None })
     }
 
     async fn come(&mut self) {
