@@ -1,35 +1,395 @@
 //! Start, assemble, and take down in reverse.
 //!
-//! The main thread is control: signals, admin, probes, reloads. Each worker thread serves visitors. What fails at the
-//! start is told whole, and nothing is left half-started.
+//! The calling thread is control: signals, admin, checks, reloads. Each worker thread serves visitors. What keeps tidegate
+//! from starting is told whole, and nothing is left half-started.
 
+use crate::cache;
+use crate::cache::Cache;
 use crate::clock;
+use crate::config;
 use crate::config::Config;
+use crate::config::values;
 use crate::control::admin::Admin;
 use crate::control::publisher::Publisher;
 use crate::control::publisher::Source;
 use crate::edge::Edge;
+use crate::edge::permits::Permits;
 use crate::edge::worker;
 use crate::snapshot::House;
+use crate::snapshot::Snapshot;
+use crate::snapshot::Snapshots;
 use crate::telemetry;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::access::AccessSettings;
+use crate::telemetry::access::Format;
+use crate::telemetry::access::Target;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::EndpointState;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Tickets;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::upstream::Registry;
+use crate::upstream::Upstream;
+use crate::upstream::UpstreamView;
+use crate::upstream::probe::Probers;
 use anyhow::Context;
+use anyhow::anyhow;
+use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 use tracing::info;
 use tracing::warn;
 
 /// How often idle rate buckets are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
-/// A running tidegate that a program has started inside itself (the demo and the tests do).
-pub struct Running {
+/// How long the access log may take for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// A tidegate that is ready to run.
+pub struct App {
+    config: Config,
+    source: Source,
+    /// Take the process's signals: HUP, USR1, TERM, INT.
+    signals: bool,
     stop: CancellationToken,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
-    publisher: Arc<Publisher>,
+}
+
+impl App {
+    /// From a file.
+    ///
+    /// # Errors
+    /// The report of everything that is wrong with it.
+    pub fn from_file(path: PathBuf) -> anyhow::Result<Self> {
+        let loaded = config::load(&path).map_err(|report| anyhow!("{report}"))?;
+        for warning in &loaded.warnings {
+            eprintln!("{warning}");
+        }
+        Ok(Self::new(loaded.config, Source::File(path)))
+    }
+
+    /// From a configuration at hand.
+    #[must_use]
+    pub fn from_config(config: Config) -> Self {
+        Self::new(config, Source::Arguments)
+    }
+
+    fn new(config: Config, source: Source) -> Self {
+        Self { config, source, signals: true, stop: CancellationToken::new() }
+    }
+
+    /// Leaves the process's signals alone: for a program that runs tidegate inside itself.
+    #[must_use]
+    pub fn without_signals(mut self) -> Self {
+        self.signals = false;
+        self
+    }
+
+    /// Ends it like SIGTERM.
+    #[must_use]
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// The configuration it starts with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Runs until it is told to stop; `started` is called once visitors are served.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn run(self, metrics: Arc<Metrics>, started: impl FnOnce(&Arc<Publisher>)) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("tidegate-control")
+            .build()
+            .context("start the control runtime")?;
+        runtime.block_on(self.control(metrics, started))
+    }
+
+    async fn control(self, metrics: Arc<Metrics>, started: impl FnOnce(&Arc<Publisher>)) -> anyhow::Result<()> {
+        let access = open_access_log(&self.config)?;
+        metrics.watch_access_log(&access);
+        let house = Arc::new(House {
+            snapshots: Arc::new(Snapshots::new(Snapshot::empty())),
+            metrics,
+            access,
+            cache: Arc::new(Cache::new(cache_settings(&self.config))),
+            upstreams: Registry::default(),
+            limits: Mutex::default(),
+            tickets: Tickets::new().context("make TLS ticket keys")?,
+        });
+        let permits = Permits::new();
+        let workers = workers(&self.config);
+        let admin = open_admin(&self.config).await?;
+        let publisher = Publisher::start(
+            Arc::clone(&house),
+            Arc::clone(&permits),
+            self.source.clone(),
+            self.config.clone(),
+            workers,
+        )
+        .map_err(|problems| anyhow!("{}", problems.join("\n")))?;
+        show_live_state(&publisher);
+
+        let abandon = CancellationToken::new();
+        let edge = Arc::new(Edge {
+            snapshots: Arc::clone(&house.snapshots),
+            cache: Arc::clone(&house.cache),
+            metrics: Arc::clone(&house.metrics),
+            access: house.access.clone(),
+            permits,
+        });
+        let crew = start_workers(workers, &edge, &publisher, &self.stop, &abandon)?;
+        let admin_stop = CancellationToken::new();
+        let metrics_at: Vec<String> = admin.tcp_addrs().iter().map(ToString::to_string).collect();
+        let admin = tokio::spawn(admin.serve(Arc::clone(&publisher), admin_stop.clone()));
+        let places: Vec<String> = publisher
+            .places()
+            .iter()
+            .map(|(tls, addr)| format!("{}://{addr}", if *tls { "https" } else { "http" }))
+            .collect();
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = places.join(" "),
+            workers,
+            metrics = metrics_at.join(" "),
+            "serving"
+        );
+        started(&publisher);
+
+        self.watch(&publisher).await?;
+        take_down(&self.config, &publisher, crew, &abandon).await;
+        admin_stop.cancel();
+        // It ends with its token; a panic in it concerns nobody any more.
+        let _ = admin.await;
+        if !house.access.close(LAST_LINES) {
+            warn!("the last access lines could not be written in time");
+        }
+        info!("stopped");
+        Ok(())
+    }
+
+    /// Signals, checks and housekeeping, until the end.
+    async fn watch(&self, publisher: &Arc<Publisher>) -> anyhow::Result<()> {
+        let mut signals = if self.signals { Some(Signals::take()?) } else { None };
+        let mut probers = Probers::default();
+        let mut changed = publisher.changed();
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            let upstreams: Vec<Arc<Upstream>> =
+                publisher.house().snapshots.load_full().upstreams.values().cloned().collect();
+            probers.reconcile(&upstreams);
+            let event = tokio::select! {
+                event = next_signal(signals.as_mut()) => event,
+                () = self.stop.cancelled() => Event::Stop,
+                _ = changed.changed() => Event::Changed,
+                _ = housekeeping.tick() => Event::Housekeeping,
+            };
+            match event {
+                Event::Stop => break,
+                Event::Changed => {}
+                Event::Housekeeping => {
+                    for limit in &publisher.house().snapshots.load_full().limits {
+                        limit.forget_idle();
+                    }
+                }
+                Event::Reopen => {
+                    publisher.house().access.reopen();
+                    info!("logs reopened");
+                }
+                Event::Reload => {
+                    let publisher = Arc::clone(publisher);
+                    // What came of it is in the diary and the metrics; a second HUP waits for the first.
+                    tokio::spawn(async move { publisher.reload().await });
+                }
+            }
+        }
+        self.stop.cancel();
+        Ok(())
+    }
+}
+
+enum Event {
+    Stop,
+    Reload,
+    Reopen,
+    Changed,
+    Housekeeping,
+}
+
+struct Signals {
+    hangup: Signal,
+    user: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> anyhow::Result<Self> {
+        let take = |kind| signal(kind).context("take signals");
+        Ok(Self {
+            hangup: take(SignalKind::hangup())?,
+            user: take(SignalKind::user_defined1())?,
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn next_signal(signals: Option<&mut Signals>) -> Event {
+    let Some(signals) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = signals.hangup.recv() => Event::Reload,
+        _ = signals.user.recv() => Event::Reopen,
+        _ = signals.terminate.recv() => Event::Stop,
+        _ = signals.interrupt.recv() => Event::Stop,
+    }
+}
+
+fn workers(config: &Config) -> usize {
+    match config.server.workers {
+        0 => thread::available_parallelism().map_or(1, NonZero::get),
+        workers => workers as usize,
+    }
+}
+
+fn start_workers(
+    count: usize,
+    edge: &Arc<Edge>,
+    publisher: &Arc<Publisher>,
+    stop: &CancellationToken,
+    abandon: &CancellationToken,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let start = |worker: usize| {
+        let (edge, doors) = (Arc::clone(edge), publisher.doors());
+        let (stop, abandon) = (stop.clone(), abandon.clone());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a worker's runtime")?;
+        let work = move || runtime.block_on(worker::run(worker, edge, doors, stop, abandon));
+        thread::Builder::new().name(format!("tidegate-{worker}")).spawn(work).context("start a worker's thread")
+    };
+    (0..count).map(start).collect()
+}
+
+/// Lets what is under way finish, for as long as the configuration allows.
+async fn take_down(
+    config: &Config,
+    publisher: &Arc<Publisher>,
+    crew: Vec<JoinHandle<()>>,
+    abandon: &CancellationToken,
+) {
+    publisher.stop();
+    info!(connections = publisher.connections(), drain = ?config.server.drain, "stopping");
+    let joined = tokio::task::spawn_blocking(move || crew.into_iter().all(|worker| worker.join().is_ok()));
+    let mut joined = std::pin::pin!(joined);
+    if tokio::time::timeout(config.server.drain, &mut joined).await.is_err() {
+        warn!(connections = publisher.connections(), "drain time is over; connections are broken off");
+        abandon.cancel();
+        // Workers end at once now.
+        let _ = joined.await;
+    }
+}
+
+async fn open_admin(config: &Config) -> anyhow::Result<Admin> {
+    let socket = match &config.admin.socket {
+        values::Switchable::On(path) => Some((path.as_path(), config.admin.socket_mode.0)),
+        values::Switchable::Off => None,
+    };
+    Admin::open(socket, &config.admin.listen).await.map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(|error| telemetry::chain(error)).collect();
+        anyhow!("{}", lines.join("\n"))
+    })
+}
+
+fn open_access_log(config: &Config) -> anyhow::Result<AccessLog> {
+    let path = &config.log.access_file;
+    let settings = AccessSettings {
+        format: match config.log.access {
+            values::AccessFormat::Json => Format::Json,
+            values::AccessFormat::Combined => Format::Combined,
+            values::AccessFormat::Off => Format::Off,
+        },
+        target: if path.as_os_str() == "-" { Target::Stdout } else { Target::File(path.clone()) },
+        queue: config.log.queue as usize,
+    };
+    Ok(AccessLog::start(&settings, clock::mono)?)
+}
+
+fn cache_settings(config: &Config) -> cache::Settings {
+    let memory = match config.cache.memory {
+        values::Memory::Bytes(bytes) => bytes.0,
+        values::Memory::Percent(percent) => memory_limit() / 100 * u64::from(percent),
+    };
+    cache::Settings { memory, object_max: config.cache.object_max.0, variants: config.cache.variants as usize }
+}
+
+/// The memory that this process may use: its control group's limit, or the machine's.
+fn memory_limit() -> u64 {
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned();
+    let limit = std::fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max"));
+    let limit = limit.ok().and_then(|limit| limit.trim().parse().ok());
+    limit.or_else(machine_memory).unwrap_or(1 << 30)
+}
+
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Brings what is kept elsewhere into the metrics before each scrape.
+fn show_live_state(publisher: &Arc<Publisher>) {
+    let weak = Arc::downgrade(publisher);
+    publisher.house().metrics.on_scrape(move |metrics| {
+        let Some(publisher) = weak.upgrade() else { return };
+        let house = publisher.house();
+        metrics.cache_tiers(house.cache.tiers().iter().map(tier).collect());
+        for upstream in house.snapshots.load_full().upstreams.values() {
+            show_upstream(metrics, upstream);
+        }
+    });
+}
+
+fn tier(tier: &cache::store::Tier) -> metrics::Tier {
+    metrics::Tier {
+        name: tier.name,
+        objects: tier.objects,
+        bytes: tier.bytes,
+        capacity: tier.capacity,
+        evictions: tier.evictions,
+    }
+}
+
+fn show_upstream(metrics: &Metrics, upstream: &Upstream) {
+    let view: UpstreamView = upstream.view();
+    let plan = upstream.plan();
+    let counters = metrics.upstream(upstream.name());
+    counters.queue_length(view.waiting);
+    counters.sets(plan.sets.iter().map(|set| set.name.clone()), &plan.active);
+    for endpoint in &view.endpoints {
+        let (Ok(set), Ok(addr)) = (SetName::parse(&endpoint.set), OriginAddr::parse(&endpoint.address)) else {
+            continue;
+        };
+        let counters = metrics.endpoint(upstream.name(), &set, &addr);
+        counters.in_flight(endpoint.in_flight, endpoint.limit);
+        counters.state(match endpoint.state {
+            "down" => EndpointState::Down,
+            "busy" => EndpointState::Busy,
+            _ => EndpointState::Up,
+        });
+    }
 }

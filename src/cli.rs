@@ -1,10 +1,31 @@
 //! The command line: verbs, their options, their help.
 
+use crate::app::App;
+use crate::config;
+use crate::config::Config;
+use crate::config::reference;
+use crate::config::values;
+use crate::config::values::Switchable;
+use crate::config::values::UpstreamRef;
+use crate::control::admin::percent_encode;
+use crate::control::client;
+use crate::control::status;
+use crate::telemetry::chain;
+use crate::telemetry::log;
+use crate::telemetry::log::Verbosity;
+use crate::telemetry::metrics::Metrics;
 use crate::units::OriginAddr;
 use clap::Parser;
 use clap::Subcommand;
+use http::Method;
+use http::StatusCode;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
 
 /// A caching, failover-aware edge for Zope and Plone sites.
 #[derive(Debug, Parser)]
@@ -36,6 +57,7 @@ pub enum Verb {
     ///
     /// Exit status: 0 ready, 1 running but not ready, 2 not reachable.
     Status {
+        /// Which running tidegate.
         #[command(flatten)]
         socket: SocketArg,
         /// Print the JSON as it comes.
@@ -48,6 +70,7 @@ pub enum Verb {
         upstream: String,
         /// The set's name.
         set: String,
+        /// Which running tidegate.
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -55,11 +78,13 @@ pub enum Verb {
     Purge {
         /// The URL as visitors write it, such as <https://www.example.org/news>, or `all`.
         url: String,
+        /// Which running tidegate.
         #[command(flatten)]
         socket: SocketArg,
     },
     /// Re-read the configuration file, as the signal HUP does, and report what came of it.
     Reload {
+        /// Which running tidegate.
         #[command(flatten)]
         socket: SocketArg,
     },
@@ -88,4 +113,159 @@ pub struct SocketArg {
     /// The admin socket of the running tidegate (`admin.socket` in its configuration).
     #[arg(long, value_name = "PATH", default_value = "/run/tidegate/admin.sock")]
     pub socket: PathBuf,
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main(cli: Cli) -> ExitCode {
+    match cli.verb {
+        Verb::Run(args) => run(args),
+        Verb::Check { file, expanded } => check(&file, expanded),
+        Verb::Status { socket, json } => show_status(&socket, json),
+        Verb::Use { upstream, set, socket } => {
+            let target = format!("/use?upstream={}&set={}", percent_encode(&upstream), percent_encode(&set));
+            order(&socket, &target)
+        }
+        Verb::Purge { url, socket } => order(&socket, &format!("/purge?url={}", percent_encode(&url))),
+        Verb::Reload { socket } => order(&socket, "/reload"),
+    }
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    let app = match args.config {
+        Some(path) => App::from_file(path),
+        None => {
+            let mut config = Config::for_upstream(args.upstream, args.listen);
+            if let Some(path) = args.admin_socket {
+                config.admin.socket = Switchable::On(path);
+            }
+            Ok(App::from_config(config))
+        }
+    };
+    let started = app.and_then(|app| {
+        let metrics = Metrics::new();
+        open_diary(app.config(), &metrics)?;
+        app.run(metrics, |_| {})
+    });
+    match started {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), 1),
+    }
+}
+
+fn open_diary(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let format = match config.log.format {
+        values::LogFormat::Text => log::LogFormat::Text,
+        values::LogFormat::Json => log::LogFormat::Json,
+    };
+    let verbosity = match config.log.level {
+        values::LogLevel::Error => Verbosity::Error,
+        values::LogLevel::Warn => Verbosity::Warn,
+        values::LogLevel::Info => Verbosity::Info,
+        values::LogLevel::Debug => Verbosity::Debug,
+    };
+    log::Diary::open(verbosity, format)?;
+    log::count_panics(metrics);
+    Ok(())
+}
+
+fn check(file: &Path, expanded: bool) -> ExitCode {
+    match config::load(file) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("{warning}");
+            }
+            if expanded {
+                say(&reference::expanded(&loaded.config));
+            } else {
+                say(&format!("{}: good\n{}", file.display(), summary(&loaded.config)));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(report) => fail(&report.to_string(), if report.is_unreadable() { 2 } else { 1 }),
+    }
+}
+
+/// What the file means, in a few lines.
+fn summary(config: &Config) -> String {
+    let mut text = String::new();
+    for listen in config.listens() {
+        let scheme = if listen.tls { "https" } else { "http" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "listens on {scheme}://{}", listen.addr);
+    }
+    for (name, site) in &config.site {
+        let upstream = match &site.upstream {
+            Some(UpstreamRef::Name(name)) => name.to_string(),
+            Some(UpstreamRef::Inline(endpoints)) => {
+                endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+            None => String::new(),
+        };
+        let root = site.zope.as_ref().map_or_else(String::new, |root| format!(", in the ZODB at {root}"));
+        let default = if site.default { ", for every other host too" } else { "" };
+        let _ = writeln!(text, "site {name}{default}: answered by {upstream}{root}");
+    }
+    for (name, upstream) in &config.upstream {
+        for (set, endpoints) in upstream.sets() {
+            let serves = if upstream.active_set().as_ref() == Some(&set) { " (serves)" } else { "" };
+            let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            let _ = writeln!(
+                text,
+                "upstream {name}, set {set}{serves}: {}, {} requests each",
+                list.join(", "),
+                upstream.threads
+            );
+        }
+    }
+    text.push_str("all settings: tidegate check --expanded FILE\n");
+    text
+}
+
+fn show_status(socket: &SocketArg, json: bool) -> ExitCode {
+    let answer = match ask(socket, Method::GET, "/status") {
+        Ok((StatusCode::OK, answer)) => answer,
+        Ok((_, answer)) => return fail(answer.trim_end(), 2),
+        Err(error) => return fail(&error, 2),
+    };
+    let status: serde_json::Value = match serde_json::from_str(&answer) {
+        Ok(status) => status,
+        Err(error) => return fail(&format!("the answer is no JSON: {error}"), 2),
+    };
+    say(&if json { format!("{answer}\n") } else { status::words(&status) });
+    if status["ready"] == true { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn order(socket: &SocketArg, target: &str) -> ExitCode {
+    match ask(socket, Method::POST, target) {
+        Ok((StatusCode::OK, answer)) => {
+            say(&answer);
+            ExitCode::SUCCESS
+        }
+        Ok((_, answer)) => fail(answer.trim_end(), 1),
+        Err(error) => fail(&error, 2),
+    }
+}
+
+fn ask(socket: &SocketArg, method: Method, target: &str) -> Result<(StatusCode, String), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("start a runtime: {error}"))?;
+    runtime.block_on(client::ask(&socket.socket, method, target)).map_err(|error| chain(&error))
+}
+
+/// Prints to standard output; a reader that has gone (`| head`) is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    eprintln!(
+        "{}",
+        if text.starts_with("error") || text.starts_with("warning") {
+            text.to_owned()
+        } else {
+            format!("error: {text}")
+        }
+    );
+    ExitCode::from(code)
 }

@@ -3,9 +3,17 @@
 //! `ARCHITECTURE.md` has the map of the house; `tests/architecture.rs` guards its layers.
 
 pub mod admission;
+pub mod app;
 pub mod cache;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod control;
+pub mod edge;
 pub mod semantics;
+pub mod snapshot;
+pub mod telemetry;
 pub mod tls;
 pub mod units;
+pub mod upstream;
 pub mod zope;

@@ -120,8 +120,10 @@ fn every_module_names_only_lower_layers() {
 fn pure_modules_do_nothing_but_decide() {
     let mut wrong = Vec::new();
     for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
-        let parts: Vec<String> =
-            path.components().map(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()).collect();
+        let parts: Vec<String> = path
+            .components()
+            .map(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned())
+            .collect();
         if !parts.iter().any(|part| PURE.contains(&part.as_str())) {
             continue;
         }

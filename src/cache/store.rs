@@ -7,10 +7,15 @@ use crate::cache::body::FillBudget;
 use crate::cache::collapse::Flights;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
+use crate::units::SiteName;
 use moka::notification::RemovalCause;
 use moka::ops::compute::Op;
 use moka::sync::Cache as Moka;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,6 +29,12 @@ const MOKA_OVERHEAD: u32 = 224;
 /// How many keys of private answers are remembered, and for how long, so that they are not collapsed again.
 const PRIVATE_KEYS: u64 = 50_000;
 const PRIVATE_FOR: Duration = Duration::from_secs(60);
+
+/// The most places (schemes, hosts and ports) under which one site's responses are stored.
+const PLACES_MAX: usize = 1024;
+
+/// A scheme and an authority under which a site is seen.
+pub type SeenAs = (&'static str, Box<str>);
 
 /// The bounds of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +56,7 @@ pub struct Cache {
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
     evicted: Arc<[AtomicU64; 2]>,
+    places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
 }
 
 /// One size class, as seen by metrics.
@@ -78,7 +90,26 @@ impl Cache {
             flights: Flights::new(),
             fills: FillBudget::new(fills),
             evicted,
+            places: Mutex::default(),
         }
+    }
+
+    /// Remembers that `site` is seen so: a purge that names only a path must reach what is stored under every name of its
+    /// site. Says whether it may be stored; one site has not more than 1024 names, whatever clients send.
+    pub fn admit_place(&self, site: &SiteName, scheme: &'static str, authority: &str) -> bool {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = places.entry(site.clone()).or_default();
+        if known.iter().any(|(one, other)| *one == scheme && **other == *authority) {
+            return true;
+        }
+        known.len() < PLACES_MAX && known.insert((scheme, authority.into()))
+    }
+
+    /// How `site` has been seen.
+    #[must_use]
+    pub fn places(&self, site: &SiteName) -> Vec<SeenAs> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(site).map_or_else(Vec::new, |known| known.iter().cloned().collect())
     }
 
     /// The bounds it was made with.
@@ -109,7 +140,8 @@ impl Cache {
     pub fn put(&self, key: &[u8], response: &Arc<Stored>) {
         let before = self.get(key);
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
-        let (tier, other) = if weigh(key, &after) > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
+        let (tier, other) =
+            if weigh(key, &after) > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
         other.invalidate(key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
         tier.entry(key.into()).and_compute_with(|found| {

@@ -5,6 +5,7 @@
 
 use crate::control::publisher::Publisher;
 use crate::control::status;
+use crate::telemetry::metrics::SwitchCause;
 use bytes::Bytes;
 use http::Method;
 use http::Request;
@@ -251,7 +252,7 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
     match path {
         "/reload" => outcome(publisher.reload().await),
         "/use" => match (argument("upstream"), argument("set")) {
-            (Some(upstream), Some(set)) => outcome(publisher.use_set(&upstream, &set)),
+            (Some(upstream), Some(set)) => outcome(publisher.use_set(&upstream, &set, SwitchCause::Admin)),
             _ => text(StatusCode::BAD_REQUEST, "say upstream=NAME&set=NAME\n"),
         },
         "/purge" => match argument("url") {

@@ -9,23 +9,29 @@ use crate::config;
 use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Place;
+use crate::edge::permits::Permits;
+use crate::edge::purge;
 use crate::edge::worker::Door;
 use crate::edge::worker::Doors;
 use crate::snapshot;
 use crate::snapshot::Choices;
+use crate::snapshot::Compiled;
 use crate::snapshot::House;
-use crate::snapshot::Snapshot;
 use crate::telemetry;
 use crate::telemetry::metrics::SwitchCause;
 use crate::units::SetName;
 use crate::units::UpstreamName;
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::watch;
 use tracing::error;
 use tracing::info;
@@ -46,7 +52,11 @@ pub struct Publisher {
     source: Source,
     workers: usize,
     doors: watch::Sender<Doors>,
+    changed: watch::Sender<()>,
     state: Mutex<State>,
+    permits: Arc<Permits>,
+    began: Instant,
+    stopping: AtomicBool,
 }
 
 /// What only the publisher knows.
@@ -60,12 +70,52 @@ impl Publisher {
     ///
     /// # Errors
     /// Everything that keeps it from being served, one line each.
-    pub fn start(house: Arc<House>, source: Source, config: Config, workers: usize) -> Result<Arc<Self>, Vec<String>> {
-        let (doors, _) = watch::channel(Doors::default());
+    pub fn start(
+        house: Arc<House>,
+        permits: Arc<Permits>,
+        source: Source,
+        config: Config,
+        workers: usize,
+    ) -> Result<Arc<Self>, Vec<String>> {
+        let doors = watch::Sender::new(Doors::default());
+        let changed = watch::Sender::new(());
         let state = Mutex::new(State { config: config.clone(), choices: Choices::default() });
-        let publisher = Arc::new(Self { house, source, workers, doors, state });
+        let publisher = Arc::new(Self {
+            house,
+            source,
+            workers,
+            doors,
+            changed,
+            state,
+            permits,
+            began: clock::mono(),
+            stopping: AtomicBool::new(false),
+        });
         publisher.install(&mut publisher.state(), config)?;
         Ok(publisher)
+    }
+
+    /// Notes that this tidegate is going to end: no visitor should be sent here any more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is going to end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// How long it has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        clock::mono().saturating_duration_since(self.began)
+    }
+
+    /// The client connections open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.permits.open()
     }
 
     /// What outlives snapshots.
@@ -91,7 +141,9 @@ impl Publisher {
         let publisher = Arc::clone(self);
         // Files are read and names resolved: not on the control runtime's thread.
         let done = tokio::task::spawn_blocking(move || publisher.reload_file(&path)).await;
-        done.unwrap_or_else(|panic| Err(format!("the reload broke off: {panic}; the running configuration stays in force")))
+        done.unwrap_or_else(|panic| {
+            Err(format!("the reload broke off: {panic}; the running configuration stays in force"))
+        })
     }
 
     fn reload_file(&self, path: &std::path::Path) -> Result<String, String> {
@@ -123,29 +175,30 @@ impl Publisher {
     ///
     /// # Errors
     /// When there is no such upstream or set; the text names those that there are.
-    pub fn use_set(&self, upstream: &str, set: &str) -> Result<String, String> {
+    pub fn use_set(&self, upstream: &str, set: &str, cause: SwitchCause) -> Result<String, String> {
         let mut state = self.state();
         let snapshot = self.house.snapshots.load_full();
-        let known = |names: Vec<&str>| names.join(", ");
         let name = UpstreamName::parse(upstream).map_err(|error| error.to_string())?;
         let Some(found) = snapshot.upstreams.get(&name) else {
-            let names = snapshot.upstreams.keys().map(UpstreamName::as_str).collect();
-            return Err(format!("there is no upstream `{upstream}`; there are: {}", known(names)));
+            let names: Vec<&str> = snapshot.upstreams.keys().map(UpstreamName::as_str).collect();
+            return Err(format!("there is no upstream `{upstream}`; there are: {}", names.join(", ")));
         };
+        let plan = found.plan();
         let wanted = SetName::parse(set).map_err(|error| error.to_string())?;
-        if !found.plan.sets.iter().any(|set| set.name == wanted) {
-            let names = found.plan.sets.iter().map(|set| set.name.as_str()).collect();
-            return Err(format!("upstream `{upstream}` has no set `{set}`; there are: {}", known(names)));
+        if !plan.sets.iter().any(|set| set.name == wanted) {
+            let names: Vec<&str> = plan.sets.iter().map(|set| set.name.as_str()).collect();
+            return Err(format!("upstream `{upstream}` has no set `{set}`; there are: {}", names.join(", ")));
         }
-        if found.plan.active == wanted {
+        if plan.active == wanted {
             return Ok(format!("upstream `{upstream}` already uses set `{set}`"));
         }
-        let from = found.plan.active.clone();
-        state.choices.choose(name.clone(), wanted.clone(), &state.config.clone());
-        self.publish(&state).map_err(|problems| problems.join("\n"))?;
-        self.house.metrics.set_switched(&name, &wanted, SwitchCause::Admin);
-        info!(upstream, %from, to = set, "upstream set switched");
-        Ok(format!("upstream `{upstream}` now uses set `{set}`; requests under way on `{from}` finish there"))
+        state.choices.choose(name.clone(), wanted.clone());
+        let compiled = snapshot::compile(&state.config, &state.choices, &self.house).map_err(|all| all.join("\n"))?;
+        self.house.snapshots.store(compiled.put_in_force(&self.house));
+        self.house.metrics.set_switched(&name, &wanted, cause);
+        self.changed.send_replace(());
+        info!(upstream, from = %plan.active, to = set, "upstream set switched");
+        Ok(format!("upstream `{upstream}` now uses set `{set}`; requests under way on `{}` finish there", plan.active))
     }
 
     /// Forgets the stored variants of one URL, or everything for `all`.
@@ -155,36 +208,31 @@ impl Publisher {
     pub fn purge_url(&self, url: &str) -> Result<String, String> {
         if url == "all" {
             self.house.cache.purge_all();
+            self.house.metrics.purge("all", "purged", 0);
             info!("everything purged");
             return Ok("everything is forgotten".to_owned());
         }
-        let snapshot = self.house.snapshots.load_full();
-        let found = snapshot.purge_url(&self.house.cache, url)?;
-        Ok(if found { "it is forgotten".to_owned() } else { "nothing was stored under it".to_owned() })
+        let found = purge::by_url(&self.house.cache, &self.house.snapshots.load_full(), url)?;
+        self.house.metrics.purge("url", if found > 0 { "purged" } else { "not_found" }, found);
+        Ok(if found > 0 { "it is forgotten".to_owned() } else { "nothing was stored under it".to_owned() })
     }
 
-    /// Publishes `config` if all of it can be served.
+    /// Publishes `config` if all of it can be served: until the last test is passed nothing has changed.
     fn install(&self, state: &mut State, config: Config) -> Result<(), Vec<String>> {
         let mut choices = state.choices.clone();
         choices.keep_for(&state.config, &config);
-        let snapshot = snapshot::compile(&config, &choices, &self.house, clock::now())?;
-        let doors = self.open_doors(&snapshot)?;
-        self.house.snapshots.store(snapshot);
+        let compiled = snapshot::compile(&config, &choices, &self.house)?;
+        let doors = self.open_doors(&compiled)?;
+        self.house.snapshots.store(compiled.put_in_force(&self.house));
         self.doors.send_replace(doors);
         *state = State { config, choices };
-        Ok(())
-    }
-
-    /// Publishes the configuration that is in force with other choices.
-    fn publish(&self, state: &State) -> Result<(), Vec<String>> {
-        let snapshot = snapshot::compile(&state.config, &state.choices, &self.house, clock::now())?;
-        self.house.snapshots.store(snapshot);
+        self.changed.send_replace(());
         Ok(())
     }
 
     /// Keeps the doors that stay, binds the new ones; the old ones close when they are no longer in the list.
-    fn open_doors(&self, snapshot: &Snapshot) -> Result<Doors, Vec<String>> {
-        let wanted: BTreeSet<Place> = snapshot.server.places.iter().copied().collect();
+    fn open_doors(&self, compiled: &Compiled) -> Result<Doors, Vec<String>> {
+        let wanted: BTreeSet<Place> = compiled.places().into_iter().map(|(addr, tls)| Place { addr, tls }).collect();
         let mut doors: Vec<Arc<Door>> = Vec::new();
         let mut problems = Vec::new();
         for place in wanted {
@@ -203,21 +251,20 @@ impl Publisher {
         if problems.is_empty() { Ok(Arc::new(doors)) } else { Err(problems) }
     }
 
+    /// Tells of each change that was published.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Where visitors are expected now.
+    #[must_use]
+    pub fn places(&self) -> Vec<(bool, SocketAddr)> {
+        self.doors.borrow().iter().map(|door| (door.place.tls, door.local)).collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A publish that panicked has published nothing, so the state is that of the snapshot in force.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where visitors are expected, for the diary.
-    #[must_use]
-    pub fn places(&self) -> String {
-        let mut text = String::new();
-        for door in self.doors.borrow().iter() {
-            let scheme = if door.place.tls { "https" } else { "http" };
-            let gap = if text.is_empty() { "" } else { " " };
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{gap}{scheme}://{}", door.local);
-        }
-        text
     }
 }

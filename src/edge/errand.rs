@@ -4,14 +4,11 @@ use crate::cache::Stored;
 use crate::edge::Edge;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
-use crate::edge::trail::Trail;
-use crate::semantics::cache_status::Why;
+use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop;
 use crate::semantics::validator;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
-use crate::units::ClientAddr;
-use crate::units::Now;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
@@ -20,6 +17,7 @@ use http::StatusCode;
 use http::Uri;
 use http::header;
 use http::request::Parts;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What the cache had to say about a request that it could not answer.
@@ -28,8 +26,6 @@ pub struct Lookup<'a> {
     pub key: &'a [u8],
     /// What is stored, though it may not be reused as it is.
     pub found: Option<&'a Arc<Stored>>,
-    /// Why it has to be forwarded.
-    pub why: Why,
 }
 
 /// A request on its way to the origin.
@@ -43,70 +39,71 @@ pub struct Errand {
     /// The scheme that visitors see.
     pub scheme: &'static str,
     /// Host and port as visitors see them.
-    pub authority: String,
+    pub authority: Box<str>,
+    /// The same without a port that goes without saying.
+    pub place: Box<str>,
+    /// The visitors' path.
+    pub path: Box<str>,
+    /// The query.
+    pub query: Option<Box<str>>,
     /// Path and query as the origin shall see them.
     pub uri: Uri,
-    /// The client.
-    pub client: ClientAddr,
-    /// Whether the peer's forwarded fields are believed.
-    pub peer_trusted: bool,
+    /// The address at the other end of the client's socket.
+    pub peer: IpAddr,
     /// The cache key, when the answer may be shared.
     pub key: Option<Box<[u8]>>,
     /// What is stored under it for requests like this one.
     pub found: Option<Arc<Stored>>,
     /// Why it travels.
-    pub why: Why,
-    /// When it came.
-    pub now: Now,
-    /// What will be told about it.
-    pub trail: Box<Trail>,
+    pub status: CacheStatus,
 }
 
 impl Errand {
     /// An errand for `question`; `lookup` when the answer may be shared.
     ///
     /// # Errors
-    /// When the rewritten target is no URI; it was judged, so that is a rule of ours that is too lax.
-    pub fn new<B>(
+    /// 400 when the rewritten target is no URI: it was judged, so that is a rule of ours that is too lax.
+    pub fn new(
         edge: &Arc<Edge>,
         snapshot: &Arc<Snapshot>,
-        request: &Request<B>,
         question: &Question<'_>,
         lookup: Option<&Lookup<'_>>,
-        now: Now,
+        status: CacheStatus,
     ) -> Result<Self, Refusal> {
-        let site = question.site;
-        let target = question.origin_target();
-        let uri = Uri::try_from(target).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
-        let why = lookup.map_or_else(|| question.why_passed(), |lookup| lookup.why);
+        let uri =
+            Uri::try_from(question.origin_target()).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
         Ok(Self {
             edge: Arc::clone(edge),
             snapshot: Arc::clone(snapshot),
-            site: Arc::clone(site),
+            site: Arc::clone(question.site),
             scheme: question.scheme,
-            authority: question.authority.to_string(),
+            authority: question.authority.as_str().into(),
+            place: question.place().into(),
+            path: (&*question.target.path).into(),
+            query: question.target.query.as_deref().map(Into::into),
             uri,
-            client: question.client,
-            peer_trusted: question.peer_trusted,
+            peer: question.approach.peer,
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
-            why,
-            now,
-            trail: Box::new(Trail::of(edge, request, question, now)),
+            status,
         })
     }
 
     /// The head that the origin gets in place of the client's: cleaned, rewritten, with the truth about the client.
     ///
     /// # Errors
-    /// When the client's `Connection` field names a field that must not be dropped.
+    /// 400 when the client's `Connection` field names a field that must not be dropped.
     pub fn origin_head(&self, method: Method, mut headers: HeaderMap) -> Result<Parts, Refusal> {
-        let dropped = hop::clean_request(&mut headers).map_err(|refused| Refusal::new(refused.status, refused.why))?;
-        self.site.metrics.headers_stripped(dropped.count());
+        let dropped =
+            hop::clean_request(&mut headers).map_err(|refused| Refusal::new(refused.status, refused.why).closing())?;
+        if dropped > 0 {
+            self.site.metrics.headers_stripped(dropped);
+        }
         hop::join_cookies(&mut headers);
-        hop::overwrite_forwarded(&mut headers, self.client, self.peer_trusted, self.scheme, &self.authority);
-        let host = HeaderValue::try_from(self.authority.as_str())
-            .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "host"))?;
+        let trusted = hop::is_trusted(self.peer, &self.snapshot.server.trusted);
+        hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &self.authority);
+        let host =
+            HeaderValue::try_from(&*self.authority).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "host"))?;
         headers.insert(header::HOST, host);
         headers.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -116,7 +113,7 @@ impl Errand {
         Ok(parts)
     }
 
-    /// The head of a fetch for the cache: the whole response, unless what is stored is still good.
+    /// The head of a fetch for the cache: a GET of the whole, unless what is stored is still good.
     ///
     /// # Errors
     /// As [`Errand::origin_head`].

@@ -15,39 +15,56 @@ use crate::edge::body::OutBody;
 use crate::edge::deliver;
 use crate::edge::errand::Errand;
 use crate::edge::inbound;
+use crate::edge::purge;
 use crate::edge::refusal::Refusal;
+use crate::edge::trail::Trail;
 use crate::edge::tunnel;
+use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::cache_status::Why;
 use crate::semantics::framing;
+use crate::semantics::freshness::Times;
 use crate::semantics::hop;
 use crate::semantics::reuse;
 use crate::semantics::storable;
 use crate::semantics::storable::Storable;
 use crate::semantics::storable::WhyNotStored;
 use crate::semantics::validator;
+use crate::semantics::vary::Selection;
+use crate::telemetry::metrics::Revalidation;
+use crate::units::OriginAddr;
 use crate::upstream::FetchError;
 use crate::upstream::Fetched;
 use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
-use bytes::Bytes;
+use crate::upstream::fetch::Timings;
 use http::HeaderMap;
-use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
+use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tracing::debug;
 
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
 
+/// An origin's answer, judged and cleaned, its body still to be read.
+struct Answered {
+    status: StatusCode,
+    head: HeaderMap,
+    body: OriginBody,
+    times: Times,
+    endpoint: OriginAddr,
+    timings: Timings,
+}
+
 /// How a shared fetch ended for the one who started it.
 enum Outcome {
-    /// With a response for all.
-    Shared(Arc<Stored>, Filled),
+    /// With a response for all, and the origin's status.
+    Shared { stored: Arc<Stored>, status: StatusCode, endpoint: OriginAddr, timings: Timings },
     /// With a response for him alone.
     Private(Box<Answered>, WhyNotStored),
     /// With what was stored: the origin failed, and stale is better than nothing.
@@ -56,83 +73,114 @@ enum Outcome {
     Failed(Refusal),
 }
 
-/// How the shared response came.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    /// New from the origin, with its status.
-    New(StatusCode),
-    /// The origin said that what is stored is still good.
-    Revalidated,
-}
-
-/// An origin's answer, judged and cleaned, its body still to be read.
-struct Answered {
-    status: StatusCode,
-    head: HeaderMap,
-    body: OriginBody,
-}
-
 /// Passes the request to the origin and its answer to the client, past the cache.
-pub async fn pass(errand: Errand, request: Request<Incoming>) -> Response<OutBody> {
-    match try_pass(&errand, request).await {
-        Ok(response) => deliver::origin(errand, response, None),
-        Err(refusal) => deliver::failed(errand, &refusal),
+pub async fn pass(errand: &Errand, mut trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+    match try_pass(errand, &mut trail, request).await {
+        Ok(response) => deliver::origin(errand, trail, response, &errand.status),
+        Err(refusal) => deliver::failed(trail, &refusal),
     }
 }
 
-async fn try_pass(errand: &Errand, mut request: Request<Incoming>) -> Result<Response<OutBody>, Refusal> {
-    let wants_websocket = framing::wants_websocket(request.headers());
-    let client_side = wants_websocket.then(|| hyper::upgrade::on(&mut request));
+async fn try_pass(
+    errand: &Errand,
+    trail: &mut Trail,
+    mut request: Request<Incoming>,
+) -> Result<Response<OutBody>, Refusal> {
+    let websocket = framing::wants_websocket(request.headers()) && request.method() == http::Method::GET;
+    let client_side = websocket.then(|| hyper::upgrade::on(&mut request));
     let (client, body) = request.into_parts();
     let body = inbound::body(errand, body)?;
     let method = client.method;
     let mut head = errand.origin_head(method.clone(), client.headers)?;
-    if wants_websocket {
+    if websocket {
         tunnel::ask(&mut head.headers);
     }
-    let fetched = send(errand, Request::from_parts(head, body)).await?;
+    let fetched = travel(errand, head, body).await?;
+    trail.travelled(&fetched.endpoint.addr, fetched.timings);
     if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
-        return Ok(tunnel::open(errand, client_side, fetched));
+        return Ok(tunnel::open(client_side, fetched));
     }
-    let answered = clean(errand, fetched)?;
+    let answered = clean(fetched);
     if !method.is_safe() && (answered.status.is_success() || answered.status.is_redirection()) {
-        // RFC 9111 4.4: what was stored for the target is no longer what the origin would say.
-        crate::edge::purge::after_unsafe(errand);
+        purge::after_unsafe(errand);
     }
-    let mut response = Response::new(OutBody::origin(answered.body));
-    *response.status_mut() = answered.status;
-    *response.headers_mut() = answered.head;
-    Ok(response)
+    Ok(answered.into_response())
+}
+
+impl Answered {
+    fn into_response(self) -> Response<OutBody> {
+        let mut response = Response::new(OutBody::origin(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.head;
+        response
+    }
+}
+
+/// Makes the journey, and counts it.
+async fn travel(errand: &Errand, head: Parts, body: RequestBody) -> Result<Fetched, Refusal> {
+    let counters = &errand.site.upstream_metrics;
+    let began = clock::mono();
+    match errand.site.upstream.fetch(head, body).await {
+        Ok(fetched) => {
+            counters.duration(clock::mono().saturating_duration_since(began));
+            counters.first_byte(fetched.timings.first_byte);
+            counters.queue_waited(fetched.timings.queue);
+            for _ in 0..fetched.retries {
+                counters.retry("not_sent");
+            }
+            let (set, endpoint) = (&fetched.set, &fetched.endpoint.addr);
+            let endpoint = errand.edge.metrics.endpoint(errand.site.upstream.name(), set, endpoint);
+            endpoint.response(fetched.response.status());
+            Ok(fetched)
+        }
+        Err(error) => {
+            counters.error(error.why());
+            if matches!(error, FetchError::Queue(_)) {
+                counters.queue_rejected(error.why());
+            }
+            debug!(site = %errand.site.name, error = crate::telemetry::chain(&error), "no answer from upstream");
+            let refusal = Refusal::new(error.status(), error.why()).retry_after(error.retry_after());
+            // A body that broke off leaves the connection in the middle of a request.
+            Err(if matches!(error, FetchError::Client(_)) { refusal.closing() } else { refusal })
+        }
+    }
+}
+
+fn clean(fetched: Fetched) -> Answered {
+    let times = Times { asked: fetched.asked, answered: clock::now() };
+    let (parts, body) = fetched.response.into_parts();
+    let mut head = parts.headers;
+    hop::clean_response(&mut head);
+    let (endpoint, timings) = (fetched.endpoint.addr.clone(), fetched.timings);
+    Answered { status: parts.status, head, body, times, endpoint, timings }
 }
 
 /// Answers from the one fetch that all equal requests share.
-pub async fn shared(mut errand: Errand, request: Request<Incoming>) -> Response<OutBody> {
-    let Some(key) = errand.key.clone() else { return pass(errand, request).await };
-    if errand.edge.cache.is_private(&key) {
-        return pass(errand, request).await;
-    }
-    let mut collapsed = false;
-    for _ in 0..TOGETHER {
-        match errand.edge.cache.flights().join(&key) {
-            Joined::Leader(leader) => return lead(errand, request, leader).await,
-            Joined::Follower(flight) => {
-                collapsed = true;
-                match follow(&errand, &request, &flight).await {
+pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+    let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
+    let mut trail = trail;
+    if !errand.edge.cache.is_private(&key) {
+        for _ in 0..TOGETHER {
+            match errand.edge.cache.flights().join(&key) {
+                Joined::Leader(leader) => return lead(Arc::new(errand), trail, request, leader).await,
+                Joined::Follower(flight) => match follow(&errand, &request, &flight).await {
                     Followed::Response(stored) => {
-                        let status = CacheStatus::forwarded(errand.why).collapsed();
-                        return deliver::landed(errand, &request, &stored, status);
+                        let status = errand.status.collapsed();
+                        match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
+                            Ok(response) => return response,
+                            Err(unused) => trail = unused,
+                        }
+                        break;
                     }
                     Followed::OnMyOwn => break,
                     Followed::Again => {}
-                }
+                },
             }
         }
     }
-    if collapsed && let Some(stale) = usable_stale(&errand) {
-        return deliver::landed(errand, &request, &stale, CacheStatus::stale_on_error());
-    }
+    // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
-    pass(errand, request).await
+    pass(&errand, trail, request).await
 }
 
 /// What a follower got.
@@ -144,38 +192,233 @@ enum Followed {
 
 async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Flight>) -> Followed {
     errand.site.metrics.collapsed();
-    match flight.landed().await {
+    let began = clock::mono();
+    let landing = flight.landed().await;
+    errand.site.metrics.collapse_waited(clock::mono().saturating_duration_since(began));
+    match landing {
         Landing::Shared(stored) if stored.selection.matches(request.headers()) => Followed::Response(stored),
         Landing::Shared(_) | Landing::Private => Followed::OnMyOwn,
         Landing::Failed | Landing::Airborne => Followed::Again,
     }
 }
 
-async fn lead(errand: Errand, request: Request<Incoming>, leader: Leader) -> Response<OutBody> {
+async fn lead(
+    errand: Arc<Errand>,
+    mut trail: Box<Trail>,
+    request: Request<Incoming>,
+    leader: Leader,
+) -> Response<OutBody> {
     let head = match errand.shared_head(request.headers()) {
         Ok(head) => head,
-        Err(refusal) => return deliver::failed(errand, &refusal),
+        Err(refusal) => return deliver::failed(trail, &refusal),
     };
     let (reply, outcome) = oneshot::channel();
-    let errand = Arc::new(errand);
     let journey = Journey { errand: Arc::clone(&errand), client: request.headers().clone(), leader };
     tokio::spawn(journey.run(head, Some(reply)));
-    let outcome = outcome.await;
-    match outcome {
-        Ok(Outcome::Shared(stored, Filled::Revalidated)) => {
-            let status = CacheStatus::forwarded(errand.why).forward_status(304).stored();
-            deliver::landed_arc(&errand, &request, &stored, status)
+    match outcome.await {
+        Ok(Outcome::Shared { stored, status, endpoint, timings }) => {
+            trail.travelled(&endpoint, timings);
+            let mut told = errand.status.stored();
+            if status != stored.status {
+                told = told.origin_status(status.as_u16());
+            }
+            match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &told) {
+                Ok(response) => response,
+                Err(trail) => pass(&errand, trail, request).await,
+            }
         }
-        Ok(Outcome::Shared(stored, Filled::New(status))) => {
-            let status = CacheStatus::forwarded(errand.why).forward_status(status.as_u16()).stored();
-            deliver::landed_arc(&errand, &request, &stored, status)
+        Ok(Outcome::Private(answered, why)) => {
+            trail.because(why.as_str());
+            trail.travelled(&answered.endpoint, answered.timings);
+            deliver::private(&errand, trail, &request, answered.into_response())
         }
-        Ok(Outcome::Private(answered, why)) => deliver::private(&errand, &request, *answered, why),
         Ok(Outcome::Stale(stored)) => {
-            deliver::landed_arc(&errand, &request, &stored, CacheStatus::stale_on_error())
+            let status = CacheStatus::hit(stored.freshness.ttl(clock::mono())).detail("stale-if-error");
+            match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
+                Ok(response) => response,
+                Err(trail) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
+            }
         }
-        Ok(Outcome::Failed(refusal)) => deliver::failed_arc(&errand, &refusal),
+        Ok(Outcome::Failed(refusal)) => deliver::failed(trail, &refusal),
         // The journey's task is gone without a word: it panicked.
-        Err(_) => deliver::failed_arc(&errand, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
+        Err(_) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
+    }
+}
+
+/// Refreshes what is stored in the background, unless somebody is at it already.
+pub fn refresh(errand: Errand, client: &HeaderMap) {
+    let Some(key) = &errand.key else { return };
+    let Joined::Leader(leader) = errand.edge.cache.flights().join(key) else { return };
+    let Ok(head) = errand.shared_head(client) else { return };
+    let journey = Journey { errand: Arc::new(errand), client: client.clone(), leader };
+    tokio::spawn(journey.run(head, None));
+}
+
+/// A shared fetch under way.
+struct Journey {
+    errand: Arc<Errand>,
+    /// The headers of the client for whom it began: what Vary selects by.
+    client: HeaderMap,
+    leader: Leader,
+}
+
+type Reply = Option<oneshot::Sender<Outcome>>;
+
+fn tell(reply: Reply, outcome: Outcome) {
+    if let Some(reply) = reply {
+        // Who has left need not be told.
+        let _ = reply.send(outcome);
+    }
+}
+
+impl Journey {
+    async fn run(self, head: Parts, reply: Reply) {
+        let fetched = match travel(&self.errand, head, RequestBody::Empty).await {
+            Ok(fetched) => fetched,
+            Err(refusal) => return self.failed(reply, refusal),
+        };
+        let answered = clean(fetched);
+        if answered.status == StatusCode::NOT_MODIFIED {
+            return self.revalidated(reply, answered);
+        }
+        if answered.status.is_server_error()
+            && let Some(stale) = self.usable_stale()
+        {
+            return self.land_stale(reply, stale);
+        }
+        if self.errand.found.is_some() {
+            self.errand.site.metrics.revalidation(Revalidation::Modified);
+        }
+        let no_store = cache_control::parse_request(&self.client).no_store;
+        let policy = &self.errand.snapshot.cache;
+        let verdict = storable::judge(
+            answered.status,
+            &answered.head,
+            no_store,
+            &policy.bounds,
+            policy.object_max,
+            answered.times,
+        );
+        match verdict {
+            Storable::Yes(freshness, fields) if self.admit_place() => {
+                let selection = Selection::of(&fields, &self.client);
+                self.fill(reply, answered, freshness, selection).await;
+            }
+            Storable::Yes(..) => self.keep_private(reply, answered, WhyNotStored::Size),
+            Storable::No(why) => self.keep_private(reply, answered, why),
+        }
+    }
+
+    fn admit_place(&self) -> bool {
+        self.errand.edge.cache.admit_place(&self.errand.site.name, self.errand.scheme, &self.errand.place)
+    }
+
+    fn failed(self, reply: Reply, refusal: Refusal) {
+        if self.errand.found.is_some() {
+            self.errand.site.metrics.revalidation(Revalidation::Error);
+        }
+        match self.usable_stale() {
+            Some(stale) => self.land_stale(reply, stale),
+            None => tell(reply, Outcome::Failed(refusal)),
+        }
+    }
+
+    fn usable_stale(&self) -> Option<Arc<Stored>> {
+        let found = self.errand.found.as_ref()?;
+        reuse::may_replace_an_error(&found.freshness, clock::mono()).then(|| Arc::clone(found))
+    }
+
+    fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {
+        self.leader.share(Arc::clone(&stale));
+        tell(reply, Outcome::Stale(stale));
+    }
+
+    /// The answer is for the one who asked. What was stored before is not what the origin says now.
+    fn keep_private(self, reply: Reply, answered: Answered, why: WhyNotStored) {
+        self.errand.site.metrics.uncacheable(why.as_str());
+        if matches!(why, WhyNotStored::EtagUser | WhyNotStored::SetCookie | WhyNotStored::VaryIdentity) {
+            self.errand.site.metrics.tripwire(why.as_str());
+        }
+        let cache = &self.errand.edge.cache;
+        if self.errand.found.is_some() && !answered.status.is_server_error() {
+            cache.purge(self.leader.key());
+        }
+        if !answered.status.is_server_error() {
+            cache.note_private(self.leader.key());
+        }
+        self.leader.keep_private();
+        tell(reply, Outcome::Private(Box::new(answered), why));
+    }
+
+    /// The origin says that what is stored is still good.
+    fn revalidated(mut self, reply: Reply, answered: Answered) {
+        let found = self.errand.found.as_ref().filter(|found| validator::speaks_of(&found.head, &answered.head));
+        let Some(found) = found else {
+            // It speaks of something else than we asked about; what is stored cannot be trusted, and the next asks anew.
+            self.errand.edge.cache.purge(self.leader.key());
+            tell(reply, Outcome::Failed(Refusal::new(StatusCode::BAD_GATEWAY, "bad_304")));
+            return;
+        };
+        self.errand.site.metrics.revalidation(Revalidation::NotModified);
+        let mut head = validator::freshen(&found.head, &answered.head);
+        let policy = &self.errand.snapshot.cache;
+        let directives = cache_control::parse(&head);
+        let freshness =
+            crate::semantics::freshness::assess(found.status, &head, &directives, &policy.bounds, answered.times);
+        deliver::decorate(&mut head);
+        let stored = Arc::new(Stored {
+            status: found.status,
+            head,
+            body: found.body.clone(),
+            freshness,
+            selection: found.selection.clone(),
+        });
+        self.store(&stored);
+        self.leader.share(Arc::clone(&stored));
+        let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
+        tell(reply, Outcome::Shared { stored, status, endpoint, timings });
+    }
+
+    fn store(&self, stored: &Arc<Stored>) {
+        let cache = &self.errand.edge.cache;
+        self.leader.store_unless_purged(|| cache.put(self.leader.key(), stored));
+    }
+
+    /// Lets everybody read while the body arrives, and stores it at its end.
+    async fn fill(
+        mut self,
+        reply: Reply,
+        answered: Answered,
+        freshness: crate::semantics::freshness::Freshness,
+        selection: Selection,
+    ) {
+        let cache = &self.errand.edge.cache;
+        let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
+        let Answered { status, mut head, mut body, times, endpoint, timings } = answered;
+        deliver::prepare(&mut head, len, times.answered);
+        let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
+        let body_so_far = StoredBody::Filling(writer.fill());
+        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection });
+        self.leader.share(Arc::clone(&stored));
+        tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, endpoint, timings });
+        while let Some(frame) = body.frame().await {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    debug!(site = %self.errand.site.name, error = crate::telemetry::chain(&*error), "body broke off");
+                    return;
+                }
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if writer.write(data).await == Write::Abandoned {
+                return;
+            }
+        }
+        drop(body);
+        if let Ok(Some(body)) = writer.finish() {
+            let mut whole = stored.completed(body);
+            deliver::set_length(&mut whole.head, whole.body.len());
+            self.store(&Arc::new(whole));
+        }
     }
 }

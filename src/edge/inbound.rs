@@ -46,8 +46,7 @@ pub fn body(errand: &Errand, incoming: Incoming) -> Result<RequestBody, Refusal>
     }
     let fault = Arc::new(OnceLock::new());
     let pause = errand.snapshot.server.limits.body_idle;
-    let inbound =
-        Inbound { incoming, left: most, pause, last: clock::mono(), timer: None, fault: Arc::clone(&fault) };
+    let inbound = Inbound { incoming, left: most, pause, last: clock::mono(), timer: None, fault: Arc::clone(&fault) };
     Ok(RequestBody::Stream { body: inbound.boxed_unsync(), fault })
 }
 

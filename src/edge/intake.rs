@@ -4,10 +4,14 @@
 
 use crate::admission::acl;
 use crate::edge::refusal::Refusal;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::Why;
 use crate::semantics::framing;
 use crate::semantics::hop;
 use crate::semantics::host;
 use crate::semantics::host::Authority;
+use crate::semantics::key::KeyBuf;
+use crate::semantics::key::Parts;
 use crate::semantics::target;
 use crate::semantics::target::Target;
 use crate::snapshot::Found;
@@ -31,16 +35,19 @@ pub struct Approach {
     pub peer: IpAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
+    /// Whether it is HTTP/2.
+    pub http2: bool,
 }
 
 /// A request that was judged and found good.
-#[derive(Debug)]
 pub struct Question<'r> {
+    /// How it came.
+    pub approach: Approach,
     /// The site it is for.
     pub site: &'r Arc<Site>,
     /// The scheme that visitors see.
     pub scheme: &'static str,
-    /// Host and port, as the client wrote them, in one spelling.
+    /// Host and port as visitors see them.
     pub authority: Authority<'r>,
     /// Path and query, as Zope will read them.
     pub target: Target<'r>,
@@ -61,8 +68,6 @@ pub enum Kind {
     Pass(WhyPass),
     /// Asks to forget a URL.
     Purge,
-    /// `OPTIONS *`: about the server itself.
-    AboutServer,
 }
 
 /// Why a request goes past the cache.
@@ -76,6 +81,8 @@ pub enum WhyPass {
     Identity,
     /// It asks for a part of the whole.
     Range,
+    /// It has a condition that only the origin may judge (RFC 9111 4.3.2).
+    Condition,
     /// It wants another protocol.
     Upgrade,
     /// The site is configured with `cache = false`.
@@ -83,18 +90,19 @@ pub enum WhyPass {
 }
 
 /// What came of judging a request.
-#[derive(Debug)]
 pub enum Judged<'r> {
     /// Good.
     Question(Question<'r>),
     /// It belongs at another address of the same site.
     Redirect(String),
-    /// Refused.
-    Refused(Refusal),
+    /// `OPTIONS *`: about the server itself (RFC 9110 9.3.7).
+    AboutServer,
+    /// Refused, and by which site, if it got so far.
+    Refused(Refusal, Option<&'r Arc<Site>>, ClientAddr),
 }
 
 impl WhyPass {
-    /// The word in the access log.
+    /// The word in the access log and in Cache-Status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,10 +110,63 @@ impl WhyPass {
             Self::Body => "body",
             Self::Identity => "identity",
             Self::Range => "range",
+            Self::Condition => "condition",
             Self::Upgrade => "upgrade",
             Self::Site => "site",
         }
     }
+
+    /// The status in the words of RFC 9211.
+    #[must_use]
+    pub fn status(self) -> CacheStatus {
+        match self {
+            Self::Method => CacheStatus::forwarded(Why::Method),
+            Self::Range => CacheStatus::forwarded(Why::Partial),
+            other => CacheStatus::forwarded(Why::Bypass).detail(other.as_str()),
+        }
+    }
+}
+
+impl Question<'_> {
+    /// The key under which its answer is stored. A default port and none are the same.
+    pub fn key<'k>(&self, buffer: &'k mut KeyBuf) -> &'k [u8] {
+        buffer.build(&Parts {
+            scheme: self.scheme,
+            authority: place(self.scheme, &self.authority),
+            path: &self.target.path,
+            query: self.target.query.as_deref(),
+        })
+    }
+
+    /// The authority without a port that goes without saying.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        place(self.scheme, &self.authority)
+    }
+
+    /// The target that the origin gets.
+    #[must_use]
+    pub fn origin_target(&self) -> String {
+        let query = self.target.query.as_deref();
+        if let Some(zope) = &self.site.zope {
+            let port = self.authority.port().unwrap_or(default_port(self.scheme));
+            return zope.rewrite(self.scheme, self.authority.host(), port, &self.target.path, query);
+        }
+        match query {
+            Some(query) => format!("{}?{query}", self.target.path),
+            None => self.target.path.to_string(),
+        }
+    }
+}
+
+fn default_port(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
+}
+
+/// An authority without the port that its scheme implies.
+#[must_use]
+pub fn place<'a>(scheme: &str, authority: &'a Authority<'_>) -> &'a str {
+    if authority.port() == Some(default_port(scheme)) { authority.host() } else { authority.as_str() }
 }
 
 /// Judges the head of `request`.
@@ -114,111 +175,128 @@ pub fn judge<'r, B: http_body::Body>(
     approach: Approach,
     request: &'r Request<B>,
 ) -> Judged<'r> {
-    match question(snapshot, approach, request) {
-        Ok(Ok(question)) => Judged::Question(question),
-        Ok(Err(location)) => Judged::Redirect(location),
-        Err(refusal) => Judged::Refused(refusal),
+    let client = hop::client_addr(approach.peer, request.headers(), &snapshot.server.trusted);
+    let mut seen = None;
+    match question(snapshot, approach, request, client, &mut seen) {
+        Ok(judged) => judged,
+        Err(refusal) => Judged::Refused(refusal, seen, client),
     }
 }
 
-/// The inner `Err` is a redirect's location.
 fn question<'r, B: http_body::Body>(
     snapshot: &'r Snapshot,
     approach: Approach,
     request: &'r Request<B>,
-) -> Result<Result<Question<'r>, String>, Refusal> {
+    client: ClientAddr,
+    seen: &mut Option<&'r Arc<Site>>,
+) -> Result<Judged<'r>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
     framing::request(method, request.version(), headers).map_err(refused)?;
-    let authority = host::effective(request.version(), request.uri(), headers).map_err(refused)?;
-    let client = hop::client_addr(approach.peer, headers, &snapshot.server.trusted);
+    let authority = host::effective(request.uri(), headers, approach.http2).map_err(refused)?;
     if method == Method::OPTIONS && request.uri().path() == "*" {
-        let site = snapshot.any_site().ok_or(unknown_site())?;
-        return Ok(Ok(about_server(site, authority, client)));
+        return Ok(Judged::AboutServer);
     }
-    let target = target::parse(request.uri(), snapshot.server.limits.target_bytes).map_err(refused)?;
+    let purge = method.as_str() == "PURGE";
+    let target = target::parse(request.uri(), snapshot.server.limits.target_bytes.as_usize()).map_err(refused)?;
     let (site, canonical) = match snapshot.site(authority.host()) {
         Some(Found::Site(site)) => (site, true),
         Some(Found::Alias(site)) => (site, false),
-        None if method.as_str() == "PURGE" => (snapshot.any_site().ok_or(unknown_site())?, true),
-        None => return Err(unknown_site()),
+        // Plone purges at the proxy's own address, which is the name of no site.
+        None if purge => (snapshot.sites().first().ok_or(UNKNOWN_SITE)?, true),
+        None => return Err(UNKNOWN_SITE),
     };
+    *seen = Some(site);
+    if purge {
+        let question = Question {
+            approach,
+            site,
+            scheme: "http",
+            authority,
+            target,
+            client,
+            identity: Identity::Anonymous,
+            kind: Kind::Purge,
+        };
+        return Ok(Judged::Question(question));
+    }
     if !site.allow.is_empty() && !acl::contains(&site.allow, client.0) {
+        site.metrics.acl_denied();
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
+    vhost::refuse_words(&target.path).map_err(refused)?;
     let scheme = site.scheme.unwrap_or(if approach.tls { "https" } else { "http" });
-    let question = Question { site, scheme, authority, target, client, identity: Identity::Anonymous, kind: Kind::Purge };
-    if method.as_str() == "PURGE" {
-        return Ok(Ok(question));
-    }
-    vhost::refuse_words(&question.target.path).map_err(refused)?;
-    if let Some(location) = moved(snapshot, approach, &question, canonical) {
-        return Ok(Err(location));
+    if let Some(location) = moved(snapshot, approach, site, scheme, &authority, &target, canonical) {
+        return Ok(Judged::Redirect(location));
     }
     for limit in &site.limits {
-        limit.check(client).map_err(|wait| {
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(wait.retry_after))
-        })?;
+        limit
+            .check(client)
+            .map_err(|wait| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(wait)))?;
     }
     let identity = session::identity(headers, &site.identity_cookies);
-    let kind = kind(site, request, &identity);
-    Ok(Ok(Question { identity, kind, ..question }))
+    let kind = kind(site, request, identity);
+    Ok(Judged::Question(Question { approach, site, scheme, authority, target, client, identity, kind }))
 }
 
 /// Where the request belongs instead: the canonical host, or the TLS listener.
-fn moved(snapshot: &Snapshot, approach: Approach, question: &Question<'_>, canonical: bool) -> Option<String> {
-    let secure = approach.tls || question.scheme == "https";
-    let upgrade = !secure && snapshot.server.https_port.is_some() && snapshot.server.redirect_https;
-    if canonical && !upgrade {
+fn moved(
+    snapshot: &Snapshot,
+    approach: Approach,
+    site: &Site,
+    scheme: &str,
+    authority: &Authority<'_>,
+    target: &Target<'_>,
+    canonical: bool,
+) -> Option<String> {
+    let upgrade = !approach.tls && scheme == "http" && snapshot.server.redirect_https;
+    let https_port = snapshot.server.https_port.filter(|_| upgrade);
+    if canonical && https_port.is_none() {
         return None;
     }
-    let scheme = if upgrade { "https" } else { question.scheme };
-    let host = if canonical { question.authority.host() } else { question.site.name.as_str() };
-    let port = match (upgrade, snapshot.server.https_port) {
-        (true, Some(443)) => String::new(),
-        (true, Some(port)) => format!(":{port}"),
-        _ => question.authority.port().map_or_else(String::new, |port| format!(":{port}")),
+    let scheme = if https_port.is_some() { "https" } else { scheme };
+    let host = if canonical { authority.host() } else { site.name.as_str() };
+    let port = match https_port {
+        Some(443) => None,
+        Some(port) => Some(port),
+        None => authority.port(),
     };
-    let query = question.target.query.map_or_else(String::new, |query| format!("?{query}"));
-    Some(format!("{scheme}://{host}{port}{}{query}", question.target.path))
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    let query = target.query.as_ref().map_or_else(String::new, |query| format!("?{query}"));
+    Some(format!("{scheme}://{host}{port}{}{query}", target.path))
 }
 
-fn about_server<'r>(site: &'r Arc<Site>, authority: Authority<'r>, client: ClientAddr) -> Question<'r> {
-    Question {
-        site,
-        scheme: "http",
-        authority,
-        target: Target::asterisk(),
-        client,
-        identity: Identity::Anonymous,
-        kind: Kind::AboutServer,
-    }
-}
-
-fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: &Identity) -> Kind {
+fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: Identity) -> Kind {
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         return Kind::Pass(WhyPass::Method);
     }
-    if request.version() == Version::HTTP_11 && framing::wants_websocket(request.headers()) {
+    if request.version() == Version::HTTP_11 && method == Method::GET && framing::wants_websocket(request.headers()) {
         return Kind::Pass(WhyPass::Upgrade);
     }
     if !request.body().is_end_stream() {
         return Kind::Pass(WhyPass::Body);
     }
-    if *identity != Identity::Anonymous {
+    if !site.cache {
+        return Kind::Pass(WhyPass::Site);
+    }
+    if identity != Identity::Anonymous {
         return Kind::Pass(WhyPass::Identity);
     }
     if request.headers().contains_key(http::header::RANGE) {
         return Kind::Pass(WhyPass::Range);
     }
-    if site.cache.is_none() { Kind::Pass(WhyPass::Site) } else { Kind::Shared }
+    let headers = request.headers();
+    if headers.contains_key(http::header::IF_MATCH) || headers.contains_key(http::header::IF_UNMODIFIED_SINCE) {
+        return Kind::Pass(WhyPass::Condition);
+    }
+    Kind::Shared
 }
 
-fn unknown_site() -> Refusal {
-    Refusal::new(StatusCode::MISDIRECTED_REQUEST, "unknown_site")
-}
+const UNKNOWN_SITE: Refusal =
+    Refusal { status: StatusCode::MISDIRECTED_REQUEST, why: "unknown_site", retry_after: None, close: false };
 
 fn refused(refused: framing::Refused) -> Refusal {
-    // What follows a request that was refused for its framing cannot be trusted to be a request.
-    Refusal::new(refused.status, refused.why).closing()
+    // What follows a request that could be read in two ways cannot be trusted to be a request.
+    let refusal = Refusal::new(refused.status, refused.why);
+    if refused.status == StatusCode::BAD_REQUEST { refusal.closing() } else { refusal }
 }

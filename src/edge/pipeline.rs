@@ -1,6 +1,6 @@
 //! The data path, in the order of the path: THE function to read is [`Session::call`].
 //!
-//! intake judges; a fresh stored response is answered at once, without a task or an allocation of its own; everything else
+//! intake judges; a fresh stored response is answered at once, without a task or a copy of the request; everything else
 //! becomes an [`Errand`] that owns what it needs and may take its time.
 
 use crate::clock;
@@ -10,6 +10,7 @@ use crate::edge::body::OutBody;
 use crate::edge::body::RequestWatch;
 use crate::edge::deliver;
 use crate::edge::errand::Errand;
+use crate::edge::errand::Lookup;
 use crate::edge::fetch;
 use crate::edge::intake;
 use crate::edge::intake::Approach;
@@ -17,7 +18,6 @@ use crate::edge::intake::Judged;
 use crate::edge::intake::Kind;
 use crate::edge::intake::Question;
 use crate::edge::purge;
-use crate::edge::refusal::Refusal;
 use crate::edge::trail::Trail;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
@@ -27,11 +27,9 @@ use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
 use crate::units::Now;
-use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::StatusCode;
-use http::header;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use std::cell::RefCell;
@@ -52,7 +50,7 @@ pub struct Session {
 /// The answer to one request: at hand, or under way.
 pub enum Answer {
     /// At hand.
-    Ready(Option<Response<OutBody>>),
+    Ready(Option<Box<Response<OutBody>>>),
     /// Under way.
     Pending(Pin<Box<dyn Future<Output = Response<OutBody>> + Send>>),
 }
@@ -62,8 +60,8 @@ impl Future for Answer {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            // hyper polls an answer once it is ready only once; a second poll waits for ever instead of panicking.
-            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            // An answer that was given is not asked for again; if it were, waiting is better than a panic.
+            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(*response))),
             Self::Pending(future) => future.as_mut().poll(cx).map(Ok),
         }
     }
@@ -72,13 +70,8 @@ impl Future for Answer {
 /// What the first look at a request gave.
 enum First {
     Answered(Response<OutBody>),
-    Errand(Box<Errand>, Then),
-}
-
-/// What an errand is for.
-enum Then {
-    Pass,
-    Fetch,
+    Pass(Box<Errand>, Box<Trail>),
+    Fetch(Box<Errand>, Box<Trail>),
 }
 
 thread_local! {
@@ -89,8 +82,8 @@ thread_local! {
 impl Session {
     /// The service of a connection from `peer`.
     #[must_use]
-    pub fn new(edge: &Arc<Edge>, peer: SocketAddr, tls: bool, activity: &Arc<Activity>) -> Self {
-        let approach = Approach { peer: peer.ip(), tls };
+    pub fn new(edge: &Arc<Edge>, peer: SocketAddr, tls: bool, http2: bool, activity: &Arc<Activity>) -> Self {
+        let approach = Approach { peer: peer.ip().to_canonical(), tls, http2 };
         Self { edge: Arc::clone(edge), approach, activity: Arc::clone(activity) }
     }
 }
@@ -103,20 +96,20 @@ impl Service<Request<Incoming>> for Session {
     fn call(&self, request: Request<Incoming>) -> Answer {
         let watch = RequestWatch::begin(&self.activity);
         let now = clock::now();
-        let edge = Arc::clone(&self.edge);
-        let snapshot = edge.snapshots.load();
+        let snapshot = self.edge.snapshots.load();
         match first(&self.edge, &snapshot, self.approach, &request, now) {
-            First::Answered(response) => Answer::Ready(Some(response.map(|body| body.watched(watch)))),
-            First::Errand(errand, then) => {
-                let run = async move {
-                    let response = match then {
-                        Then::Pass => fetch::pass(*errand, request).await,
-                        Then::Fetch => fetch::shared(*errand, request).await,
-                    };
-                    response.map(|body| body.watched(watch))
-                };
-                Answer::Pending(Box::pin(run))
+            First::Answered(response) => {
+                // Whatever body the request has is drained by hyper within its bound, or the connection closes.
+                Answer::Ready(Some(Box::new(response.map(|body| body.watched(watch)))))
             }
+            First::Pass(errand, trail) => Answer::Pending(Box::pin(async move {
+                let response = fetch::pass(&errand, trail, request).await;
+                response.map(|body| body.watched(watch))
+            })),
+            First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
+                let response = fetch::shared(*errand, trail, request).await;
+                response.map(|body| body.watched(watch))
+            })),
         }
     }
 }
@@ -134,13 +127,20 @@ fn first(
         Judged::Redirect(location) => {
             return First::Answered(deliver::redirect(edge, approach, request, &location, now));
         }
-        Judged::Refused(refusal) => return First::Answered(deliver::refused(edge, approach, request, &refusal, now)),
+        Judged::AboutServer => return First::Answered(deliver::about_server(edge, approach, request, now)),
+        Judged::Refused(refusal, site, client) => {
+            return First::Answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
+        }
     };
     match question.kind {
-        Kind::Shared => lookup(edge, snapshot, request, &question, now),
-        Kind::Pass(_) => First::Errand(Box::new(Errand::new(edge, snapshot, request, &question, None, now)), Then::Pass),
+        Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
+        Kind::Pass(why) => match Errand::new(edge, snapshot, &question, None, why.status()) {
+            Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
+            Err(refusal) => {
+                First::Answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
+            }
+        },
         Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
-        Kind::AboutServer => First::Answered(deliver::about_server(edge, request, &question, now)),
     }
 }
 
@@ -150,32 +150,48 @@ fn lookup(
     snapshot: &Arc<Snapshot>,
     request: &Request<Incoming>,
     question: &Question<'_>,
+    buffer: &mut KeyBuf,
     now: Now,
 ) -> First {
-    KEY.with_borrow_mut(|buffer| {
-        let key = question.key(buffer);
-        let shelf = edge.cache.get(key);
-        let found = shelf.as_ref().and_then(|shelf| shelf.select(request.headers()));
-        let Some(stored) = found else {
-            let why = if shelf.is_some() { Why::VaryMiss } else { Why::UriMiss };
-            return errand(edge, snapshot, request, question, Lookup { key, found: None, why }, now);
-        };
-        let directives = cache_control::parse(request.headers());
-        let honour = snapshot.cache.honour_client;
-        match reuse::decide(&stored.freshness, &directives, honour, now.mono) {
-            Reuse::Fresh => {
-                let status = CacheStatus::hit(stored.freshness.ttl(now.mono));
-                First::Answered(deliver::stored(edge, request, question, stored, status, now))
+    let key = question.key(buffer);
+    let directives = cache_control::parse_request(request.headers());
+    let shelf = edge.cache.get(key);
+    let found = shelf.as_ref().and_then(|shelf| shelf.select(request.headers()));
+    let reuse = found
+        .map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now.mono)));
+    let status = match reuse {
+        Some((stored, Reuse::Fresh)) => {
+            let status = CacheStatus::hit(stored.freshness.ttl(now.mono));
+            if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
+                return First::Answered(response);
             }
-            Reuse::StaleWhileRevalidate => {
-                let lookup = Lookup { key, found: Some(stored), why: Why::Stale };
-                fetch::refresh(Errand::new(edge, snapshot, request, question, Some(lookup), now));
-                let status = CacheStatus::hit(stored.freshness.ttl(now.mono)).detail("stale-while-revalidate");
-                First::Answered(deliver::stored(edge, request, question, stored, status, now))
-            }
-            Reuse::Revalidate(why) => {
-                errand(edge, snapshot, request, question, Lookup { key, found: Some(stored), why }, now)
-            }
+            CacheStatus::forwarded(Why::UriMiss)
         }
-    })
+        Some((stored, Reuse::StaleWhileRevalidate)) => {
+            let status = CacheStatus::hit(stored.freshness.ttl(now.mono)).detail("stale-while-revalidate");
+            if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
+                let lookup = Lookup { key, found: Some(stored) };
+                let status = CacheStatus::forwarded(Why::Stale);
+                if let Ok(errand) = Errand::new(edge, snapshot, question, Some(&lookup), status) {
+                    fetch::refresh(errand, request.headers());
+                }
+                return First::Answered(response);
+            }
+            CacheStatus::forwarded(Why::Stale)
+        }
+        Some((_, Reuse::Stale)) => CacheStatus::forwarded(Why::Stale),
+        Some((_, Reuse::Request)) => CacheStatus::forwarded(Why::Request),
+        None if shelf.is_some() => CacheStatus::forwarded(Why::VaryMiss),
+        None => CacheStatus::forwarded(Why::UriMiss),
+    };
+    if directives.only_if_cached {
+        // RFC 9111 5.2.1.7.
+        let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
+        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+    }
+    let lookup = Lookup { key, found };
+    match Errand::new(edge, snapshot, question, Some(&lookup), status) {
+        Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
+        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
+    }
 }

@@ -11,6 +11,9 @@ use http::StatusCode;
 use http::header;
 use std::time::Duration;
 
+/// The methods that sites answer.
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
+
 /// A request that gets no answer from a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -62,7 +65,7 @@ impl Refusal {
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 15.5.6: a 405 names what is allowed.
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"));
+            headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -255,6 +255,7 @@ fn tell(edge: &Edge, facts: &Facts, began: Instant, now: Instant, sent: u64) {
         return;
     };
     if facts.cache == CacheWord::Synth
+        && (facts.status.is_client_error() || facts.status.is_server_error())
         && let Some(why) = facts.why
     {
         site.metrics.refused(why);

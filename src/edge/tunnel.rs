@@ -2,7 +2,6 @@
 
 use crate::clock;
 use crate::edge::body::OutBody;
-use crate::edge::errand::Errand;
 use crate::upstream::Fetched;
 use http::HeaderMap;
 use http::HeaderValue;
@@ -32,7 +31,7 @@ pub fn ask(headers: &mut HeaderMap) {
 }
 
 /// Answers the client's 101 and moves bytes from then on, keeping the origin's thread for as long.
-pub fn open(errand: &Errand, client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
+pub fn open(client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
     let (origin, parts, lease) = fetched.into_tunnel();
     let mut headers = parts.headers;
     crate::semantics::hop::clean_response(&mut headers);
@@ -49,7 +48,6 @@ pub fn open(errand: &Errand, client: OnUpgrade, fetched: Fetched) -> Response<Ou
         pump(client, origin).await;
         drop(lease);
     });
-    let _ = errand;
     let mut response = Response::new(OutBody::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;

@@ -3,16 +3,21 @@
 //! Workers share the cache, the upstreams and the counters, and nothing else.
 
 use crate::clock;
+use crate::config::settings::Limits as Configured;
 use crate::edge::Edge;
 use crate::edge::activity::Activity;
+use crate::edge::activity::Bounds;
 use crate::edge::activity::Closed;
 use crate::edge::connection;
 use crate::edge::connection::Ended;
+use crate::edge::connection::Limits;
 use crate::edge::connection::Protocol;
 use crate::edge::listener::Place;
 use crate::edge::permits::Permit;
 use crate::edge::pipeline::Session;
-use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Carrier;
+use crate::telemetry::metrics::Handshake;
+use rustls::HandshakeKind;
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::io;
@@ -22,6 +27,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -133,22 +140,40 @@ impl Accepting {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, connections: &TaskTracker) {
         let snapshot = self.edge.snapshots.load();
-        let limits = &snapshot.server.limits;
-        match self.edge.permits.take(peer.ip(), limits.connections, limits.per_client) {
+        let server = &snapshot.server;
+        let limits = &server.limits;
+        match self.edge.permits.take(peer.ip(), limits.connections as usize, limits.per_client as usize) {
             Ok(permit) => {
-                let tls = if self.door.place.tls { snapshot.tls.clone() } else { None };
                 let visit = Visit {
                     edge: Arc::clone(&self.edge),
                     door: Arc::clone(&self.door),
                     peer,
+                    handshake: limits.handshake,
+                    h2c: server.h2c,
+                    limits: protocol_limits(limits),
                     stop: self.stop.clone(),
                     _permit: permit,
                 };
-                drop(snapshot);
+                let tls = if self.door.place.tls { snapshot.tls.clone() } else { None };
                 connections.spawn(visit.serve(stream, tls));
             }
             Err(full) => self.edge.metrics.connection_rejected(full.as_str()),
         }
+    }
+}
+
+/// The bounds of a connection, taken from the snapshot so that it is not kept for as long as the connection lasts.
+fn protocol_limits(limits: &Configured) -> Limits {
+    Limits {
+        bounds: Bounds {
+            first_byte: limits.first_byte,
+            head: limits.head,
+            idle: limits.idle,
+            write_idle: limits.write_idle,
+        },
+        header_bytes: limits.header_bytes.as_usize(),
+        headers: limits.headers as usize,
+        h2_streams: limits.h2_streams,
     }
 }
 
@@ -169,6 +194,9 @@ struct Visit {
     edge: Arc<Edge>,
     door: Arc<Door>,
     peer: SocketAddr,
+    handshake: Duration,
+    h2c: bool,
+    limits: Limits,
     stop: CancellationToken,
     _permit: Permit,
 }
@@ -179,52 +207,58 @@ impl Visit {
             debug!(peer = %self.peer, %error, "connection was gone before it was served");
             return;
         }
-        let snapshot = self.edge.snapshots.load_full();
         match tls {
-            Some(config) => self.serve_tls(stream, config, &snapshot).await,
-            None if snapshot.server.h2c => self.serve_sniffed(stream, &snapshot).await,
-            None => self.serve_http(stream, Vec::new(), Protocol::Http1, &snapshot).await,
+            Some(config) => self.serve_tls(stream, config).await,
+            // A TLS listener without certificates is refused by `check`; speaking HTTP on it would be worse than nothing.
+            None if self.door.place.tls => {}
+            None if self.h2c => self.serve_sniffed(stream).await,
+            None => self.serve_http(stream, Vec::new(), Protocol::Http1).await,
         }
     }
 
-    async fn serve_tls(self, stream: TcpStream, config: Arc<ServerConfig>, snapshot: &Snapshot) {
+    async fn serve_tls(self, stream: TcpStream, config: Arc<ServerConfig>) {
         let began = clock::mono();
         let handshake = TlsAcceptor::from(config).accept(stream);
-        match tokio::time::timeout(snapshot.server.limits.handshake, handshake).await {
+        match tokio::time::timeout(self.handshake, handshake).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
-                let version = session.protocol_version();
+                let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+                let took = clock::mono().saturating_duration_since(began);
+                let done = Handshake::Done { version: session.protocol_version(), resumed, took };
+                self.edge.metrics.tls_handshake(done);
                 let h2 = session.alpn_protocol() == Some(b"h2");
-                self.edge.metrics.tls_handshake(version, Some(clock::mono().saturating_duration_since(began)));
-                let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
-                self.serve_http(stream, Vec::new(), protocol, snapshot).await;
+                self.serve_http(stream, Vec::new(), if h2 { Protocol::Http2 } else { Protocol::Http1 }).await;
             }
             Ok(Err(error)) => {
-                self.edge.metrics.tls_handshake(None, None);
+                self.edge.metrics.tls_handshake(Handshake::Failed);
                 debug!(peer = %self.peer, %error, "TLS handshake failed");
             }
-            Err(_) => self.timed_out("handshake"),
+            Err(_) => {
+                self.edge.metrics.tls_handshake(Handshake::TimedOut);
+                self.timed_out("handshake");
+            }
         }
     }
 
-    async fn serve_sniffed(self, mut stream: TcpStream, snapshot: &Snapshot) {
-        match connection::sniff(&mut stream, snapshot.server.limits.protocol.bounds.first_byte).await {
-            Ok(Some((protocol, ahead))) => self.serve_http(stream, ahead, protocol, snapshot).await,
+    async fn serve_sniffed(self, mut stream: TcpStream) {
+        match connection::sniff(&mut stream, self.limits.bounds.first_byte).await {
+            Ok(Some((protocol, ahead))) => self.serve_http(stream, ahead, protocol).await,
             Ok(None) => {}
             Err(closed) => self.timed_out(closed.as_str()),
         }
     }
 
-    async fn serve_http<S>(&self, stream: S, ahead: Vec<u8>, protocol: Protocol, snapshot: &Snapshot)
+    async fn serve_http<S>(&self, stream: S, ahead: Vec<u8>, protocol: Protocol)
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::new(Activity::new(clock::mono(), protocol == Protocol::Http2));
-        let listener = self.edge.metrics.listener(self.door.local, self.door.place.tls, protocol);
-        let session = Session::new(&self.edge, self.peer, self.door.local, self.door.place.tls, &activity);
+        let http2 = protocol == Protocol::Http2;
+        let tls = self.door.place.tls;
+        let activity = Arc::new(Activity::new(clock::mono(), http2));
+        let listener = self.edge.metrics.listener(self.door.local, Carrier::of(tls, http2));
+        let session = Session::new(&self.edge, self.peer, tls, http2, &activity);
         listener.opened();
-        let limits = &snapshot.server.limits.protocol;
-        let ended = connection::serve(stream, ahead, protocol, activity, limits, session, &self.stop).await;
+        let ended = connection::serve(stream, ahead, protocol, activity, &self.limits, session, &self.stop).await;
         listener.closed();
         match ended {
             Ended::Normally | Ended::TimedOut(Closed::Idle) => {}

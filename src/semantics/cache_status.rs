@@ -32,8 +32,17 @@ pub struct CacheStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    Hit { ttl: i64 },
-    Forward { why: Why, status: Option<u16>, stored: bool, collapsed: bool },
+    Hit {
+        ttl: i64,
+    },
+    Forward {
+        why: Why,
+        status: Option<u16>,
+        stored: bool,
+        collapsed: bool,
+    },
+    /// Neither: the answer is our own.
+    Synth,
 }
 
 impl Why {
@@ -63,6 +72,12 @@ impl CacheStatus {
     #[must_use]
     pub fn forwarded(why: Why) -> Self {
         Self { outcome: Outcome::Forward { why, status: None, stored: false, collapsed: false }, detail: None }
+    }
+
+    /// The answer is our own; there is no word of RFC 9211 for it, and visitors are not told.
+    #[must_use]
+    pub fn synth() -> Self {
+        Self { outcome: Outcome::Synth, detail: None }
     }
 
     /// With the origin's status, where it differs from ours.
@@ -106,7 +121,14 @@ impl CacheStatus {
             Outcome::Hit { ttl } if ttl < 0 => "hit-stale",
             Outcome::Hit { .. } => "hit",
             Outcome::Forward { why, .. } => why.as_str(),
+            Outcome::Synth => "synth",
         }
+    }
+
+    /// The word of ours that goes with it.
+    #[must_use]
+    pub fn detail_word(&self) -> Option<&'static str> {
+        self.detail
     }
 
     /// Whether the answer came from the cache without a word to the origin.
@@ -123,6 +145,7 @@ impl CacheStatus {
         let _ = match self.outcome {
             Outcome::Hit { ttl } => write!(text, "tidegate; hit; ttl={ttl}"),
             Outcome::Forward { why, .. } => write!(text, "tidegate; fwd={}", why.as_str()),
+            Outcome::Synth => write!(text, "tidegate"),
         };
         if let Outcome::Forward { status, stored, collapsed, .. } = self.outcome {
             if let Some(status) = status {
@@ -159,7 +182,10 @@ mod tests {
             (CacheStatus::hit(376), "tidegate; hit; ttl=376"),
             (CacheStatus::hit(-5).detail("stale-on-error"), "tidegate; hit; ttl=-5; detail=stale-on-error"),
             (CacheStatus::forwarded(Why::UriMiss).stored(), "tidegate; fwd=uri-miss; stored"),
-            (CacheStatus::forwarded(Why::Stale).origin_status(304).stored(), "tidegate; fwd=stale; fwd-status=304; stored"),
+            (
+                CacheStatus::forwarded(Why::Stale).origin_status(304).stored(),
+                "tidegate; fwd=stale; fwd-status=304; stored",
+            ),
             (CacheStatus::forwarded(Why::VaryMiss).collapsed(), "tidegate; fwd=vary-miss; collapsed"),
         ] {
             assert_eq!(status.value(), text);

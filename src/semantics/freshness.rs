@@ -94,7 +94,8 @@ pub fn assess(
     times: Times,
 ) -> Freshness {
     let explicit = explicit_lifetime(headers, directives, times.answered.wall);
-    let guessed = explicit.is_none().then(|| heuristic_lifetime(status, headers, bounds, times.answered.wall)).flatten();
+    let guessed =
+        explicit.is_none().then(|| heuristic_lifetime(status, headers, bounds, times.answered.wall)).flatten();
     let mut lifetime = explicit.or(guessed).unwrap_or(Duration::ZERO);
     if !is_success_or_permanent(status) {
         lifetime = lifetime.min(bounds.error_ttl_max);
@@ -140,12 +141,7 @@ fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, now: SystemTi
 }
 
 /// RFC 9111 4.2.2: a tenth of the time since the last modification, within the operator's bound.
-fn heuristic_lifetime(
-    status: StatusCode,
-    headers: &HeaderMap,
-    bounds: &Bounds,
-    now: SystemTime,
-) -> Option<Duration> {
+fn heuristic_lifetime(status: StatusCode, headers: &HeaderMap, bounds: &Bounds, now: SystemTime) -> Option<Duration> {
     if bounds.heuristic_max.is_zero() || !is_heuristically_cacheable(status) {
         return None;
     }

@@ -254,7 +254,8 @@ mod tests {
         for listed in ["close, Host", "cookie", "x, X-Forwarded-For", "authorization", "content-length"] {
             assert_eq!(clean_request(&mut headers(&[("connection", listed)])).unwrap_err().status, 400, "{listed}");
         }
-        let mut response = headers(&[("connection", "close, set-cookie, x-hop"), ("set-cookie", "a=b"), ("x-hop", "1")]);
+        let mut response =
+            headers(&[("connection", "close, set-cookie, x-hop"), ("set-cookie", "a=b"), ("x-hop", "1")]);
         clean_response(&mut response);
         assert_eq!(names(&response), "set-cookie");
     }
@@ -278,7 +279,12 @@ mod tests {
 
     #[test]
     fn the_origin_learns_what_we_know_and_not_what_the_client_says() {
-        let lies = [("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=9.9.9.9"), ("x-forwarded-proto", "https"), ("x-real-ip", "9.9.9.9")];
+        let lies = [
+            ("x-forwarded-for", "9.9.9.9"),
+            ("forwarded", "for=9.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "9.9.9.9"),
+        ];
         let mut request = headers(&lies);
         overwrite_forwarded(&mut request, "192.0.2.1".parse().unwrap(), false, "http", "www.example.org:8080");
         assert_eq!(names(&request), "x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto");

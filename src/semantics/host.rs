@@ -135,8 +135,29 @@ mod tests {
             assert_eq!((authority.host(), authority.port()), (host, port), "{text}");
         }
         for text in [
-            "", ":80", "a b", "a,b", "user@a", "a/b", "a?b", "a#b", "a\tb", "a:80:80", "a..b", ".a", "a.", "a:0", "a:65536", "a:8o",
-            "[::1", "[zope]", "::1", "[::1]x", "a:+80", "a:-1", "\u{e4}.example",
+            "",
+            ":80",
+            "a b",
+            "a,b",
+            "user@a",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a\tb",
+            "a:80:80",
+            "a..b",
+            ".a",
+            "a.",
+            "a:0",
+            "a:65536",
+            "a:8o",
+            "[::1",
+            "[zope]",
+            "::1",
+            "[::1]x",
+            "a:+80",
+            "a:-1",
+            "\u{e4}.example",
         ] {
             assert!(Authority::parse(text.as_bytes()).is_err(), "{text}");
         }

@@ -125,7 +125,8 @@ fn useless(status: StatusCode, response: &HeaderMap, freshness: &Freshness) -> O
     }
     let ever_fresh = freshness.lifetime > freshness.initial_age && !freshness.always_ask;
     let askable = has_validator && status == StatusCode::OK;
-    let stale_use = freshness.while_revalidate.max(freshness.if_error) > Duration::ZERO && freshness.lifetime > Duration::ZERO;
+    let stale_use =
+        freshness.while_revalidate.max(freshness.if_error) > Duration::ZERO && freshness.lifetime > Duration::ZERO;
     (!ever_fresh && !askable && !stale_use).then_some(WhyNotStored::NeverFresh)
 }
 

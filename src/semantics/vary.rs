@@ -27,7 +27,8 @@ pub struct Selection {
 pub fn parse(response: &HeaderMap) -> Vary {
     let mut fields = Vec::new();
     for line in response.get_all(header::VARY) {
-        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()) {
+        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+        {
             match HeaderName::from_bytes(name) {
                 Ok(name) if name.as_str() != "*" => fields.push(name),
                 _ => return Vary::Star,
@@ -100,7 +101,13 @@ fn encodings(request: &HeaderMap) -> Vec<u8> {
             }
         }
     }
-    [&b"br,"[..], b"gzip,", b"zstd,", b"*,"].iter().zip(known).filter(|(_, on)| *on).flat_map(|(name, _)| *name).copied().collect()
+    [&b"br,"[..], b"gzip,", b"zstd,", b"*,"]
+        .iter()
+        .zip(known)
+        .filter(|(_, on)| *on)
+        .flat_map(|(name, _)| *name)
+        .copied()
+        .collect()
 }
 
 #[cfg(test)]
@@ -124,7 +131,10 @@ mod tests {
             Vary::Star => "*".to_owned(),
         };
         assert_eq!(names(&[]), "");
-        assert_eq!(names(&[("vary", "Accept-Encoding"), ("vary", "accept , ACCEPT-encoding")]), "accept accept-encoding");
+        assert_eq!(
+            names(&[("vary", "Accept-Encoding"), ("vary", "accept , ACCEPT-encoding")]),
+            "accept accept-encoding"
+        );
         assert_eq!(names(&[("vary", "a"), ("vary", "b, *")]), "*");
         assert_eq!(names(&[("vary", "a b")]), "*", "unreadable is the same as unknown");
     }

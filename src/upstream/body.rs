@@ -116,8 +116,7 @@ pub struct OriginPaused;
 
 impl OriginBody {
     pub(super) fn new(incoming: Incoming, journey: Journey, between_bytes: Duration) -> Self {
-        let mut body =
-            Self { incoming, journey: Some(journey), between_bytes, last: clock::mono(), timer: None };
+        let mut body = Self { incoming, journey: Some(journey), between_bytes, last: clock::mono(), timer: None };
         if body.incoming.is_end_stream() {
             body.end();
         }

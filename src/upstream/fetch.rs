@@ -6,6 +6,7 @@
 use crate::clock;
 use crate::semantics::framing;
 use crate::semantics::framing::Asked;
+use crate::units::SetName;
 use crate::upstream::body::ClientFault;
 use crate::upstream::body::Journey;
 use crate::upstream::body::OriginBody;
@@ -35,6 +36,8 @@ pub struct Fetched {
     pub response: Response<OriginBody>,
     /// Who gave it.
     pub endpoint: Arc<Endpoint>,
+    /// The set it served in.
+    pub set: SetName,
     /// The count of set swaps at which the thread was granted.
     pub epoch: u64,
     /// When the request was sent.
@@ -278,7 +281,8 @@ fn settle(
     let journey = Journey { lease, connection: (!closes).then_some(sender), pool_max: plan.threads };
     let body = OriginBody::new(incoming, journey, plan.timeouts.between_bytes);
     let response = Response::from_parts(parts, body);
-    Ok(Fetched { response, endpoint, epoch, asked, timings, retries })
+    let set = plan.set_of(&endpoint.addr);
+    Ok(Fetched { response, endpoint, set, epoch, asked, timings, retries })
 }
 
 impl Fetched {
@@ -293,4 +297,3 @@ impl Fetched {
         (hyper::upgrade::on(carrier), parts, body.into_lease())
     }
 }
-

@@ -91,7 +91,10 @@ async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
     let path = match &check.kind {
         CheckKind::Off => return Ok(()),
         CheckKind::Tcp => {
-            return connect::tcp(&endpoint.addr, check.timeout).await.map(drop).map_err(|e| crate::telemetry::chain(&e));
+            return connect::tcp(&endpoint.addr, check.timeout)
+                .await
+                .map(drop)
+                .map_err(|e| crate::telemetry::chain(&e));
         }
         CheckKind::Http { path } => path,
     };

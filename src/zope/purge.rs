@@ -65,7 +65,10 @@ mod tests {
             other => format!("{other:?}"),
         };
         for (path, expected) in [
-            ("/VirtualHostBase/http/www.Example.org:80/Plone/VirtualHostRoot/a", "http www.example.org Some(80) /Plone /a"),
+            (
+                "/VirtualHostBase/http/www.Example.org:80/Plone/VirtualHostRoot/a",
+                "http www.example.org Some(80) /Plone /a",
+            ),
             ("/VirtualHostBase/https/example.org/Plone/VirtualHostRoot", "https example.org None /Plone /"),
             ("/VirtualHostBase/http/e.org/VirtualHostRoot/_vh_x/", "http e.org None / /x/"),
             ("/Plone/a/@@images/image", "Some(Path(\"/Plone/a/@@images/image\"))"),

@@ -59,8 +59,18 @@ mod tests {
     #[test]
     fn a_login_is_seen_wherever_it_stands_and_noise_is_not_one() {
         for line in [
-            "__ac=x", "a=b; __ac=\"x y\"", "a=b;__ac_name=x", "a=b,__ac=x", "statusmessages=", "_ZopeId=1", "auth_token=e",
-            "a=\"b; __ac=x\"", "__ac", "shop=1", "  __ac = x", "a=b;; ;__ac=",
+            "__ac=x",
+            "a=b; __ac=\"x y\"",
+            "a=b;__ac_name=x",
+            "a=b,__ac=x",
+            "statusmessages=",
+            "_ZopeId=1",
+            "auth_token=e",
+            "a=\"b; __ac=x\"",
+            "__ac",
+            "shop=1",
+            "  __ac = x",
+            "a=b;; ;__ac=",
         ] {
             assert_eq!(of(&[line]), Identity::Cookie, "{line}");
         }

@@ -38,7 +38,8 @@ impl VirtualHost {
     /// # Errors
     /// When it does not begin with `/`, is not in its one spelling, or holds a word of VirtualHostMonster.
     pub fn parse(root: &str) -> Result<Self, BadUnit> {
-        let wrong = |why: &str| BadUnit(format!("`{root}` is no path in the ZODB: {why}; write it like \"/Plone\", or \"/\""));
+        let wrong =
+            |why: &str| BadUnit(format!("`{root}` is no path in the ZODB: {why}; write it like \"/Plone\", or \"/\""));
         if !root.starts_with('/') {
             return Err(wrong("it must begin with `/`"));
         }
@@ -158,12 +159,19 @@ mod tests {
 
     #[test]
     fn the_forms_that_plone_purges_are_taken_apart() {
-        let found = parse("/VirtualHostBase/http/www.example.org:80/Plone/VirtualHostRoot/_vh_a/_vh_b/docs/img").unwrap();
+        let found =
+            parse("/VirtualHostBase/http/www.example.org:80/Plone/VirtualHostRoot/_vh_a/_vh_b/docs/img").unwrap();
         assert_eq!((found.scheme, found.authority, found.root), ("http", "www.example.org:80", "Plone"));
         assert_eq!((found.inside_out.as_str(), found.path), ("/a/b", "/docs/img"));
         let found = parse("/VirtualHostBase/https/example.org/VirtualHostRoot").unwrap();
         assert_eq!((found.authority, found.root, found.path), ("example.org", "", ""));
-        for path in ["/", "/VirtualHostBase", "/VirtualHostBase/http/x", "/VirtualHostBase/ftp/x/VirtualHostRoot/", "/a/VirtualHostBase/"] {
+        for path in [
+            "/",
+            "/VirtualHostBase",
+            "/VirtualHostBase/http/x",
+            "/VirtualHostBase/ftp/x/VirtualHostRoot/",
+            "/a/VirtualHostBase/",
+        ] {
             assert_eq!(parse(path), None, "{path}");
         }
     }

@@ -161,8 +161,12 @@ impl Queue {
     fn choose(&self, avoid: Option<EndpointId>) -> Option<EndpointId> {
         let free = |id: &EndpointId| {
             let endpoint = self.endpoints.get(id.0)?;
-            (endpoint.up && endpoint.in_flight < self.bounds.limit)
-                .then_some((Some(*id) == avoid, endpoint.in_flight, endpoint.last_grant, *id))
+            (endpoint.up && endpoint.in_flight < self.bounds.limit).then_some((
+                Some(*id) == avoid,
+                endpoint.in_flight,
+                endpoint.last_grant,
+                *id,
+            ))
         };
         self.serving.iter().filter_map(free).min().map(|(_, _, _, id)| id)
     }
@@ -296,7 +300,8 @@ mod tests {
                     self.take(events);
                 }
                 Step::Swap => {
-                    let other = if self.serving.len() == 2 { vec![EndpointId(2)] } else { vec![EndpointId(0), EndpointId(1)] };
+                    let other =
+                        if self.serving.len() == 2 { vec![EndpointId(2)] } else { vec![EndpointId(0), EndpointId(1)] };
                     self.serving.clone_from(&other);
                     let events = self.queue.serve(self.bounds, other);
                     self.take(events);

@@ -1,0 +1,320 @@
+//! Rules between settings. Every rule is checked, so that an operator sees all of them at once.
+
+use crate::config::decode::Context;
+use crate::config::decode::nearest;
+use crate::config::settings::Config;
+use crate::config::settings::Site;
+use crate::config::settings::Upstream;
+use crate::config::values::Listen;
+use crate::config::values::Memory;
+use crate::config::values::UpstreamRef;
+use crate::units::ByteSize;
+use crate::units::SetName;
+use crate::units::SiteName;
+use crate::zope::vhost::VirtualHost;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// The name of the rate limit that is there without being written.
+pub const BUILT_IN_LIMIT: &str = "per-client";
+
+/// Waitress stops accepting at so many connections; other proxies and checks need some too.
+const WAITRESS_CONNECTIONS: u32 = 90;
+
+impl Config {
+    /// Where to listen, with the default filled in.
+    #[must_use]
+    pub fn listens(&self) -> Vec<Listen> {
+        if !self.server.listen.is_empty() {
+            return self.server.listen.clone();
+        }
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let mut listens = vec![Listen { addr: any(80), tls: false }];
+        if !self.tls.certs.is_empty() {
+            listens.push(Listen { addr: any(443), tls: true });
+        }
+        listens
+    }
+}
+
+impl Upstream {
+    /// The sets, with plain `servers` as the set `main`.
+    #[must_use]
+    pub fn sets(&self) -> BTreeMap<SetName, Vec<crate::units::OriginAddr>> {
+        if !self.set.is_empty() {
+            return self.set.clone();
+        }
+        SetName::parse("main").map(|name| (name, self.servers.clone())).into_iter().collect()
+    }
+
+    /// The set that serves, as the file says.
+    #[must_use]
+    pub fn active_set(&self) -> Option<SetName> {
+        self.active.clone().or_else(|| self.sets().into_keys().next())
+    }
+}
+
+/// Checks everything.
+pub fn check(config: &Config, context: &mut Context<'_>) {
+    if let Some(version) = config.version.filter(|version| *version != 1) {
+        let message = format!("this file is of version {version}; this tidegate reads version 1");
+        context.error("E0301", "version", message, "");
+    }
+    listeners(config, context);
+    limits(config, context);
+    cache(config, context);
+    sites(config, context);
+    for (name, upstream) in &config.upstream {
+        check_upstream(&format!("upstream.{name}"), upstream, context);
+    }
+    unused_upstreams(config, context);
+}
+
+fn range(context: &mut Context<'_>, path: &str, value: u32, allowed: RangeInclusive<u32>) {
+    if !allowed.contains(&value) {
+        let message = format!("`{path}` is {value}; it must be from {} to {}", allowed.start(), allowed.end());
+        context.error("E0302", path, message, "");
+    }
+}
+
+fn positive(context: &mut Context<'_>, path: &str, value: Duration) {
+    if value.is_zero() {
+        context.error("E0303", path, format!("`{path}` must be longer than 0"), "");
+    }
+}
+
+fn listeners(config: &Config, context: &mut Context<'_>) {
+    let mut seen = BTreeSet::new();
+    for (at, listen) in config.listens().iter().enumerate() {
+        let path = format!("server.listen.{at}");
+        if !seen.insert(listen.addr) {
+            context.error("E0304", &path, format!("{} is listed twice", listen.addr), "leave one of them out");
+        }
+        if listen.tls && config.tls.certs.is_empty() {
+            let message = format!("https://{} needs a certificate, and [tls] has none", listen.addr);
+            context.error("E0305", &path, message, "add to [tls]: certs = [{ cert = \"PATH\", key_file = \"PATH\" }]");
+        }
+    }
+    if !config.tls.certs.is_empty() && !config.listens().iter().any(|listen| listen.tls) {
+        let message = "there are certificates, but no listener speaks TLS".to_owned();
+        context.warning("W0305", "tls.certs", message, "write one listener as \"https://ADDR:PORT\"");
+    }
+    for (at, cert) in config.tls.certs.iter().enumerate() {
+        for (key, path) in [("cert", &cert.cert), ("key_file", &cert.key_file)] {
+            if path.as_os_str().is_empty() {
+                let place = format!("tls.certs.{at}");
+                context.error(
+                    "E0306",
+                    &place,
+                    format!("`{key}` is missing"),
+                    "write { cert = \"PATH\", key_file = \"PATH\" }",
+                );
+            }
+        }
+    }
+}
+
+fn limits(config: &Config, context: &mut Context<'_>) {
+    let limits = &config.server.limits;
+    let most = 10_000_000;
+    range(context, "server.limits.connections", limits.connections, 1..=most);
+    range(context, "server.limits.per_client", limits.per_client, 1..=most);
+    range(context, "server.limits.headers", limits.headers, 8..=1000);
+    range(context, "server.limits.h2_streams", limits.h2_streams, 1..=10_000);
+    range(context, "server.workers", config.server.workers, 0..=1024);
+    range(context, "log.queue", config.log.queue, 1..=10_000_000);
+    size(context, "server.limits.header_bytes", limits.header_bytes, 8 * ByteSize::KIB..=ByteSize::MIB);
+    size(context, "server.limits.target_bytes", limits.target_bytes, 256..=60 * ByteSize::KIB);
+    if limits.target_bytes > limits.header_bytes {
+        let message = "`server.limits.target_bytes` is larger than `header_bytes`, of which it is a part".to_owned();
+        context.error("E0307", "server.limits.target_bytes", message, "make it smaller");
+    }
+    for (path, value) in [
+        ("server.limits.first_byte", limits.first_byte),
+        ("server.limits.head", limits.head),
+        ("server.limits.idle", limits.idle),
+        ("server.limits.handshake", limits.handshake),
+        ("server.limits.body_idle", limits.body_idle),
+        ("server.limits.write_idle", limits.write_idle),
+    ] {
+        positive(context, path, value);
+    }
+    for (name, limit) in &config.limit {
+        range(context, &format!("limit.{name}.burst"), limit.burst, 1..=1_000_000);
+    }
+}
+
+fn size(context: &mut Context<'_>, path: &str, value: ByteSize, allowed: RangeInclusive<u64>) {
+    if !allowed.contains(&value.0) {
+        let (least, most) = (ByteSize(*allowed.start()), ByteSize(*allowed.end()));
+        context.error("E0302", path, format!("`{path}` is {value}; it must be from {least} to {most}"), "");
+    }
+}
+
+fn cache(config: &Config, context: &mut Context<'_>) {
+    range(context, "cache.variants", config.cache.variants, 1..=1000);
+    if let Memory::Bytes(memory) = config.cache.memory {
+        size(context, "cache.memory", memory, ByteSize::MIB..=1 << 50);
+        if config.cache.object_max.0 > memory.0 / 4 {
+            let message = format!(
+                "`cache.object_max` is {}, more than a quarter of `cache.memory` ({memory})",
+                config.cache.object_max
+            );
+            context.error(
+                "E0308",
+                "cache.object_max",
+                message,
+                "one object could push out all others; make it smaller",
+            );
+        }
+    }
+}
+
+fn sites(config: &Config, context: &mut Context<'_>) {
+    if config.site.is_empty() {
+        let message = "there is no site".to_owned();
+        context.error("E0309", "site", message, "add [site.\"www.example.org\"] with upstream = [\"HOST:PORT\"]");
+    }
+    let mut owner: BTreeMap<&SiteName, &SiteName> = config.site.keys().map(|name| (name, name)).collect();
+    let mut default: Option<&SiteName> = None;
+    for (name, site) in &config.site {
+        let path = format!("site.{name}");
+        for (at, alias) in site.aliases.iter().enumerate() {
+            if let Some(other) = owner.insert(alias, name) {
+                let message = format!("the host \"{alias}\" belongs to site \"{other}\" already");
+                context.error("E0310", &format!("{path}.aliases.{at}"), message, "a host belongs to one site");
+            }
+        }
+        if site.default
+            && let Some(other) = default.replace(name)
+        {
+            let message = format!("site \"{other}\" is the default already");
+            context.error("E0311", &format!("{path}.default"), message, "one site at most answers for unknown hosts");
+        }
+        check_site(config, &path, name, site, context);
+    }
+}
+
+fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context: &mut Context<'_>) {
+    match &site.upstream {
+        None => {
+            let message = format!("site \"{name}\" has no upstream");
+            context.error("E0312", path, message, "add upstream = \"NAME\", or upstream = [\"HOST:PORT\"]");
+        }
+        Some(UpstreamRef::Name(upstream)) if !config.upstream.contains_key(upstream) => {
+            let known: Vec<&str> = config.upstream.keys().map(crate::units::UpstreamName::as_str).collect();
+            let help = match nearest(upstream.as_str(), &known) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None if known.is_empty() => format!("add [upstream.{upstream}] with servers = [\"HOST:PORT\"]"),
+                None => format!("defined: {}", known.join(", ")),
+            };
+            let message = format!("site \"{name}\" uses upstream \"{upstream}\", which does not exist");
+            context.error("E0313", &format!("{path}.upstream"), message, &help);
+        }
+        Some(UpstreamRef::Inline(endpoints)) => check_endpoints(&format!("{path}.upstream"), endpoints, context),
+        Some(UpstreamRef::Name(_)) => {}
+    }
+    if let Some(root) = &site.zope
+        && let Err(bad) = VirtualHost::parse(root)
+    {
+        context.error("E0314", &format!("{path}.zope"), bad.to_string(), "");
+    }
+    for (at, limit) in site.limits.iter().enumerate() {
+        if limit.as_str() != BUILT_IN_LIMIT && !config.limit.contains_key(limit) {
+            let mut known: Vec<&str> = config.limit.keys().map(crate::units::LimitName::as_str).collect();
+            known.push(BUILT_IN_LIMIT);
+            let help = match nearest(limit.as_str(), &known) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("defined: {}", known.join(", ")),
+            };
+            let message = format!("site \"{name}\" uses limit \"{limit}\", which does not exist");
+            context.error("E0315", &format!("{path}.limits.{at}"), message, &help);
+        }
+    }
+}
+
+fn check_endpoints(path: &str, endpoints: &[crate::units::OriginAddr], context: &mut Context<'_>) {
+    if endpoints.is_empty() {
+        context.error(
+            "E0316",
+            path,
+            "there is no endpoint".to_owned(),
+            "name at least one, such as \"127.0.0.1:8080\"",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        if !seen.insert(endpoint) {
+            let message = format!("{endpoint} is listed twice");
+            context.error("E0317", &format!("{path}.{at}"), message, "it has its threads only once");
+        }
+    }
+}
+
+fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
+    range(context, &format!("{path}.threads"), upstream.threads, 1..=10_000);
+    range(context, &format!("{path}.retries"), upstream.retries, 1..=5);
+    range(context, &format!("{path}.queue.max"), upstream.queue.max, 0..=1_000_000);
+    range(context, &format!("{path}.check.rise"), upstream.check.rise, 1..=100);
+    range(context, &format!("{path}.check.fall"), upstream.check.fall, 1..=100);
+    if upstream.threads > WAITRESS_CONNECTIONS {
+        let message = format!("`{path}.threads` is {}, but waitress takes 100 connections in all", upstream.threads);
+        context.warning("W0318", &format!("{path}.threads"), message, "has this server really so many threads?");
+    }
+    for (key, value) in [
+        ("queue.wait", upstream.queue.wait),
+        ("timeout.connect", upstream.timeout.connect),
+        ("timeout.first_byte", upstream.timeout.first_byte),
+        ("timeout.between_bytes", upstream.timeout.between_bytes),
+        ("check.every", upstream.check.every),
+        ("check.timeout", upstream.check.timeout),
+        ("idle", upstream.idle),
+    ] {
+        positive(context, &format!("{path}.{key}"), value);
+    }
+    if !upstream.check.path.starts_with('/') || upstream.check.path.parse::<http::Uri>().is_err() {
+        let message = format!("`{path}.check.path` is no path");
+        context.error("E0319", &format!("{path}.check.path"), message, "write it like \"/@@ok\"");
+    }
+    if !upstream.servers.is_empty() && !upstream.set.is_empty() {
+        let message = format!("[{path}] has both `servers` and `set`");
+        context.error("E0320", &format!("{path}.servers"), message, "keep one: `servers` is short for one set");
+    }
+    if upstream.set.is_empty() {
+        check_endpoints(&format!("{path}.servers"), &upstream.servers, context);
+    }
+    for (name, endpoints) in &upstream.set {
+        check_endpoints(&format!("{path}.set.{name}"), endpoints, context);
+    }
+    check_active(path, upstream, context);
+}
+
+fn check_active(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
+    let known: Vec<String> = upstream.sets().keys().map(ToString::to_string).collect();
+    match &upstream.active {
+        None if upstream.set.is_empty() => {}
+        None => {
+            let message = format!("[{path}] does not say which set serves");
+            context.error("E0321", path, message, &format!("add active = \"NAME\", one of: {}", known.join(", ")));
+        }
+        Some(active) if !upstream.sets().contains_key(active) => {
+            let message = format!("`{path}.active` is \"{active}\", which is no set");
+            context.error("E0322", &format!("{path}.active"), message, &format!("defined: {}", known.join(", ")));
+        }
+        Some(_) => {}
+    }
+}
+
+fn unused_upstreams(config: &Config, context: &mut Context<'_>) {
+    for name in config.upstream.keys() {
+        let used = config.site.values().any(|site| site.upstream == Some(UpstreamRef::Name(name.clone())));
+        if !used {
+            let message = format!("no site uses upstream \"{name}\"");
+            context.warning("W0323", &format!("upstream.{name}"), message, "");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Every setting: its meaning, its unit, its default and why, what it goes with. `conf/reference.toml` is made from this.
+
+use crate::config::decode::settings;
+use crate::config::values::AccessFormat;
+use crate::config::values::CheckKind;
+use crate::config::values::ClientCacheControl;
+use crate::config::values::ClientKey;
+use crate::config::values::Listen;
+use crate::config::values::LogFormat;
+use crate::config::values::LogLevel;
+use crate::config::values::Memory;
+use crate::config::values::Mode;
+use crate::config::values::PurgeAllow;
+use crate::config::values::Rate;
+use crate::config::values::Scheme;
+use crate::config::values::Switchable;
+use crate::config::values::TlsMin;
+use crate::config::values::UpstreamRef;
+use crate::units::ByteSize;
+use crate::units::LimitName;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::units::SiteName;
+use crate::units::UpstreamName;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+settings! {
+    /// The whole file.
+    Config {
+        /// The version of this format: 1. Required, so that a later tidegate knows what an old file meant.
+        version: Option<u32> = None,
+        /// Listeners and their bounds.
+        server: Server = Server::default(),
+        /// TLS towards visitors.
+        tls: Tls = Tls::default(),
+        /// The cache.
+        cache: Cache = Cache::default(),
+        /// The sites, each by its canonical host name. A request for any other host is answered 421.
+        site: BTreeMap<SiteName, Site> = BTreeMap::new(),
+        /// Named groups of Zope processes.
+        upstream: BTreeMap<UpstreamName, Upstream> = BTreeMap::new(),
+        /// Rate limits by name. The limit `per-client` is there without being written; writing it changes it.
+        limit: BTreeMap<LimitName, Limit> = BTreeMap::new(),
+        /// The admin listener.
+        admin: Admin = Admin::default(),
+        /// The diary and the access log.
+        log: Log = Log::default(),
+    }
+}
+
+settings! {
+    /// Listeners and their bounds.
+    Server {
+        /// Where visitors come in: "ADDR:PORT" speaks HTTP, "https://ADDR:PORT" speaks TLS. `[::]` takes IPv4 as well.
+        /// Without it "[::]:80", and with certificates also "https://[::]:443".
+        listen: Vec<Listen> = Vec::new(),
+        /// Threads that serve visitors; 0 is one for each core. Read at the start only.
+        workers: u32 = 0,
+        /// Speak HTTP/2 without TLS to clients that begin with it (prior knowledge). Off: few need it.
+        h2c: bool = false,
+        /// Networks of proxies in front of us whose X-Forwarded-For is believed. Nobody, unless named.
+        trusted: Vec<IpNet> = Vec::new(),
+        /// Answer 308 to https on HTTP listeners when there is a TLS listener.
+        redirect_https: bool = true,
+        /// How long requests under way may take to finish when tidegate is told to stop.
+        drain: Duration = seconds(30),
+        /// What a client may take up.
+        limits: Limits = Limits::default(),
+    }
+}
+
+settings! {
+    /// What a client may take up.
+    Limits {
+        /// Open client connections in all; more are closed at once. Each costs about 12 KiB, with TLS about 50 KiB.
+        connections: u32 = 20_000,
+        /// Open connections from one address (IPv6: one /64).
+        per_client: u32 = 200,
+        /// Bytes of a request's head; 8KiB or more. Above: 431.
+        header_bytes: ByteSize = ByteSize(32 * ByteSize::KIB),
+        /// Fields of a request's head. Above: 431.
+        headers: u32 = 100,
+        /// Bytes of a request's path and query, at most 60KiB. Above: 414.
+        target_bytes: ByteSize = ByteSize(8 * ByteSize::KIB),
+        /// From the connection to its first byte.
+        first_byte: Duration = seconds(10),
+        /// From the first byte of a head to its last.
+        head: Duration = seconds(10),
+        /// Between two requests on one connection.
+        idle: Duration = seconds(60),
+        /// For the TLS handshake.
+        handshake: Duration = seconds(5),
+        /// Bytes of a request's body; a site may differ. Above: 413.
+        body: ByteSize = ByteSize(100 * ByteSize::MIB),
+        /// The longest pause in a request's body. Above: 408.
+        body_idle: Duration = seconds(30),
+        /// How long a client may not read what it asked for before its connection is closed.
+        write_idle: Duration = seconds(30),
+        /// Concurrent requests on one HTTP/2 connection.
+        h2_streams: u32 = 100,
+    }
+}
+
+settings! {
+    /// TLS towards visitors.
+    Tls {
+        /// Certificates, chosen by the name that a visitor asks for (SNI); the first serves who asks for none.
+        /// Each is { cert = "PATH", key_file = "PATH" }, PEM, leaf first. Read again at every reload.
+        certs: Vec<Cert> = Vec::new(),
+        /// The lowest version: "1.2" or "1.3".
+        min: TlsMin = TlsMin::Tls12,
+    }
+}
+
+settings! {
+    /// One certificate.
+    Cert {
+        /// The chain, leaf first, PEM.
+        cert: PathBuf = PathBuf::new(),
+        /// Its private key, PEM.
+        key_file: PathBuf = PathBuf::new(),
+    }
+}
+
+settings! {
+    /// The cache.
+    Cache {
+        /// Memory for stored responses, everything counted: a size, or a share of the memory that this process may use
+        /// (its control group's limit). Read at the start only.
+        memory: Memory = Memory::Bytes(ByteSize(256 * ByteSize::MIB)),
+        /// The largest body that is stored; a larger one still reaches its reader. At most a quarter of `memory`.
+        object_max: ByteSize = ByteSize(8 * ByteSize::MIB),
+        /// Variants (Vary) that are stored of one URL.
+        variants: u32 = 16,
+        /// How long a stale response is served while it is refreshed, unless it says less itself.
+        grace_revalidate: Duration = seconds(30),
+        /// How long a stale response is served when its upstream fails, unless it says less itself.
+        grace_error: Duration = seconds(86_400),
+        /// Serve stale even what says must-revalidate, proxy-revalidate or s-maxage. Against RFC 9111 4.2.4; Plone marks
+        /// files and images so.
+        override_must_revalidate: bool = false,
+        /// The longest lifetime that is guessed for responses that name none (RFC 9111 4.2.2); "0s" guesses never.
+        heuristic: Duration = Duration::ZERO,
+        /// The longest lifetime of anything but 200, 203, 301 and 308. Plone sends a 404 with the lifetime of a page.
+        error_ttl_max: Duration = seconds(60),
+        /// Whether a visitor's Cache-Control is minded: "ignore", or "honour" (RFC 9111 5.2.1). Ignored, no visitor can
+        /// order renderings by pressing reload.
+        client_cache_control: ClientCacheControl = ClientCacheControl::Ignore,
+        /// Cookies besides Zope's and Plone's own that show who asks: requests with one are never answered from the cache.
+        identity_cookies: Vec<String> = Vec::new(),
+        /// Who may send PURGE: "upstreams" (the addresses of all endpoints), or a list of networks.
+        purge_allow: PurgeAllow = PurgeAllow::Upstreams,
+        /// Tell visitors in the field Cache-Status (RFC 9211) what the cache did.
+        status: bool = true,
+    }
+}
+
+settings! {
+    /// One site.
+    Site {
+        /// Other host names of this site; they are answered 308 to the canonical one.
+        aliases: Vec<SiteName> = Vec::new(),
+        /// Answer requests for any host that no site has. One site at most.
+        default: bool = false,
+        /// The place in the ZODB that visitors see as `/`, such as "/Plone", or "/" for the application's root: requests are
+        /// rewritten for VirtualHostMonster. Without it paths reach the upstream as they are.
+        zope: Option<String> = None,
+        /// The scheme that visitors see: "auto" (as the listener), or "https" when TLS ends before us.
+        scheme: Scheme = Scheme::Auto,
+        /// Its upstream: a name, or a list of endpoints. Required.
+        upstream: Option<UpstreamRef> = None,
+        /// Answer from the cache what may be answered from it.
+        cache: bool = true,
+        /// The rate limits that apply, by name.
+        limits: Vec<LimitName> = LimitName::parse("per-client").into_iter().collect(),
+        /// Networks that may see this site; empty: everybody. Others are answered 403.
+        allow: Vec<IpNet> = Vec::new(),
+        /// Bytes of a request's body, if not as `server.limits.body`.
+        body: Option<ByteSize> = None,
+    }
+}
+
+settings! {
+    /// A named group of Zope processes.
+    Upstream {
+        /// Requests in flight at one endpoint, never more: waitress's `threads`. What comes besides waits here, not there.
+        threads: u32 = 4,
+        /// The endpoints, each "HOST:PORT". Either this or `set`.
+        servers: Vec<OriginAddr> = Vec::new(),
+        /// Alternative sets of endpoints by name, such as primary = ["HOST:PORT"], of which one serves.
+        set: BTreeMap<SetName, Vec<OriginAddr>> = BTreeMap::new(),
+        /// The set that serves; `tidegate use` changes it without a reload. Required with `set`.
+        active: Option<SetName> = None,
+        /// Who waits for a thread.
+        queue: Queue = Queue::default(),
+        /// The bounds of a journey.
+        timeout: Timeout = Timeout::default(),
+        /// How long an idle connection is kept. Below waitress's channel_timeout (120 s); idle ones count against its
+        /// connection_limit (100).
+        idle: Duration = seconds(30),
+        /// How endpoints are checked.
+        check: Check = Check::default(),
+        /// How often a request that was certainly not sent, or may be repeated, is tried again elsewhere. 1 to 5.
+        retries: u32 = 1,
+    }
+}
+
+settings! {
+    /// Who waits for a thread.
+    Queue {
+        /// Requests that wait; more are answered 503 at once.
+        max: u32 = 400,
+        /// The longest wait; then 503.
+        wait: Duration = seconds(15),
+    }
+}
+
+settings! {
+    /// The bounds of a journey to an endpoint.
+    Timeout {
+        /// For name look-up and connection. Above: another endpoint, or 503.
+        connect: Duration = seconds(2),
+        /// From the request to the head of its answer. Above: 504. A Zope without its storage hangs for 150 s.
+        first_byte: Duration = seconds(120),
+        /// Between two pieces of the answer's body.
+        between_bytes: Duration = seconds(30),
+    }
+}
+
+settings! {
+    /// How endpoints are checked.
+    Check {
+        /// "http" gets a page, "tcp" connects (a frozen process passes that), "off" relies on requests alone.
+        kind: CheckKind = CheckKind::Http,
+        /// The page; any status below 500 is good. Plone has "/@@ok"; without an application at hand "/" will do.
+        path: String = "/".to_owned(),
+        /// How often.
+        every: Duration = seconds(5),
+        /// How long an answer may take. A failed check counts only if no request was answered meanwhile: busy is not down.
+        timeout: Duration = seconds(3),
+        /// Good checks in a row after which an endpoint is up.
+        rise: u32 = 2,
+        /// Failed checks in a row after which it is down.
+        fall: u32 = 3,
+    }
+}
+
+settings! {
+    /// A rate limit.
+    Limit {
+        /// What counts as one client: "ip/V4BITS,V6BITS".
+        key: ClientKey = ClientKey { v4_bits: 32, v6_bits: 56 },
+        /// How many requests are earned in a time: "N/s", "N/min", "N/h", or "off".
+        rate: Switchable<Rate> = Switchable::On(Rate { count: 50, per: seconds(1) }),
+        /// How many may come at once: a page of Plone with all its parts is about 60. Above: 429.
+        burst: u32 = 200,
+    }
+}
+
+settings! {
+    /// The admin listener.
+    Admin {
+        /// The unix socket for `tidegate status` and its like, or "off".
+        socket: Switchable<PathBuf> = Switchable::On(PathBuf::from("/run/tidegate/admin.sock")),
+        /// The socket's mode: who may read its group may order.
+        socket_mode: Mode = Mode(0o660),
+        /// Addresses on which health, readiness and metrics, and nothing else, may be read. None, unless named.
+        listen: Vec<SocketAddr> = Vec::new(),
+    }
+}
+
+settings! {
+    /// The diary (standard error) and the access log.
+    Log {
+        /// The least important thing that is told: "error", "warn", "info" or "debug".
+        level: LogLevel = LogLevel::Info,
+        /// "text" or "json". Read at the start only.
+        format: LogFormat = LogFormat::Text,
+        /// Access lines: "json", "combined" (Apache's) or "off". Read at the start only.
+        access: AccessFormat = AccessFormat::Json,
+        /// Where access lines go: a file (opened again at SIGUSR1), or "-" for standard output. Read at the start only.
+        access_file: PathBuf = PathBuf::from("-"),
+        /// Access lines that may wait for the disk, about 1 KiB each; more are dropped and counted.
+        queue: u32 = 8192,
+    }
+}

@@ -1,0 +1,546 @@
+//! The types that a setting's value may have, each with how it is written.
+
+use crate::config::decode::Below;
+use crate::config::decode::Context;
+use crate::config::decode::Nested;
+use crate::config::decode::Setting;
+use crate::config::decode::join;
+use crate::config::decode::table;
+use crate::config::decode::wrong_type;
+use crate::units::BadUnit;
+use crate::units::ByteSize;
+use crate::units::LimitName;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::units::SiteName;
+use crate::units::UpstreamName;
+use crate::units::format_duration;
+use crate::units::parse_duration;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+use toml::Value;
+use toml::de::DeValue;
+
+/// Where to listen: `"ADDR:PORT"`, or `"https://ADDR:PORT"` for TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address and port.
+    pub addr: SocketAddr,
+    /// Whether connections begin with a TLS handshake.
+    pub tls: bool,
+}
+
+/// A value, or `"off"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Switchable<T> {
+    /// On, with this value.
+    On(T),
+    /// Off.
+    Off,
+}
+
+/// The cache's memory: a size, or a part of the memory that this process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// So many bytes.
+    Bytes(ByteSize),
+    /// So many per cent of the control group's limit, or of the machine's memory where there is none.
+    Percent(u8),
+}
+
+/// The upstream of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamRef {
+    /// By name.
+    Name(UpstreamName),
+    /// Endpoints at hand, with defaults for everything else.
+    Inline(Vec<OriginAddr>),
+}
+
+/// Who may purge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PurgeAllow {
+    /// The addresses of all upstreams' endpoints.
+    Upstreams,
+    /// These networks.
+    Networks(Vec<IpNet>),
+}
+
+/// How many bits of a client's address make one client: `"ip/32,56"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientKey {
+    /// Of an IPv4 address.
+    pub v4_bits: u8,
+    /// Of an IPv6 address.
+    pub v6_bits: u8,
+}
+
+/// So many in such a time: `"50/s"`, `"30/min"`, `"1000/h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// The time: a second, a minute, an hour.
+    pub per: Duration,
+}
+
+/// The permissions of a socket file: `"0660"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+/// Reads a string by `parse`, or notes what was wrong with it.
+fn text<T>(
+    value: &Spanned<DeValue<'_>>,
+    path: &str,
+    context: &mut Context<'_>,
+    parse: impl FnOnce(&str) -> Result<T, BadUnit>,
+) -> Option<T> {
+    let Some(written) = value.get_ref().as_str() else {
+        wrong_type(value, path, "a string", context);
+        return None;
+    };
+    match parse(written) {
+        Ok(parsed) => Some(parsed),
+        Err(bad) => {
+            context.error_at("E0205", value.span(), format!("`{path}`: {bad}"), None);
+            None
+        }
+    }
+}
+
+/// A setting that is a string in the file.
+macro_rules! text_setting {
+    ($type:ty, $parse:expr, $show:expr) => {
+        impl Setting for $type {
+            fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+                text(value, path, context, $parse)
+            }
+
+            fn show(&self) -> Option<Value> {
+                let show: fn(&Self) -> String = $show;
+                Some(Value::String(show(self)))
+            }
+        }
+
+        impl Nested for $type {}
+    };
+}
+
+text_setting!(String, |written| Ok(written.to_owned()), String::clone);
+text_setting!(PathBuf, |written| parse_path(written), |path| path.display().to_string());
+text_setting!(Duration, parse_duration, |value| format_duration(*value));
+text_setting!(ByteSize, ByteSize::parse, ToString::to_string);
+text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);
+text_setting!(SetName, SetName::parse, ToString::to_string);
+text_setting!(LimitName, LimitName::parse, ToString::to_string);
+text_setting!(SiteName, SiteName::parse, ToString::to_string);
+text_setting!(SocketAddr, parse_addr, ToString::to_string);
+text_setting!(IpNet, parse_network, ToString::to_string);
+text_setting!(Listen, Listen::parse, |listen| {
+    if listen.tls { format!("https://{}", listen.addr) } else { listen.addr.to_string() }
+});
+text_setting!(Memory, Memory::parse, |memory| match memory {
+    Memory::Bytes(bytes) => bytes.to_string(),
+    Memory::Percent(percent) => format!("{percent}%"),
+});
+text_setting!(ClientKey, ClientKey::parse, |key| format!("ip/{},{}", key.v4_bits, key.v6_bits));
+text_setting!(Rate, Rate::parse, Rate::show_text);
+text_setting!(Mode, Mode::parse, |mode| format!("{:04o}", mode.0));
+
+fn parse_path(written: &str) -> Result<PathBuf, BadUnit> {
+    if written.is_empty() { Err(BadUnit("a path must not be empty".to_owned())) } else { Ok(written.into()) }
+}
+
+fn parse_addr(written: &str) -> Result<SocketAddr, BadUnit> {
+    written.parse().map_err(|_| {
+        BadUnit(format!("`{written}` is no address; write it like \"127.0.0.1:8080\", \"0.0.0.0:80\" or \"[::]:443\""))
+    })
+}
+
+fn parse_network(written: &str) -> Result<IpNet, BadUnit> {
+    let alone = || written.parse::<std::net::IpAddr>().map(IpNet::from);
+    written.parse().or_else(|_| alone()).map_err(|_| {
+        BadUnit(format!("`{written}` is no network; write it like \"10.0.0.0/8\", \"192.0.2.1\" or \"2001:db8::/32\""))
+    })
+}
+
+impl Listen {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let (tls, addr) = match (written.strip_prefix("https://"), written.strip_prefix("http://")) {
+            (Some(addr), _) => (true, addr),
+            (None, Some(addr)) => (false, addr),
+            (None, None) => (false, written),
+        };
+        Ok(Self { addr: parse_addr(addr)?, tls })
+    }
+}
+
+impl Memory {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let Some(percent) = written.strip_suffix('%') else { return ByteSize::parse(written).map(Self::Bytes) };
+        match percent.parse() {
+            Ok(percent @ 1..=90) => Ok(Self::Percent(percent)),
+            _ => Err(BadUnit(format!("`{written}` is no share of memory; write \"1%\" to \"90%\", or a size"))),
+        }
+    }
+}
+
+impl ClientKey {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let bits = written.strip_prefix("ip/").and_then(|bits| bits.split_once(','));
+        let bits = bits.and_then(|(v4, v6)| Some((v4.trim().parse().ok()?, v6.trim().parse().ok()?)));
+        match bits {
+            Some((v4_bits @ 1..=32, v6_bits @ 1..=128)) => Ok(Self { v4_bits, v6_bits }),
+            _ => Err(BadUnit(format!(
+                "`{written}` is no kind of client; write \"ip/32,56\": bits of IPv4, bits of IPv6"
+            ))),
+        }
+    }
+}
+
+impl Rate {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let parts = written.split_once('/').and_then(|(count, per)| {
+            let seconds = match per {
+                "s" => 1,
+                "min" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            Some((count.trim().parse().ok().filter(|count| *count > 0)?, Duration::from_secs(seconds)))
+        });
+        parts
+            .map(|(count, per)| Self { count, per })
+            .ok_or_else(|| BadUnit(format!("`{written}` is no rate; write \"50/s\", \"30/min\" or \"1000/h\"")))
+    }
+
+    fn show_text(&self) -> String {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "min",
+            _ => "h",
+        };
+        format!("{}/{unit}", self.count)
+    }
+}
+
+impl Mode {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        match u32::from_str_radix(written, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
+            _ => Err(BadUnit(format!("`{written}` is no mode; write it in octal, like \"0660\""))),
+        }
+    }
+}
+
+impl<T: Setting> Setting for Switchable<T> {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        if value.get_ref().as_str() == Some("off") {
+            Some(Self::Off)
+        } else {
+            T::decode(value, path, context).map(Self::On)
+        }
+    }
+
+    fn show(&self) -> Option<Value> {
+        match self {
+            Self::On(value) => value.show(),
+            Self::Off => Some(Value::String("off".to_owned())),
+        }
+    }
+}
+
+impl<T> Nested for Switchable<T> {}
+
+impl Setting for UpstreamRef {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        if value.get_ref().is_array() {
+            return Vec::decode(value, path, context).map(Self::Inline);
+        }
+        text(value, path, context, UpstreamName::parse).map(Self::Name)
+    }
+
+    fn show(&self) -> Option<Value> {
+        match self {
+            Self::Name(name) => Some(Value::String(name.to_string())),
+            Self::Inline(endpoints) => endpoints.show(),
+        }
+    }
+}
+
+impl Nested for UpstreamRef {}
+
+impl Setting for PurgeAllow {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        match value.get_ref().as_str() {
+            Some("upstreams") => Some(Self::Upstreams),
+            Some(other) => {
+                let message = format!("`{path}` is \"{other}\"; write \"upstreams\" or a list of networks");
+                context.error_at("E0205", value.span(), message, None);
+                None
+            }
+            None => Vec::decode(value, path, context).map(Self::Networks),
+        }
+    }
+
+    fn show(&self) -> Option<Value> {
+        match self {
+            Self::Upstreams => Some(Value::String("upstreams".to_owned())),
+            Self::Networks(networks) => networks.show(),
+        }
+    }
+}
+
+impl Nested for PurgeAllow {}
+
+impl Setting for bool {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        let read = value.get_ref().as_bool();
+        if read.is_none() {
+            wrong_type(value, path, "true or false", context);
+        }
+        read
+    }
+
+    fn show(&self) -> Option<Value> {
+        Some(Value::Boolean(*self))
+    }
+}
+
+impl Nested for bool {}
+
+impl Setting for u32 {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        let number = value.get_ref().as_integer();
+        let read = number.and_then(|number| Self::from_str_radix(number.as_str(), number.radix()).ok());
+        if read.is_none() {
+            let unit = value.get_ref().is_str().then(|| "without quotes or unit".to_owned());
+            let message = format!("`{path}` must be a whole number from 0 to {}", Self::MAX);
+            context.error_at("E0204", value.span(), message, unit);
+        }
+        read
+    }
+
+    fn show(&self) -> Option<Value> {
+        Some(Value::Integer(i64::from(*self)))
+    }
+}
+
+impl Nested for u32 {}
+
+impl<T: Setting> Setting for Option<T> {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        T::decode(value, path, context).map(Some)
+    }
+
+    fn show(&self) -> Option<Value> {
+        self.as_ref().and_then(Setting::show)
+    }
+}
+
+impl<T: Nested> Nested for Option<T> {
+    fn below() -> Option<Below> {
+        T::below()
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        let Some(items) = value.get_ref().as_array() else {
+            wrong_type(value, path, "a list", context);
+            return None;
+        };
+        let read = items.iter().enumerate().map(|(at, item)| {
+            let path = format!("{path}.{at}");
+            context.found(&path, item.span());
+            T::decode(item, &path, context)
+        });
+        // Every item is read, so that all problems are told.
+        let read: Vec<Option<T>> = read.collect();
+        read.into_iter().collect()
+    }
+
+    fn show(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().filter_map(Setting::show).collect()))
+    }
+}
+
+impl<T> Nested for Vec<T> {}
+
+/// A name that is a key of the file.
+pub trait Name: Ord + Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no name.
+    fn read(text: &str) -> Result<Self, BadUnit>;
+
+    /// Its text.
+    fn text(&self) -> &str;
+}
+
+macro_rules! name_key {
+    ($($name:ident),+) => {$(
+        impl Name for $name {
+            fn read(text: &str) -> Result<Self, BadUnit> {
+                Self::parse(text)
+            }
+
+            fn text(&self) -> &str {
+                self.as_str()
+            }
+        }
+    )+};
+}
+
+name_key!(SiteName, UpstreamName, SetName, LimitName);
+
+impl<K: Name, T: Setting> Setting for BTreeMap<K, T> {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        let mut read = Self::new();
+        for (key, value) in table(value, path, context)? {
+            let name = match K::read(&key.get_ref().to_lowercase()) {
+                Ok(name) => name,
+                Err(bad) => {
+                    context.error_at("E0205", key.span(), format!("in [{path}]: {bad}"), None);
+                    continue;
+                }
+            };
+            let path = join(path, name.text());
+            context.found(&path, key.span());
+            if let Some(value) = T::decode(value, &path, context) {
+                read.insert(name, value);
+            }
+        }
+        Some(read)
+    }
+
+    fn show(&self) -> Option<Value> {
+        let shown = self.iter().filter_map(|(name, value)| Some((name.text().to_owned(), value.show()?)));
+        let shown: toml::Table = shown.collect();
+        (!shown.is_empty()).then_some(Value::Table(shown))
+    }
+}
+
+impl<K, T: Nested> Nested for BTreeMap<K, T> {
+    fn below() -> Option<Below> {
+        match T::below() {
+            Some(Below::Table(fields)) => Some(Below::Named(fields)),
+            other => other,
+        }
+    }
+}
+
+/// Declares a setting that is one of a few words.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $word:ident = $text:literal),+ $(,)? }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$doc])* $word,)+
+        }
+
+        impl Setting for $name {
+            fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+                match value.get_ref().as_str() {
+                    $(Some($text) => Some(Self::$word),)+
+                    _ => {
+                        let words = [$(concat!("\"", $text, "\"")),+].join(", ");
+                        context.error_at("E0205", value.span(), format!("`{path}` must be one of {words}"), None);
+                        None
+                    }
+                }
+            }
+
+            fn show(&self) -> Option<Value> {
+                Some(Value::String(match self { $(Self::$word => $text,)+ }.to_owned()))
+            }
+        }
+
+        impl Nested for $name {}
+    };
+}
+
+choice!(
+    /// The scheme that visitors see.
+    Scheme {
+        /// As the listener.
+        Auto = "auto",
+        /// `http`.
+        Http = "http",
+        /// `https`: TLS ends before us.
+        Https = "https",
+    }
+);
+
+choice!(
+    /// The lowest TLS version.
+    TlsMin {
+        /// TLS 1.2.
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
+    }
+);
+
+choice!(
+    /// Whether visitors' Cache-Control is minded.
+    ClientCacheControl {
+        /// Not at all.
+        Ignore = "ignore",
+        /// As RFC 9111 5.2.1 describes.
+        Honour = "honour",
+    }
+);
+
+choice!(
+    /// How endpoints are checked.
+    CheckKind {
+        /// By a page.
+        Http = "http",
+        /// By a connection.
+        Tcp = "tcp",
+        /// Not at all.
+        Off = "off",
+    }
+);
+
+choice!(
+    /// How the diary is written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For machines.
+        Json = "json",
+    }
+);
+
+choice!(
+    /// The least important thing that the diary tells.
+    LogLevel {
+        /// We failed someone.
+        Error = "error",
+        /// Act soon.
+        Warn = "warn",
+        /// The operator's diary.
+        Info = "info",
+        /// Each request under the loupe.
+        Debug = "debug",
+    }
+);
+
+choice!(
+    /// How access lines look.
+    AccessFormat {
+        /// One JSON object a line.
+        Json = "json",
+        /// Apache's combined format.
+        Combined = "combined",
+        /// There are none.
+        Off = "off",
+    }
+);

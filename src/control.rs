@@ -1,0 +1,6 @@
+//! Control: everything that decides what the data path is served by, and tells operators of it.
+
+pub mod admin;
+pub mod client;
+pub mod publisher;
+pub mod status;

@@ -1,0 +1,158 @@
+//! What a running tidegate tells operators about itself: as JSON for programs, in words for people.
+
+use crate::control::publisher::Publisher;
+use crate::upstream::UpstreamView;
+use serde_json::Value;
+use serde_json::json;
+use std::fmt::Write;
+
+/// Why this tidegate should get no visitors now, if there is a reason.
+#[must_use]
+pub fn not_ready(publisher: &Publisher) -> Option<String> {
+    let snapshot = publisher.house().snapshots.load_full();
+    if publisher.is_stopping() {
+        return Some("stopping".to_owned());
+    }
+    let down = snapshot.upstreams.values().find(|upstream| !upstream.anyone_up());
+    down.map(|upstream| format!("no endpoint of upstream {} is up", upstream.name()))
+}
+
+/// Everything, as JSON.
+#[must_use]
+pub fn json(publisher: &Publisher) -> Value {
+    let house = publisher.house();
+    let snapshot = house.snapshots.load_full();
+    let upstreams: Vec<UpstreamView> = snapshot.upstreams.values().map(|upstream| upstream.view()).collect();
+    let listeners: Vec<Value> = publisher
+        .places()
+        .iter()
+        .map(|(tls, addr)| json!({ "scheme": if *tls { "https" } else { "http" }, "address": addr.to_string() }))
+        .collect();
+    let sites: Vec<Value> = snapshot
+        .sites()
+        .iter()
+        .map(|site| {
+            let root = site.zope.as_ref().map(|zope| zope.root().to_owned());
+            json!({ "name": site.name.to_string(), "zope": root, "upstream": site.upstream.name().to_string(), "cache": site.cache })
+        })
+        .collect();
+    let tiers: Vec<Value> = house
+        .cache
+        .tiers()
+        .iter()
+        .map(|tier| {
+            json!({ "name": tier.name, "objects": tier.objects, "bytes": tier.bytes, "capacity": tier.capacity,
+                "evictions": tier.evictions })
+        })
+        .collect();
+    let told = house.access.told();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": not_ready(publisher).is_none(),
+        "not_ready": not_ready(publisher),
+        "uptime_seconds": publisher.uptime().as_secs(),
+        "connections": publisher.connections(),
+        "listeners": listeners,
+        "sites": sites,
+        "upstreams": upstreams,
+        "cache": { "tiers": tiers, "filling_bytes": house.cache.fills().used() },
+        "access_log": { "written": told.written, "dropped": told.dropped, "failed": told.failed },
+    })
+}
+
+/// The same in words.
+#[must_use]
+pub fn words(status: &Value) -> String {
+    let mut text = String::new();
+    let line = |text: &mut String, label: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{label:<12} {value}");
+    };
+    let ready = match status["not_ready"].as_str() {
+        None => "ready".to_owned(),
+        Some(why) => format!("NOT READY: {why}"),
+    };
+    line(
+        &mut text,
+        "tidegate",
+        format!("{}, up {}, {ready}", string(&status["version"]), ago(&status["uptime_seconds"])),
+    );
+    let listeners =
+        each(&status["listeners"], |one| format!("{}://{}", string(&one["scheme"]), string(&one["address"])));
+    line(&mut text, "listeners", format!("{} ({} connections open)", listeners.join(" "), status["connections"]));
+    for site in each(&status["sites"], |site| {
+        let root = site["zope"].as_str().map_or_else(String::new, |root| format!(" at {root}"));
+        let cache = if site["cache"] == true { "" } else { ", not cached" };
+        format!("{} -> {}{root}{cache}", string(&site["name"]), string(&site["upstream"]))
+    }) {
+        line(&mut text, "site", site);
+    }
+    for upstream in status["upstreams"].as_array().into_iter().flatten() {
+        let waiting = &upstream["waiting"];
+        let head =
+            format!("{}: set {} serves, {waiting} waiting", string(&upstream["name"]), string(&upstream["active"]));
+        line(&mut text, "upstream", head);
+        for endpoint in each(&upstream["endpoints"], endpoint) {
+            line(&mut text, "", endpoint);
+        }
+    }
+    for tier in each(&status["cache"]["tiers"], |tier| {
+        format!(
+            "{}: {} URLs, {} of {}",
+            string(&tier["name"]),
+            tier["objects"],
+            bytes(&tier["bytes"]),
+            bytes(&tier["capacity"])
+        )
+    }) {
+        line(&mut text, "cache", tier);
+    }
+    let dropped =
+        status["access_log"]["dropped"].as_u64().unwrap_or(0) + status["access_log"]["failed"].as_u64().unwrap_or(0);
+    if dropped > 0 {
+        line(&mut text, "access log", format!("{dropped} lines lost"));
+    }
+    text
+}
+
+fn endpoint(endpoint: &Value) -> String {
+    let error = endpoint["last_error"].as_str().filter(|error| !error.is_empty() && endpoint["state"] == "down");
+    format!(
+        "{:<10} {:<22} {:<5} for {:<8} {}/{} in flight, {} answered{}",
+        string(&endpoint["set"]),
+        string(&endpoint["address"]),
+        string(&endpoint["state"]),
+        ago(&endpoint["seconds"]),
+        endpoint["in_flight"],
+        endpoint["limit"],
+        endpoint["answered"],
+        error.map_or_else(String::new, |error| format!(" ({error})")),
+    )
+}
+
+fn each(list: &Value, show: impl Fn(&Value) -> String) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(show).collect()
+}
+
+fn string(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+fn ago(seconds: &Value) -> String {
+    let seconds = seconds.as_u64().unwrap_or(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+fn bytes(value: &Value) -> String {
+    let bytes = value.as_u64().unwrap_or(0);
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes / 1024),
+        _ => format!("{} MiB", bytes / 1_048_576),
+    }
+}

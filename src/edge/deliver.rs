@@ -1,0 +1,260 @@
+//! Answers on their way to the client: from the cache, from a shared fetch, from the origin, or of our own.
+
+use crate::cache::BodyReader;
+use crate::cache::Stored;
+use crate::edge::Edge;
+use crate::edge::body::OutBody;
+use crate::edge::errand::Errand;
+use crate::edge::intake::Approach;
+use crate::edge::intake::Question;
+use crate::edge::refusal::Refusal;
+use crate::edge::trail::Short;
+use crate::edge::trail::Trail;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::conditional;
+use crate::semantics::conditional::Conditional;
+use crate::snapshot::Site;
+use crate::snapshot::Snapshot;
+use crate::units::ClientAddr;
+use crate::units::Now;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use std::sync::Arc;
+
+/// What RFC 9211 calls itself.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// A stored body up to this size counts as sent when it is handed to hyper; a larger one is told when it has gone.
+const TOLD_AT_ONCE: u64 = 64 * 1024;
+
+/// Makes an origin's head fit to be stored: with its date, our name, and the places that each delivery overwrites.
+pub fn prepare(head: &mut HeaderMap, len: Option<u64>, now: Now) {
+    set_length(head, len);
+    if !head.contains_key(header::DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now.wall))
+    {
+        // RFC 9110 6.6.1: who receives a response without Date and stores it, adds one.
+        head.insert(header::DATE, date);
+    }
+    head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
+    decorate(head);
+}
+
+/// Makes room for what each delivery writes, so that it need not grow the head.
+pub fn decorate(head: &mut HeaderMap) {
+    head.insert(header::AGE, HeaderValue::from_static("0"));
+    head.insert(CACHE_STATUS, HeaderValue::from_static("tidegate"));
+}
+
+/// Announces the body's length, once it is known.
+pub fn set_length(head: &mut HeaderMap, len: Option<u64>) {
+    if let Some(len) = len {
+        head.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+    }
+}
+
+/// Answers with what is stored, told at once: the way of every hit.
+pub fn hit<B>(
+    edge: &Arc<Edge>,
+    snapshot: &Snapshot,
+    request: &Request<B>,
+    question: &Question<'_>,
+    stored: &Stored,
+    status: &CacheStatus,
+    now: Now,
+) -> Option<Response<OutBody>> {
+    let response = respond(request.method(), request.headers(), stored, status, snapshot.cache.tell, now)?;
+    let sent = response.body().len().unwrap_or(0);
+    if sent > TOLD_AT_ONCE {
+        let mut trail = Box::new(Trail::of(edge, request, question, now));
+        trail.answered(response.status(), status);
+        return Some(response.map(|body| body.trailed(trail)));
+    }
+    Short::to(question, response.status(), status, sent).tell(edge, request, now);
+    Some(response)
+}
+
+/// Answers with a shared response, stored or still arriving; `None` if its beginning is gone.
+fn respond(
+    method: &Method,
+    asked: &HeaderMap,
+    stored: &Stored,
+    status: &CacheStatus,
+    tell: bool,
+    now: Now,
+) -> Option<Response<OutBody>> {
+    let mut head = stored.head.clone();
+    head.insert(header::AGE, HeaderValue::from(stored.freshness.age(now.mono).as_secs()));
+    if tell {
+        head.insert(CACHE_STATUS, status.value());
+    } else {
+        head.remove(CACHE_STATUS);
+    }
+    if conditional::evaluate(asked, stored.status, &stored.head) == Conditional::NotModified {
+        keep_304(&mut head);
+        return Some(assemble(StatusCode::NOT_MODIFIED, head, OutBody::empty()));
+    }
+    let body = if method == Method::HEAD {
+        OutBody::stored(BodyReader::Done, None)
+    } else {
+        OutBody::stored(stored.body.reader()?, stored.body.len())
+    };
+    Some(assemble(stored.status, head, body))
+}
+
+/// Takes content metadata out of a head for a 304.
+fn keep_304(head: &mut HeaderMap) {
+    let content: Vec<HeaderName> = head.keys().filter(|name| !conditional::belongs_in_304(name)).cloned().collect();
+    for name in content {
+        head.remove(name);
+    }
+}
+
+fn assemble(status: StatusCode, head: HeaderMap, body: OutBody) -> Response<OutBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = head;
+    response
+}
+
+/// Answers with the response of a fetch that was shared; `None` if its beginning is gone.
+pub fn landed(
+    errand: &Errand,
+    trail: Box<Trail>,
+    asked: &HeaderMap,
+    method: &Method,
+    stored: &Stored,
+    status: &CacheStatus,
+) -> Result<Response<OutBody>, Box<Trail>> {
+    let now = crate::clock::now();
+    let Some(response) = respond(method, asked, stored, status, errand.snapshot.cache.tell, now) else {
+        return Err(trail);
+    };
+    let mut trail = trail;
+    trail.answered(response.status(), status);
+    Ok(response.map(|body| body.trailed(trail)))
+}
+
+/// Answers with what the origin said, for this client alone.
+pub fn origin(
+    errand: &Errand,
+    mut trail: Box<Trail>,
+    mut response: Response<OutBody>,
+    status: &CacheStatus,
+) -> Response<OutBody> {
+    let told = errand.snapshot.cache.tell && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    let head = response.headers_mut();
+    head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
+    if told {
+        head.append(CACHE_STATUS, status.value());
+    }
+    trail.answered(response.status(), status);
+    response.map(|body| body.trailed(trail))
+}
+
+/// Answers with what was fetched to be shared but may not be: the request went out as a GET without the client's
+/// conditions, so those are judged here.
+pub fn private<B>(
+    errand: &Errand,
+    trail: Box<Trail>,
+    request: &Request<B>,
+    response: Response<OutBody>,
+) -> Response<OutBody> {
+    let verdict = conditional::evaluate(request.headers(), response.status(), response.headers());
+    let response = if verdict == Conditional::NotModified {
+        let (mut parts, _) = response.into_parts();
+        keep_304(&mut parts.headers);
+        assemble(StatusCode::NOT_MODIFIED, parts.headers, OutBody::empty())
+    } else if request.method() == Method::HEAD {
+        let (mut parts, body) = response.into_parts();
+        set_length(&mut parts.headers, body.len());
+        Response::from_parts(parts, OutBody::stored(BodyReader::Done, None))
+    } else {
+        response
+    };
+    origin(errand, trail, response, &errand.status)
+}
+
+/// Answers that there is no answer.
+pub fn failed(mut trail: Box<Trail>, refusal: &Refusal) -> Response<OutBody> {
+    trail.refused(refusal.status, refusal.why);
+    refusal.response().map(|page| OutBody::whole(page).trailed(trail))
+}
+
+/// Refuses a request that got no further than its head.
+pub fn refused<B>(
+    edge: &Edge,
+    approach: Approach,
+    request: &Request<B>,
+    site: Option<&Arc<Site>>,
+    client: ClientAddr,
+    refusal: &Refusal,
+    now: Now,
+) -> Response<OutBody> {
+    let response = refusal.response();
+    let mut short = Short::synth(approach, refusal.status, refusal.why, response.body().len() as u64);
+    (short.site, short.client) = (site, client.0);
+    short.tell(edge, request, now);
+    for_method(request.method(), response)
+}
+
+/// Answers `OPTIONS *` (RFC 9110 9.3.7).
+pub fn about_server<B>(edge: &Edge, approach: Approach, request: &Request<B>, now: Now) -> Response<OutBody> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(crate::edge::refusal::ALLOWED));
+    Short::synth(approach, StatusCode::NO_CONTENT, "about_server", 0).tell(edge, request, now);
+    for_method(request.method(), response)
+}
+
+/// Sends the client to where its request belongs.
+pub fn redirect<B>(
+    edge: &Edge,
+    approach: Approach,
+    request: &Request<B>,
+    location: &str,
+    now: Now,
+) -> Response<OutBody> {
+    let mut response = Response::new(Bytes::new());
+    // 308: the method stays, so a form that was sent to the wrong place is not lost (RFC 9110 15.4.9).
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Short::synth(approach, StatusCode::PERMANENT_REDIRECT, "moved", 0).tell(edge, request, now);
+    for_method(request.method(), response)
+}
+
+/// Answers `question` with a short text of our own.
+pub fn own<B>(
+    edge: &Edge,
+    request: &Request<B>,
+    question: &Question<'_>,
+    response: Response<Bytes>,
+    why: &'static str,
+    now: Now,
+) -> Response<OutBody> {
+    let status = response.status();
+    let sent = response.body().len() as u64;
+    let mut short = Short::to(question, status, &CacheStatus::synth(), sent);
+    short.why = Some(why);
+    short.tell(edge, request, now);
+    for_method(request.method(), response)
+}
+
+/// Without its body for HEAD, which keeps the length that GET would have.
+fn for_method(method: &Method, response: Response<Bytes>) -> Response<OutBody> {
+    let (mut parts, page) = response.into_parts();
+    if method == Method::HEAD {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(page.len()));
+        return Response::from_parts(parts, OutBody::stored(BodyReader::Done, None));
+    }
+    Response::from_parts(parts, OutBody::whole(page))
+}

@@ -1,0 +1,517 @@
+//! The one immutable picture that requests are served by, and the one door through which it changes.
+//!
+//! [`compile`] is a function of the configuration and of what must outlive it (the [`House`]). A snapshot is never
+//! changed: `control/publisher`, and nobody else, replaces it whole. Live counters, buckets and health are not in it; it
+//! holds their handles, found again by identity, so a reload forgets nothing.
+
+use crate::admission::rate::Quotas;
+use crate::admission::rate::RateLimit;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::config::check::BUILT_IN_LIMIT;
+use crate::config::settings;
+use crate::config::values;
+use crate::semantics::freshness::Bounds;
+use crate::telemetry;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Decision;
+use crate::telemetry::metrics::LimitMetrics;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::SiteMetrics;
+use crate::telemetry::metrics::UpstreamMetrics;
+use crate::tls;
+use crate::tls::Tickets;
+use crate::units::ClientAddr;
+use crate::units::LimitName;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::units::SiteName;
+use crate::units::UpstreamName;
+use crate::upstream;
+use crate::upstream::Plan;
+use crate::upstream::Registry;
+use crate::upstream::Upstream;
+use crate::zope::vhost::VirtualHost;
+use arc_swap::ArcSwap;
+use arc_swap::Guard;
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// What outlives snapshots.
+pub struct House {
+    /// The door.
+    pub snapshots: Arc<Snapshots>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub access: AccessLog,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// The upstreams' live state.
+    pub upstreams: Registry,
+    /// The rate limits' buckets, by name.
+    pub limits: Mutex<HashMap<LimitName, Arc<RateLimit>>>,
+    /// The TLS ticket keys.
+    pub tickets: Tickets,
+}
+
+/// Holds the snapshot in force.
+pub struct Snapshots(ArcSwap<Snapshot>);
+
+/// Everything that requests are served by.
+pub struct Snapshot {
+    /// The bounds and places of the listeners.
+    pub server: Server,
+    /// The TLS configuration, where there are certificates.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What holds for the whole cache.
+    pub cache: CachePolicy,
+    /// The upstreams by name.
+    pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
+    /// The rate limits in use.
+    pub limits: Vec<Arc<Limit>>,
+    hosts: HashMap<String, Host>,
+    default: Option<Arc<Site>>,
+    all: Vec<Arc<Site>>,
+}
+
+/// The bounds and places of the listeners.
+pub struct Server {
+    /// Where to listen, and whether with TLS.
+    pub places: Vec<(SocketAddr, bool)>,
+    /// Whose X-Forwarded-For is believed.
+    pub trusted: Vec<IpNet>,
+    /// HTTP/2 without TLS.
+    pub h2c: bool,
+    /// Send visitors from HTTP to https.
+    pub redirect_https: bool,
+    /// The port of the first TLS listener.
+    pub https_port: Option<u16>,
+    /// What a client may take up.
+    pub limits: settings::Limits,
+}
+
+/// What holds for the whole cache.
+pub struct CachePolicy {
+    /// The bounds on reuse.
+    pub bounds: Bounds,
+    /// The largest body that is stored.
+    pub object_max: u64,
+    /// Whether a visitor's Cache-Control is minded.
+    pub honour_client: bool,
+    /// Whether visitors are told what the cache did.
+    pub tell: bool,
+    /// Who may purge.
+    pub purge: Vec<IpNet>,
+}
+
+/// One site.
+pub struct Site {
+    /// Its canonical host, or a label.
+    pub name: SiteName,
+    /// Where it lies in the ZODB.
+    pub zope: Option<VirtualHost>,
+    /// The scheme that visitors see, if not the listener's.
+    pub scheme: Option<&'static str>,
+    /// Where its answers come from.
+    pub upstream: Arc<Upstream>,
+    /// The upstream's counters.
+    pub upstream_metrics: Arc<UpstreamMetrics>,
+    /// Whether it is answered from the cache.
+    pub cache: bool,
+    /// Its rate limits.
+    pub limits: Vec<Arc<Limit>>,
+    /// Who may see it; empty: everybody.
+    pub allow: Vec<IpNet>,
+    /// The most bytes of a request's body.
+    pub body_max: u64,
+    /// Cookies that show who asks.
+    pub identity_cookies: Arc<Vec<String>>,
+    /// Its counters.
+    pub metrics: Arc<SiteMetrics>,
+}
+
+/// A rate limit with its counters.
+pub struct Limit {
+    /// Its name.
+    pub name: LimitName,
+    /// Its buckets; none when it is off.
+    pub buckets: Option<Arc<RateLimit>>,
+    metrics: Arc<LimitMetrics>,
+}
+
+enum Host {
+    Site(Arc<Site>),
+    Alias(Arc<Site>),
+}
+
+/// Whose a host is.
+pub enum Found<'a> {
+    /// The site's own.
+    Site(&'a Arc<Site>),
+    /// Another name of the site.
+    Alias(&'a Arc<Site>),
+}
+
+/// What operators and events chose, beside what the file says.
+#[derive(Clone, Debug, Default)]
+pub struct Choices {
+    sets: BTreeMap<UpstreamName, SetName>,
+}
+
+impl Choices {
+    /// Lets `set` of `upstream` serve.
+    pub fn choose(&mut self, upstream: UpstreamName, set: SetName) {
+        self.sets.insert(upstream, set);
+    }
+
+    /// Forgets choices that `new` overrules: its `active` differs from the one in `old`, or the set is gone.
+    pub fn keep_for(&mut self, old: &Config, new: &Config) {
+        self.sets.retain(|name, set| {
+            let (Some(old), Some(new)) = (old.upstream.get(name), new.upstream.get(name)) else { return false };
+            old.active_set() == new.active_set() && new.sets().contains_key(set)
+        });
+    }
+}
+
+impl Snapshots {
+    /// Begins with `first`.
+    #[must_use]
+    pub fn new(first: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(first))
+    }
+
+    /// The snapshot in force, for a moment: not to be held while waiting.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    /// The snapshot in force, to be kept.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts `next` in force. Called by `control/publisher` alone.
+    pub fn store(&self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+}
+
+impl Snapshot {
+    /// A snapshot without sites or listeners: what is in force before the first configuration.
+    #[must_use]
+    pub fn empty() -> Self {
+        let config = Config::default();
+        Self {
+            server: Server {
+                places: Vec::new(),
+                trusted: Vec::new(),
+                h2c: false,
+                redirect_https: false,
+                https_port: None,
+                limits: settings::Limits::default(),
+            },
+            tls: None,
+            cache: cache_policy(&config.cache, Vec::new()),
+            upstreams: BTreeMap::new(),
+            limits: Vec::new(),
+            hosts: HashMap::new(),
+            default: None,
+            all: Vec::new(),
+        }
+    }
+
+    /// Whose `host` (without port, in lower case) is.
+    #[must_use]
+    pub fn site(&self, host: &str) -> Option<Found<'_>> {
+        match self.hosts.get(host) {
+            Some(Host::Site(site)) => Some(Found::Site(site)),
+            Some(Host::Alias(site)) => Some(Found::Alias(site)),
+            None => self.default.as_ref().map(Found::Site),
+        }
+    }
+
+    /// All sites.
+    #[must_use]
+    pub fn sites(&self) -> &[Arc<Site>] {
+        &self.all
+    }
+}
+
+impl Limit {
+    /// Takes one request of `client`; the time after which he may come again when he has to wait.
+    ///
+    /// # Errors
+    /// That time.
+    pub fn check(&self, client: ClientAddr) -> Result<(), Duration> {
+        let Some(buckets) = &self.buckets else { return Ok(()) };
+        match buckets.check(client) {
+            Ok(()) => {
+                self.metrics.decision(Decision::Allow);
+                Ok(())
+            }
+            Err(wait) => {
+                self.metrics.decision(Decision::Reject);
+                Err(wait.retry_after)
+            }
+        }
+    }
+
+    /// Forgets idle buckets.
+    pub fn forget_idle(&self) {
+        if let Some(buckets) = &self.buckets {
+            self.metrics.keys(buckets.forget_idle());
+        }
+    }
+}
+
+/// Makes a snapshot of a checked configuration. Upstreams follow their new plans only in [`Compiled::put_in_force`], so a
+/// configuration that turns out to be unusable has changed nothing.
+///
+/// # Errors
+/// What only the machine can tell: certificates that cannot be used.
+pub fn compile(config: &Config, choices: &Choices, house: &House) -> Result<Compiled, Vec<String>> {
+    let tls = server_tls(config, house)?;
+    Ok(Compiled { config: config.clone(), choices: choices.clone(), tls })
+}
+
+/// A configuration that has passed every test and is not in force yet.
+pub struct Compiled {
+    config: Config,
+    choices: Choices,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+impl Compiled {
+    /// Where it wants to listen.
+    #[must_use]
+    pub fn places(&self) -> Vec<(SocketAddr, bool)> {
+        self.config.listens().iter().map(|listen| (listen.addr, listen.tls)).collect()
+    }
+
+    /// Installs the upstreams' plans and gives the snapshot that goes with them.
+    #[must_use]
+    pub fn put_in_force(self, house: &House) -> Snapshot {
+        let config = &self.config;
+        let limits = limits(config, house);
+        let mut upstreams: BTreeMap<UpstreamName, Arc<Upstream>> = BTreeMap::new();
+        for (name, upstream) in &config.upstream {
+            let active = self.choices.sets.get(name).cloned().or_else(|| upstream.active_set());
+            if let Some(plan) = plan(name.clone(), upstream, active) {
+                upstreams.insert(name.clone(), house.upstreams.install(plan));
+            }
+        }
+        let identity_cookies = Arc::new(config.cache.identity_cookies.clone());
+        let mut all = Vec::new();
+        let mut hosts = HashMap::new();
+        let mut default = None;
+        for (name, site) in &config.site {
+            let Some(upstream) = site_upstream(name, site, house, &mut upstreams) else { continue };
+            let compiled = Arc::new(compile_site(config, name, site, upstream, &limits, &identity_cookies, house));
+            hosts.insert(name.to_string(), Host::Site(Arc::clone(&compiled)));
+            for alias in &site.aliases {
+                hosts.insert(alias.as_str().to_lowercase(), Host::Alias(Arc::clone(&compiled)));
+            }
+            if site.default {
+                default = Some(Arc::clone(&compiled));
+            }
+            all.push(compiled);
+        }
+        let places = self.places();
+        let https_port = places.iter().find(|(_, tls)| *tls).map(|(addr, _)| addr.port());
+        let purge = purge_networks(config, &upstreams);
+        Snapshot {
+            server: Server {
+                places,
+                trusted: config.server.trusted.clone(),
+                h2c: config.server.h2c,
+                redirect_https: config.server.redirect_https,
+                https_port,
+                limits: config.server.limits.clone(),
+            },
+            tls: self.tls,
+            cache: cache_policy(&config.cache, purge),
+            upstreams,
+            limits: limits.into_values().collect(),
+            hosts,
+            default,
+            all,
+        }
+    }
+}
+
+fn compile_site(
+    config: &Config,
+    name: &SiteName,
+    site: &settings::Site,
+    upstream: Arc<Upstream>,
+    limits: &BTreeMap<LimitName, Arc<Limit>>,
+    identity_cookies: &Arc<Vec<String>>,
+    house: &House,
+) -> Site {
+    Site {
+        name: name.clone(),
+        zope: site.zope.as_deref().and_then(|root| VirtualHost::parse(root).ok()),
+        scheme: match site.scheme {
+            values::Scheme::Auto => None,
+            values::Scheme::Http => Some("http"),
+            values::Scheme::Https => Some("https"),
+        },
+        upstream_metrics: house.metrics.upstream(upstream.name()),
+        upstream,
+        cache: site.cache,
+        limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
+        allow: site.allow.clone(),
+        body_max: site.body.unwrap_or(config.server.limits.body).0,
+        identity_cookies: Arc::clone(identity_cookies),
+        metrics: house.metrics.site(name),
+    }
+}
+
+fn site_upstream(
+    name: &SiteName,
+    site: &settings::Site,
+    house: &House,
+    upstreams: &mut BTreeMap<UpstreamName, Arc<Upstream>>,
+) -> Option<Arc<Upstream>> {
+    match site.upstream.as_ref()? {
+        values::UpstreamRef::Name(upstream) => upstreams.get(upstream).cloned(),
+        values::UpstreamRef::Inline(endpoints) => {
+            let settings = settings::Upstream { servers: endpoints.clone(), ..settings::Upstream::default() };
+            let name = UpstreamName::parse(name.as_str()).ok()?;
+            let plan = plan(name.clone(), &settings, settings.active_set())?;
+            let upstream = house.upstreams.install(plan);
+            upstreams.insert(name, Arc::clone(&upstream));
+            Some(upstream)
+        }
+    }
+}
+
+fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetName>) -> Option<Plan> {
+    let sets = settings.sets().into_iter().map(|(name, endpoints)| upstream::SetPlan { name, endpoints }).collect();
+    let check = &settings.check;
+    Some(Plan {
+        name,
+        sets,
+        active: active?,
+        threads: settings.threads as usize,
+        queue_max: settings.queue.max as usize,
+        queue_wait: settings.queue.wait,
+        timeouts: upstream::Timeouts {
+            connect: settings.timeout.connect,
+            first_byte: settings.timeout.first_byte,
+            between_bytes: settings.timeout.between_bytes,
+        },
+        idle: settings.idle,
+        check: upstream::Check {
+            kind: match check.kind {
+                values::CheckKind::Http => upstream::CheckKind::Http { path: check.path.clone() },
+                values::CheckKind::Tcp => upstream::CheckKind::Tcp,
+                values::CheckKind::Off => upstream::CheckKind::Off,
+            },
+            every: check.every,
+            timeout: check.timeout,
+            rise: check.rise,
+            fall: check.fall,
+        },
+        retry_max: settings.retries,
+    })
+}
+
+fn limits(config: &Config, house: &House) -> BTreeMap<LimitName, Arc<Limit>> {
+    let mut wanted = config.limit.clone();
+    if let Ok(built_in) = LimitName::parse(BUILT_IN_LIMIT) {
+        wanted.entry(built_in).or_default();
+    }
+    let mut known = house.limits.lock().unwrap_or_else(PoisonError::into_inner);
+    known.retain(|name, _| wanted.contains_key(name));
+    wanted
+        .into_iter()
+        .map(|(name, settings)| {
+            let buckets = quotas(&settings).map(|quotas| {
+                let kept = known.get(&name).filter(|limit| limit.quotas() == quotas).cloned();
+                let limit = kept.unwrap_or_else(|| Arc::new(RateLimit::new(quotas)));
+                known.insert(name.clone(), Arc::clone(&limit));
+                limit
+            });
+            let metrics = house.metrics.limit(&name);
+            (name.clone(), Arc::new(Limit { name, buckets, metrics }))
+        })
+        .collect()
+}
+
+fn quotas(limit: &settings::Limit) -> Option<Quotas> {
+    let values::Switchable::On(rate) = &limit.rate else { return None };
+    Some(Quotas {
+        v4_bits: limit.key.v4_bits,
+        v6_bits: limit.key.v6_bits,
+        period: rate.per / rate.count.max(1),
+        burst: limit.burst.try_into().ok()?,
+    })
+}
+
+fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {
+    CachePolicy {
+        bounds: Bounds {
+            heuristic_max: cache.heuristic,
+            grace_revalidate: cache.grace_revalidate,
+            grace_error: cache.grace_error,
+            override_must_revalidate: cache.override_must_revalidate,
+            error_ttl_max: cache.error_ttl_max,
+        },
+        object_max: cache.object_max.0,
+        honour_client: cache.client_cache_control == values::ClientCacheControl::Honour,
+        tell: cache.status,
+        purge,
+    }
+}
+
+/// The networks that may purge. Endpoints given by name are resolved here, once per configuration; what does not resolve
+/// now may not purge.
+fn purge_networks(config: &Config, upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>) -> Vec<IpNet> {
+    let values::PurgeAllow::Networks(networks) = &config.cache.purge_allow else {
+        let plans: Vec<Arc<Plan>> = upstreams.values().map(|upstream| upstream.plan()).collect();
+        let endpoints = plans.iter().flat_map(|plan| &plan.sets).flat_map(|set| &set.endpoints);
+        return endpoints.flat_map(addresses).map(IpNet::from).collect();
+    };
+    networks.clone()
+}
+
+fn addresses(endpoint: &OriginAddr) -> Vec<IpAddr> {
+    use std::net::ToSocketAddrs;
+    match endpoint.host().parse() {
+        Ok(address) => vec![address],
+        Err(_) => (endpoint.host(), endpoint.port())
+            .to_socket_addrs()
+            .map_or_else(|_| Vec::new(), |found| found.map(|addr| addr.ip().to_canonical()).collect()),
+    }
+}
+
+fn server_tls(config: &Config, house: &House) -> Result<Option<Arc<ServerConfig>>, Vec<String>> {
+    if config.tls.certs.is_empty() {
+        return Ok(None);
+    }
+    let files: Vec<tls::CertFiles> = config
+        .tls
+        .certs
+        .iter()
+        .map(|pair| tls::CertFiles { cert: pair.cert.clone(), key: pair.key_file.clone() })
+        .collect();
+    let min = match config.tls.min {
+        values::TlsMin::Tls12 => tls::MinVersion::Tls12,
+        values::TlsMin::Tls13 => tls::MinVersion::Tls13,
+    };
+    tls::server_config(&files, min, &house.tickets)
+        .map(Some)
+        .map_err(|problems| problems.iter().map(|problem| telemetry::chain(problem)).collect())
+}

@@ -1,0 +1,55 @@
+//! Configuration files as operators write them: the errors they see, and the files that we ship.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use tidegate::config;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// Compares `shown` with the file; `UPDATE_REFERENCE=1` writes it instead.
+fn compare(path: &Path, shown: &str) {
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        fs::write(path, shown).expect("the file can be written");
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(shown, expected, "{} differs; UPDATE_REFERENCE=1 cargo test --test conf", path.display());
+}
+
+#[test]
+fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
+    for name in ["many", "syntax", "two"] {
+        let path = root().join("tests/conf").join(format!("{name}.toml"));
+        let text = fs::read_to_string(&path).expect("the file is there");
+        let report = config::parse("tidegate.toml", &text).expect_err("the file is wrong");
+        compare(&path.with_extension("txt"), &format!("{report}\n"));
+    }
+}
+
+#[test]
+fn the_reference_is_that_of_the_source_and_is_itself_a_configuration_without_errors_but_for_its_sites() {
+    let reference = config::reference::reference();
+    compare(&root().join("conf/reference.toml"), &reference);
+    let report = config::parse("reference.toml", &reference).expect_err("it names no site");
+    assert!(report.to_string().contains("1 error, 0 warnings") && report.to_string().contains("there is no site"));
+}
+
+#[test]
+fn the_files_we_ship_are_good_and_read_the_same_when_written_out() {
+    for name in ["minimal.toml", "tidegate.toml"] {
+        let text = fs::read_to_string(root().join("conf").join(name)).expect("the file is there");
+        let loaded = config::parse(name, &text).unwrap_or_else(|report| panic!("{report}"));
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        let written = config::reference::expanded(&loaded.config);
+        let again = config::parse("expanded.toml", &written).unwrap_or_else(|report| panic!("{written}\n{report}"));
+        assert_eq!(config::reference::expanded(&again.config), written);
+    }
+}
+
+#[test]
+fn seven_lines_are_enough() {
+    let minimal = fs::read_to_string(root().join("conf/minimal.toml")).expect("the file is there");
+    assert!(minimal.lines().count() <= 7);
+}
