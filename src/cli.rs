@@ -132,15 +132,14 @@ pub fn main(cli: Cli) -> ExitCode {
 }
 
 fn run(args: RunArgs) -> ExitCode {
-    let app = match args.config {
-        Some(path) => App::from_file(path),
-        None => {
-            let mut config = Config::for_upstream(args.upstream, args.listen);
-            if let Some(path) = args.admin_socket {
-                config.admin.socket = Switchable::On(path);
-            }
-            Ok(App::from_config(config))
+    let app = if let Some(path) = args.config {
+        App::from_file(path)
+    } else {
+        let mut config = Config::for_upstream(args.upstream, args.listen);
+        if let Some(path) = args.admin_socket {
+            config.admin.socket = Switchable::On(path);
         }
+        Ok(App::from_config(config))
     };
     let started = app.and_then(|app| {
         let metrics = Metrics::new();

@@ -135,7 +135,7 @@ impl Certificate {
     fn covers(&self, name: &ServerName<'_>) -> bool {
         self.key
             .end_entity_cert()
-            .and_then(|der| ParsedCertificate::try_from(der))
+            .and_then(ParsedCertificate::try_from)
             .and_then(|leaf| verify_server_name(&leaf, name))
             .is_ok()
     }

@@ -383,9 +383,8 @@ impl BodyReader {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Done => true,
-            Self::Whole(_) => false,
             Self::Segments(segments, next) => *next >= segments.len(),
-            Self::Filling(_) => false,
+            Self::Whole(_) | Self::Filling(_) => false,
         }
     }
 }

@@ -32,9 +32,11 @@ pub enum Landing {
     Failed,
 }
 
+type ByKey = HashMap<Box<[u8]>, Arc<Flight>>;
+
 /// All fetches under way, by key.
 pub struct Flights {
-    shards: Vec<Mutex<HashMap<Box<[u8]>, Arc<Flight>>>>,
+    shards: Vec<Mutex<ByKey>>,
     hasher: RandomState,
 }
 
@@ -69,7 +71,7 @@ impl Flights {
         Arc::new(Self { shards, hasher: RandomState::new() })
     }
 
-    fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Box<[u8]>, Arc<Flight>>> {
+    fn shard(&self, key: &[u8]) -> MutexGuard<'_, ByKey> {
         let at = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         // The sections under this lock are map operations that leave it whole even if one panics.
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)

@@ -28,7 +28,7 @@ const MOKA_OVERHEAD: u32 = 224;
 
 /// How many keys of private answers are remembered, and for how long, so that they are not collapsed again.
 const PRIVATE_KEYS: u64 = 50_000;
-const PRIVATE_FOR: Duration = Duration::from_secs(60);
+const PRIVATE_FOR: Duration = Duration::from_mins(1);
 
 /// The most places (schemes, hosts and ports) under which one site's responses are stored.
 const PLACES_MAX: usize = 1024;
@@ -141,7 +141,7 @@ impl Cache {
         let before = self.get(key);
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
         let (tier, other) =
-            if weigh(key, &after) > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
+            if after.weight() > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
         other.invalidate(key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
         tier.entry(key.into()).and_compute_with(|found| {
@@ -205,7 +205,7 @@ fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Moka<Box<[u8
     let evicted = Arc::clone(evicted);
     Moka::builder()
         .max_capacity(capacity)
-        .weigher(|key: &Box<[u8]>, shelf: &Shelf| weigh(key, shelf))
+        .weigher(weigh)
         .eviction_listener(move |_, _, cause| {
             if cause == RemovalCause::Size {
                 evicted[at].fetch_add(1, Ordering::Relaxed);
@@ -214,7 +214,8 @@ fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Moka<Box<[u8
         .build()
 }
 
-fn weigh(key: &[u8], shelf: &Shelf) -> u32 {
+#[expect(clippy::borrowed_box, reason = "moka's weigher is given the key as it is stored")]
+fn weigh(key: &Box<[u8]>, shelf: &Shelf) -> u32 {
     let key = u32::try_from(key.len()).unwrap_or(u32::MAX);
     shelf.weight().saturating_add(key).saturating_add(MOKA_OVERHEAD)
 }

@@ -113,7 +113,7 @@ settings! {
     /// TLS towards visitors.
     Tls {
         /// Certificates, chosen by the name that a visitor asks for (SNI); the first serves who asks for none.
-        /// Each is { cert = "PATH", key_file = "PATH" }, PEM, leaf first. Read again at every reload.
+        /// Each is `{ cert = "PATH", key_file = "PATH" }`, PEM, leaf first. Read again at every reload.
         certs: Vec<Cert> = Vec::new(),
         /// The lowest version: "1.2" or "1.3".
         min: TlsMin = TlsMin::Tls12,
@@ -195,7 +195,7 @@ settings! {
         threads: u32 = 4,
         /// The endpoints, each "HOST:PORT". Either this or `set`.
         servers: Vec<OriginAddr> = Vec::new(),
-        /// Alternative sets of endpoints by name, such as primary = ["HOST:PORT"], of which one serves.
+        /// Alternative sets of endpoints by name, such as `primary = ["HOST:PORT"]`, of which one serves.
         set: BTreeMap<SetName, Vec<OriginAddr>> = BTreeMap::new(),
         /// The set that serves; `tidegate use` changes it without a reload. Required with `set`.
         active: Option<SetName> = None,
@@ -203,8 +203,8 @@ settings! {
         queue: Queue = Queue::default(),
         /// The bounds of a journey.
         timeout: Timeout = Timeout::default(),
-        /// How long an idle connection is kept. Below waitress's channel_timeout (120 s); idle ones count against its
-        /// connection_limit (100).
+        /// How long an idle connection is kept. Below waitress's `channel_timeout` (120 s); idle ones count against its
+        /// `connection_limit` (100).
         idle: Duration = seconds(30),
         /// How endpoints are checked.
         check: Check = Check::default(),

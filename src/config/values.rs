@@ -131,7 +131,7 @@ macro_rules! text_setting {
 }
 
 text_setting!(String, |written| Ok(written.to_owned()), String::clone);
-text_setting!(PathBuf, |written| parse_path(written), |path| path.display().to_string());
+text_setting!(PathBuf, parse_path, |path| path.display().to_string());
 text_setting!(Duration, parse_duration, |value| format_duration(*value));
 text_setting!(ByteSize, ByteSize::parse, ToString::to_string);
 text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);

@@ -155,11 +155,10 @@ impl Activity {
         if head > 0 {
             return due(self.instant(head) + bounds.head, Closed::Head, now);
         }
-        let (heard, done) = (self.heard.load(Ordering::Relaxed), self.last_done.load(Ordering::Relaxed));
-        match (heard, done) {
+        match (self.heard.load(Ordering::Relaxed), self.last_done.load(Ordering::Relaxed)) {
             (0, 0) => due(self.began + bounds.first_byte, Closed::FirstByte, now),
             // An h2 preface without a request is a head that does not come.
-            (heard, 0) => due(self.instant(heard) + bounds.head, Closed::Head, now),
+            (first, 0) => due(self.instant(first) + bounds.head, Closed::Head, now),
             // h2 pings do not prolong: only requests count.
             (_, done) => due(self.instant(done) + bounds.idle, Closed::Idle, now),
         }

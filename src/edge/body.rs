@@ -85,8 +85,13 @@ impl OutBody {
     /// Ties the end of the request on its connection to the end of this body.
     #[must_use]
     pub fn watched(mut self, watch: RequestWatch) -> Self {
-        self.watch = Some(watch);
+        self.watch(watch);
         self
+    }
+
+    /// The same, in place.
+    pub fn watch(&mut self, watch: RequestWatch) {
+        self.watch = Some(watch);
     }
 
     /// Writes `trail` when this body has ended.
@@ -113,9 +118,7 @@ impl OutBody {
             Payload::Stored(reader) => {
                 reader.poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(BodyError::from)))
             }
-            Payload::Origin(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
-            }
+            Payload::Origin(body) => Pin::new(body).poll_frame(cx),
         }
     }
 }

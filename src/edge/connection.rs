@@ -121,11 +121,25 @@ where
     match protocol {
         Protocol::Http1 => {
             let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
-            watch(connection, |it| it.graceful_shutdown(), &activity, &limits.bounds, stop).await
+            watch(
+                connection,
+                hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown,
+                &activity,
+                &limits.bounds,
+                stop,
+            )
+            .await
         }
         Protocol::Http2 => {
             let connection = http2_builder(limits).serve_connection(io, service);
-            watch(connection, |it| it.graceful_shutdown(), &activity, &limits.bounds, stop).await
+            watch(
+                connection,
+                hyper::server::conn::http2::Connection::graceful_shutdown,
+                &activity,
+                &limits.bounds,
+                stop,
+            )
+            .await
         }
     }
 }

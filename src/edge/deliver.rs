@@ -124,7 +124,10 @@ fn assemble(status: StatusCode, head: HeaderMap, body: OutBody) -> Response<OutB
     response
 }
 
-/// Answers with the response of a fetch that was shared; `None` if its beginning is gone.
+/// Answers with the response of a fetch that was shared.
+///
+/// # Errors
+/// The trail comes back when the beginning of the body is gone already.
 pub fn landed(
     errand: &Errand,
     trail: Box<Trail>,
@@ -183,6 +186,7 @@ pub fn private<B>(
 }
 
 /// Answers that there is no answer.
+#[must_use]
 pub fn failed(mut trail: Box<Trail>, refusal: &Refusal) -> Response<OutBody> {
     trail.refused(refusal.status, refusal.why);
     refusal.response().map(|page| OutBody::whole(page).trailed(trail))

@@ -1,6 +1,7 @@
 //! A client's body on its way to the origin: bounded in size and in the pauses it makes.
 
 use crate::clock;
+use crate::edge::body::BodyError;
 use crate::edge::errand::Errand;
 use crate::edge::refusal::Refusal;
 use crate::upstream::ClientFault;
@@ -12,7 +13,6 @@ use http_body::Frame;
 use http_body::SizeHint;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -56,7 +56,7 @@ pub fn body(errand: &Errand, incoming: Incoming) -> Result<RequestBody, Refusal>
 struct Broke(ClientFault);
 
 impl Inbound {
-    fn fail(&self, fault: ClientFault) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    fn fail(&self, fault: ClientFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let fault = *self.fault.get_or_init(|| fault);
         Poll::Ready(Some(Err(Box::new(Broke(fault)))))
     }
@@ -76,7 +76,7 @@ impl Inbound {
 
 impl Body for Inbound {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();

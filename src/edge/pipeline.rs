@@ -69,9 +69,15 @@ impl Future for Answer {
 
 /// What the first look at a request gave.
 enum First {
-    Answered(Response<OutBody>),
+    Answered(Box<Response<OutBody>>),
     Pass(Box<Errand>, Box<Trail>),
     Fetch(Box<Errand>, Box<Trail>),
+}
+
+impl First {
+    fn answered(response: Response<OutBody>) -> Self {
+        Self::Answered(Box::new(response))
+    }
 }
 
 thread_local! {
@@ -98,9 +104,10 @@ impl Service<Request<Incoming>> for Session {
         let now = clock::now();
         let snapshot = self.edge.snapshots.load();
         match first(&self.edge, &snapshot, self.approach, &request, now) {
-            First::Answered(response) => {
+            First::Answered(mut response) => {
+                response.body_mut().watch(watch);
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.
-                Answer::Ready(Some(Box::new(response.map(|body| body.watched(watch)))))
+                Answer::Ready(Some(response))
             }
             First::Pass(errand, trail) => Answer::Pending(Box::pin(async move {
                 let response = fetch::pass(&errand, trail, request).await;
@@ -125,11 +132,11 @@ fn first(
     let question = match intake::judge(snapshot, approach, request) {
         Judged::Question(question) => question,
         Judged::Redirect(location) => {
-            return First::Answered(deliver::redirect(edge, approach, request, &location, now));
+            return First::answered(deliver::redirect(edge, approach, request, &location, now));
         }
-        Judged::AboutServer => return First::Answered(deliver::about_server(edge, approach, request, now)),
+        Judged::AboutServer => return First::answered(deliver::about_server(edge, approach, request, now)),
         Judged::Refused(refusal, site, client) => {
-            return First::Answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
+            return First::answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
         }
     };
     match question.kind {
@@ -137,10 +144,10 @@ fn first(
         Kind::Pass(why) => match Errand::new(edge, snapshot, &question, None, why.status()) {
             Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
             Err(refusal) => {
-                First::Answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
+                First::answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
             }
         },
-        Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
+        Kind::Purge => First::answered(purge::answer(edge, snapshot, request, &question, now)),
     }
 }
 
@@ -163,7 +170,7 @@ fn lookup(
         Some((stored, Reuse::Fresh)) => {
             let status = CacheStatus::hit(stored.freshness.ttl(now.mono));
             if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
-                return First::Answered(response);
+                return First::answered(response);
             }
             CacheStatus::forwarded(Why::UriMiss)
         }
@@ -175,7 +182,7 @@ fn lookup(
                 if let Ok(errand) = Errand::new(edge, snapshot, question, Some(&lookup), status) {
                     fetch::refresh(errand, request.headers());
                 }
-                return First::Answered(response);
+                return First::answered(response);
             }
             CacheStatus::forwarded(Why::Stale)
         }
@@ -187,11 +194,11 @@ fn lookup(
     if directives.only_if_cached {
         // RFC 9111 5.2.1.7.
         let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
-        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+        return First::answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
     let lookup = Lookup { key, found };
     match Errand::new(edge, snapshot, question, Some(&lookup), status) {
         Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
-        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
+        Err(refusal) => First::answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }
 }

@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 /// A tunnel in which nothing has moved for so long is closed.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
+const SILENCE_MAX: Duration = Duration::from_mins(5);
 
 /// The bytes that are held for each direction.
 const BUFFER: usize = 16 * 1024;
@@ -31,6 +31,7 @@ pub fn ask(headers: &mut HeaderMap) {
 }
 
 /// Answers the client's 101 and moves bytes from then on, keeping the origin's thread for as long.
+#[must_use]
 pub fn open(client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
     let (origin, parts, lease) = fetched.into_tunnel();
     let mut headers = parts.headers;

@@ -20,6 +20,7 @@ pub enum Scope {
 }
 
 /// All directives of one message that a shared cache minds.
+#[expect(clippy::struct_excessive_bools, reason = "each is a directive of its own in RFC 9111")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `no-store`.
@@ -112,6 +113,7 @@ fn shorter(before: Option<Duration>, now: Duration) -> Duration {
     before.map_or(now, |before| before.min(now))
 }
 
+#[derive(Clone, Copy)]
 struct Item<'a> {
     name: &'a [u8],
     /// Without its quotes.

@@ -169,7 +169,10 @@ impl CacheStatus {
 #[must_use]
 pub fn ttl(lifetime: Duration, age: Duration) -> i64 {
     let seconds = |value: Duration| i64::try_from(value.as_secs()).unwrap_or(i64::MAX);
-    if age <= lifetime { seconds(lifetime - age) } else { -seconds(age - lifetime).max(1) }
+    match lifetime.checked_sub(age) {
+        Some(left) => seconds(left),
+        None => -seconds(age.saturating_sub(lifetime)).max(1),
+    }
 }
 
 #[cfg(test)]

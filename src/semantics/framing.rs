@@ -19,7 +19,7 @@ pub struct Refused {
     pub why: &'static str,
 }
 
-/// The methods that are passed on: HTTP's own, and WebDAV's, which Zope speaks (RFC 4918, 3253, 5323).
+/// The methods that are passed on: HTTP's own, and `WebDAV`'s, which Zope speaks (RFC 4918, 3253, 5323).
 const METHODS: &[&str] = &[
     "GET",
     "HEAD",

@@ -86,7 +86,7 @@ const HOPS_MAX: usize = 20;
 pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
     for line in headers.get_all(header::CONNECTION) {
         let protected = |name: &&str| contains_token(line.as_bytes(), name.as_bytes());
-        if PROTECTED.iter().any(|name| protected(name)) || lists_forwarded(line.as_bytes()) {
+        if PROTECTED.iter().any(protected) || lists_forwarded(line.as_bytes()) {
             return Err(Refused::bad("connection_lists"));
         }
     }

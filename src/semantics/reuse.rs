@@ -35,7 +35,7 @@ pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: In
     if age < stored.lifetime {
         return Reuse::Fresh;
     }
-    if age - stored.lifetime < stored.while_revalidate {
+    if age.saturating_sub(stored.lifetime) < stored.while_revalidate {
         return Reuse::StaleWhileRevalidate;
     }
     Reuse::Stale

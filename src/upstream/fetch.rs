@@ -232,14 +232,15 @@ async fn send(
 ) -> Attempt {
     match tokio::time::timeout(first_byte, sender.try_send_request(request)).await {
         Ok(Ok(response)) => Attempt::Answered(response, sender),
-        Ok(Err(mut error)) => match error.take_message() {
-            Some(whole) => Attempt::NotSent(whole, FetchError::Broken(error.into_error())),
-            None => {
+        Ok(Err(mut error)) => {
+            if let Some(whole) = error.take_message() {
+                Attempt::NotSent(whole, FetchError::Broken(error.into_error()))
+            } else {
                 let error = error.into_error();
                 let lost = if error.is_parse() { FetchError::BadAnswer("parse") } else { FetchError::Broken(error) };
                 Attempt::Lost(lost, reused)
             }
-        },
+        }
         Err(_) => Attempt::Lost(FetchError::FirstByteTimeout, false),
     }
 }
@@ -287,6 +288,7 @@ fn settle(
 
 impl Fetched {
     /// The origin's side of a tunnel, and the thread it occupies for as long as the tunnel lasts.
+    #[must_use]
     pub fn into_tunnel(mut self) -> (hyper::upgrade::OnUpgrade, http::response::Parts, Option<Lease>) {
         let upgrade = self.response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
         let (parts, body) = self.response.into_parts();

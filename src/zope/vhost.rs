@@ -94,7 +94,7 @@ pub fn refuse_words(path: &str) -> Result<(), Refused> {
     if spoken { Err(Refused::bad("vhm_words")) } else { Ok(()) }
 }
 
-/// Takes apart a path that begins with VirtualHostBase; `None` for any other.
+/// Takes apart a path that begins with `VirtualHostBase`; `None` for any other.
 #[must_use]
 pub fn parse(path: &str) -> Option<Rewritten<'_>> {
     let rest = path.strip_prefix('/')?.strip_prefix(BASE)?.strip_prefix('/')?;

@@ -95,14 +95,13 @@ impl Health {
                 self.good += 1;
                 self.failed = 0;
             }
-            Evidence::CheckFailed { progressing: true } => {}
             Evidence::CheckFailed { progressing: false } => {
                 self.failed += 1;
                 self.good = 0;
             }
             Evidence::Answered => self.broken = 0,
             Evidence::Broken => self.broken += 1,
-            Evidence::Trial => {}
+            Evidence::Trial | Evidence::CheckFailed { progressing: true } => {}
         }
         let next = match self.state {
             State::Up if self.failed >= rules.fall || self.broken >= BROKEN_MAX => State::Down,
