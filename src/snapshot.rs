@@ -37,6 +37,7 @@ use arc_swap::Guard;
 use ipnet::IpNet;
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -275,21 +276,22 @@ impl Limit {
     }
 }
 
-/// Makes a snapshot of a checked configuration. Upstreams follow their new plans only in [`Compiled::put_in_force`], so a
-/// configuration that turns out to be unusable has changed nothing.
+/// Does with a checked configuration everything that can fail or take long: certificates are read, names resolved. Nothing
+/// is changed by it; that happens in [`Compiled::put_in_force`], which does neither and can be repeated.
 ///
 /// # Errors
 /// What only the machine can tell: certificates that cannot be used.
-pub fn compile(config: &Config, choices: &Choices, house: &House) -> Result<Compiled, Vec<String>> {
-    let tls = server_tls(config, house)?;
-    Ok(Compiled { config: config.clone(), choices: choices.clone(), tls })
+pub fn compile(config: Config, house: &House) -> Result<Compiled, Vec<String>> {
+    let tls = server_tls(&config, house)?;
+    let purge = purge_networks(&config);
+    Ok(Compiled { config, tls, purge })
 }
 
-/// A configuration that has passed every test and is not in force yet.
+/// A configuration that has passed every test.
 pub struct Compiled {
     config: Config,
-    choices: Choices,
     tls: Option<Arc<ServerConfig>>,
+    purge: Vec<IpNet>,
 }
 
 impl Compiled {
@@ -299,14 +301,21 @@ impl Compiled {
         self.config.listens().iter().map(|listen| (listen.addr, listen.tls)).collect()
     }
 
-    /// Installs the upstreams' plans and gives the snapshot that goes with them.
+    /// The configuration.
     #[must_use]
-    pub fn put_in_force(self, house: &House) -> Snapshot {
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Installs the upstreams' plans and gives the snapshot that goes with them. Neither fails nor waits, so a set can be
+    /// switched while certificates are being replaced or no name resolves.
+    #[must_use]
+    pub fn put_in_force(&self, choices: &Choices, house: &House) -> Snapshot {
         let config = &self.config;
         let limits = limits(config, house);
         let mut upstreams: BTreeMap<UpstreamName, Arc<Upstream>> = BTreeMap::new();
         for (name, upstream) in &config.upstream {
-            let active = self.choices.sets.get(name).cloned().or_else(|| upstream.active_set());
+            let active = choices.sets.get(name).cloned().or_else(|| upstream.active_set());
             if let Some(plan) = plan(name.clone(), upstream, active) {
                 upstreams.insert(name.clone(), house.upstreams.install(plan));
             }
@@ -329,7 +338,6 @@ impl Compiled {
         }
         let places = self.places();
         let https_port = places.iter().find(|(_, tls)| *tls).map(|(addr, _)| addr.port());
-        let purge = purge_networks(config, &upstreams);
         Snapshot {
             server: Server {
                 places,
@@ -339,8 +347,8 @@ impl Compiled {
                 https_port,
                 limits: config.server.limits.clone(),
             },
-            tls: self.tls,
-            cache: cache_policy(&config.cache, purge),
+            tls: self.tls.clone(),
+            cache: cache_policy(&config.cache, self.purge.clone()),
             upstreams,
             limits: limits.into_values().collect(),
             hosts,
@@ -478,13 +486,18 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {
 
 /// The networks that may purge. Endpoints given by name are resolved here, once per configuration; what does not resolve
 /// now may not purge.
-fn purge_networks(config: &Config, upstreams: &BTreeMap<UpstreamName, Arc<Upstream>>) -> Vec<IpNet> {
-    let values::PurgeAllow::Networks(networks) = &config.cache.purge_allow else {
-        let plans: Vec<Arc<Plan>> = upstreams.values().map(|upstream| upstream.plan()).collect();
-        let endpoints = plans.iter().flat_map(|plan| &plan.sets).flat_map(|set| &set.endpoints);
-        return endpoints.flat_map(addresses).map(IpNet::from).collect();
-    };
-    networks.clone()
+fn purge_networks(config: &Config) -> Vec<IpNet> {
+    if let values::PurgeAllow::Networks(networks) = &config.cache.purge_allow {
+        return networks.clone();
+    }
+    let named = config.upstream.values().flat_map(|upstream| upstream.sets().into_values().flatten());
+    let inline = config.site.values().filter_map(|site| match &site.upstream {
+        Some(values::UpstreamRef::Inline(endpoints)) => Some(endpoints.clone()),
+        _ => None,
+    });
+    let endpoints: BTreeSet<OriginAddr> = named.chain(inline.flatten()).collect();
+    let networks: BTreeSet<IpNet> = endpoints.iter().flat_map(addresses).map(IpNet::from).collect();
+    networks.into_iter().collect()
 }
 
 fn addresses(endpoint: &OriginAddr) -> Vec<IpAddr> {

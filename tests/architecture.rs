@@ -20,8 +20,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("snapshot", 4),
     ("edge", 5),
     ("control", 6),
-    ("cli", 7),
-    ("app", 8),
+    ("app", 7),
+    ("cli", 8),
     ("main", 9),
     ("lib", 9),
 ];

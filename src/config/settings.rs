@@ -140,8 +140,8 @@ settings! {
         object_max: ByteSize = ByteSize(8 * ByteSize::MIB),
         /// Variants (Vary) that are stored of one URL.
         variants: u32 = 16,
-        /// How long a stale response is served while it is refreshed, unless it says less itself.
-        grace_revalidate: Duration = seconds(30),
+        /// The most that a response's own stale-while-revalidate (RFC 5861 3) counts for.
+        grace_revalidate: Duration = seconds(3600),
         /// How long a stale response is served when its upstream fails, unless it says less itself.
         grace_error: Duration = seconds(86_400),
         /// Serve stale even what says must-revalidate, proxy-revalidate or s-maxage. Against RFC 9111 4.2.4; Plone marks

@@ -61,7 +61,7 @@ pub struct Publisher {
 
 /// What only the publisher knows.
 struct State {
-    config: Config,
+    compiled: Compiled,
     choices: Choices,
 }
 
@@ -79,7 +79,8 @@ impl Publisher {
     ) -> Result<Arc<Self>, Vec<String>> {
         let doors = watch::Sender::new(Doors::default());
         let changed = watch::Sender::new(());
-        let state = Mutex::new(State { config: config.clone(), choices: Choices::default() });
+        let nothing = snapshot::compile(Config::default(), &house)?;
+        let state = Mutex::new(State { compiled: nothing, choices: Choices::default() });
         let publisher = Arc::new(Self {
             house,
             source,
@@ -193,8 +194,7 @@ impl Publisher {
             return Ok(format!("upstream `{upstream}` already uses set `{set}`"));
         }
         state.choices.choose(name.clone(), wanted.clone());
-        let compiled = snapshot::compile(&state.config, &state.choices, &self.house).map_err(|all| all.join("\n"))?;
-        self.house.snapshots.store(compiled.put_in_force(&self.house));
+        self.house.snapshots.store(state.compiled.put_in_force(&state.choices, &self.house));
         self.house.metrics.set_switched(&name, &wanted, cause);
         self.changed.send_replace(());
         info!(upstream, from = %plan.active, to = set, "upstream set switched");
@@ -220,12 +220,12 @@ impl Publisher {
     /// Publishes `config` if all of it can be served: until the last test is passed nothing has changed.
     fn install(&self, state: &mut State, config: Config) -> Result<(), Vec<String>> {
         let mut choices = state.choices.clone();
-        choices.keep_for(&state.config, &config);
-        let compiled = snapshot::compile(&config, &choices, &self.house)?;
+        choices.keep_for(state.compiled.config(), &config);
+        let compiled = snapshot::compile(config, &self.house)?;
         let doors = self.open_doors(&compiled)?;
-        self.house.snapshots.store(compiled.put_in_force(&self.house));
+        self.house.snapshots.store(compiled.put_in_force(&choices, &self.house));
         self.doors.send_replace(doors);
-        *state = State { config, choices };
+        *state = State { compiled, choices };
         self.changed.send_replace(());
         Ok(())
     }

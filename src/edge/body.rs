@@ -26,6 +26,8 @@ pub struct OutBody {
     /// What is left of a length that is known.
     left: Option<u64>,
     sent: u64,
+    /// The payload said that it has ended.
+    ended: bool,
     /// The request is over when this is dropped.
     watch: Option<RequestWatch>,
     trail: Option<Box<Trail>>,
@@ -72,14 +74,14 @@ impl OutBody {
     /// A stored body, with its length if that is known yet.
     #[must_use]
     pub fn stored(reader: BodyReader, len: Option<u64>) -> Self {
-        Self { payload: Payload::Stored(reader), left: len, sent: 0, watch: None, trail: None }
+        Self { payload: Payload::Stored(reader), left: len, sent: 0, ended: false, watch: None, trail: None }
     }
 
     /// An origin's body, passed on as it comes.
     #[must_use]
     pub fn origin(body: OriginBody) -> Self {
         let left = body.size_hint().exact();
-        Self { payload: Payload::Origin(body), left, sent: 0, watch: None, trail: None }
+        Self { payload: Payload::Origin(body), left, sent: 0, ended: false, watch: None, trail: None }
     }
 
     /// Ties the end of the request on its connection to the end of this body.
@@ -142,7 +144,8 @@ impl Body for OutBody {
                     trail.origin_failed();
                 }
             }
-            Poll::Ready(None) | Poll::Pending => {}
+            Poll::Ready(None) => this.ended = true,
+            Poll::Pending => {}
         }
         polled
     }
@@ -162,7 +165,7 @@ impl Body for OutBody {
 impl Drop for OutBody {
     fn drop(&mut self) {
         if let Some(trail) = self.trail.take() {
-            let whole = self.is_end_stream() || self.left == Some(0);
+            let whole = self.ended || self.is_end_stream() || self.left == Some(0);
             trail.finish(self.sent, whole);
         }
         // The watch, dropped after this, tells the connection.

@@ -205,7 +205,8 @@ mod tests {
         parse(&headers)
     }
 
-    fn secs(number: u64) -> Option<Duration> {
+    #[expect(clippy::unnecessary_wraps, reason = "what it is compared with is optional")]
+    const fn secs(number: u64) -> Option<Duration> {
         Some(Duration::from_secs(number))
     }
 

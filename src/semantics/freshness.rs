@@ -18,7 +18,7 @@ use std::time::SystemTime;
 pub struct Bounds {
     /// The most that a heuristic lifetime may be; zero: no heuristics (RFC 9111 4.2.2).
     pub heuristic_max: Duration,
-    /// How long a response may be served stale while it is refreshed, unless it says less.
+    /// How long a response that allows it may at most be served stale while it is refreshed.
     pub grace_revalidate: Duration,
     /// How long a response may be served stale when the origin fails, unless it says less.
     pub grace_error: Duration,
@@ -104,16 +104,14 @@ pub fn assess(
     // RFC 9111 4.2.4: none of these may be served stale; s-maxage implies proxy-revalidate (5.2.2.10).
     let strict = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
     let forbidden = must_ask || strict && !bounds.override_must_revalidate;
-    let window = |own: Option<Duration>, ceiling: Duration| {
-        if forbidden { Duration::ZERO } else { own.map_or(ceiling, |own| own.min(ceiling)) }
-    };
+    let window = |own: Duration, ceiling: Duration| if forbidden { Duration::ZERO } else { own.min(ceiling) };
     Freshness {
         lifetime,
         initial_age: initial_age(headers, times),
         received: times.answered.mono,
         always_ask: must_ask,
-        while_revalidate: window(directives.stale_while_revalidate, bounds.grace_revalidate),
-        if_error: window(directives.stale_if_error, bounds.grace_error),
+        while_revalidate: window(directives.stale_while_revalidate.unwrap_or_default(), bounds.grace_revalidate),
+        if_error: window(directives.stale_if_error.unwrap_or(Duration::MAX), bounds.grace_error),
         heuristic: guessed.is_some(),
         explicit: explicit.is_some(),
     }
