@@ -323,22 +323,23 @@ mod tests {
         }
     }
 
+    fn explore(model: &Model, depth: usize) {
+        if depth == 0 {
+            return;
+        }
+        for step in STEPS {
+            let mut next = model.clone();
+            next.step(step);
+            explore(&next, depth - 1);
+        }
+    }
+
     #[test]
     fn no_order_of_events_breaks_the_counting() {
         // All sequences of six steps after three arrivals: 262,144 of them.
         let mut start = Model::new();
         for _ in 0..3 {
             start.step(Step::Arrive);
-        }
-        fn explore(model: &Model, depth: usize) {
-            if depth == 0 {
-                return;
-            }
-            for step in STEPS {
-                let mut next = model.clone();
-                next.step(step);
-                explore(&next, depth - 1);
-            }
         }
         explore(&start, 6);
     }
