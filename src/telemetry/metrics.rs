@@ -1,0 +1,283 @@
+//! What is counted, and how it is shown to Prometheus.
+//!
+//! Every metric is a row of the table in `table.rs`: its name, its labels, what it means, and where its values come from. Label values are
+//! names from the configuration or words from our source; nothing that a request says becomes a label, so the number of
+//! series has a bound. Zero series of `http_requests` and of histograms are left out until they were seen once.
+//!
+//! Counters are kept by identity (a site's name, an upstream's name and an endpoint's address), not by snapshot: a reload
+//! forgets nothing, and what it takes away keeps its counters until the process ends. Gauges of upstreams, endpoints and
+//! limits are shown as long as somebody besides this module holds their handle.
+//!
+//! Telling costs no lock and no hashing where every request passes: [`Metrics::site`] and its like are asked once, when a
+//! snapshot is compiled, and give handles with plain methods.
+
+mod cells;
+mod process;
+mod sheet;
+mod site;
+mod table;
+mod upstream;
+mod words;
+
+pub use site::RequestFacts;
+pub use site::SiteMetrics;
+pub use upstream::EndpointMetrics;
+pub use upstream::LimitMetrics;
+pub use upstream::ListenerMetrics;
+pub use upstream::UpstreamMetrics;
+pub use words::AbortPhase;
+pub use words::CacheClass;
+pub use words::CacheWord;
+pub use words::Carrier;
+pub use words::CodeClass;
+pub use words::Decision;
+pub use words::EndpointState;
+pub use words::MethodClass;
+pub use words::Protocol;
+pub use words::Revalidation;
+pub use words::SwitchCause;
+pub use words::Visitor;
+
+use crate::telemetry::access::AccessLog;
+use crate::units::LimitName;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::units::SiteName;
+use crate::units::UpstreamName;
+use cells::Counter;
+use cells::Handles;
+use cells::Histogram;
+use cells::Words;
+use cells::lock;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use rustls::ProtocolVersion;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::time::Duration;
+use std::time::SystemTime;
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of the process.
+pub struct Metrics {
+    book: Arc<Book>,
+    registry: Registry,
+    hooks: RwLock<Vec<Hook>>,
+}
+
+/// Brings values that are kept elsewhere into the metrics before they are shown.
+type Hook = Arc<dyn Fn(&Metrics) + Send + Sync>;
+
+/// Everything that is counted, in one place that the rows of the table can read.
+#[derive(Debug, Default)]
+struct Book {
+    sites: Handles<SiteName, SiteMetrics>,
+    upstreams: Handles<UpstreamName, UpstreamMetrics>,
+    endpoints: Handles<(UpstreamName, SetName, OriginAddr), EndpointMetrics>,
+    limits: Handles<LimitName, LimitMetrics>,
+    listeners: Handles<(SocketAddr, Carrier), ListenerMetrics>,
+    rejected: Words<&'static str>,
+    timeouts: Words<&'static str>,
+    protocol_errors: Words<&'static str>,
+    refusals: Words<&'static str>,
+    handshakes: Words<(&'static str, &'static str, &'static str)>,
+    handshake_duration: Histogram,
+    certificates: Mutex<Vec<(String, SystemTime)>>,
+    tiers: Mutex<Vec<Tier>>,
+    purges: Words<(&'static str, &'static str)>,
+    purged: Counter,
+    reloads: Words<&'static str>,
+    reload_last: Mutex<Option<(bool, SystemTime)>>,
+    panics: Counter,
+    access: Mutex<Option<AccessLog>>,
+}
+
+/// One tier of the cache, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Its name, such as `small`.
+    pub name: &'static str,
+    /// URLs stored.
+    pub objects: u64,
+    /// Their bytes, everything counted.
+    pub bytes: u64,
+    /// The budget in bytes.
+    pub capacity: u64,
+    /// URLs evicted for want of room since the start.
+    pub evictions: u64,
+}
+
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The session stands.
+    Done {
+        /// The version that was agreed on.
+        version: Option<ProtocolVersion>,
+        /// Whether an earlier session was taken up again.
+        resumed: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The two could not agree, or the client left.
+    Failed,
+    /// It took too long.
+    TimedOut,
+}
+
+/// The word for a TLS version, in metrics and in the access log.
+#[must_use]
+pub fn tls_word(version: Option<ProtocolVersion>) -> &'static str {
+    match version {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "other",
+    }
+}
+
+impl Metrics {
+    /// Nothing is counted yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let book = Arc::new(Book::default());
+        // A scrape before the first reload shall show that reloads can fail.
+        book.reloads.add("ok", 0);
+        book.reloads.add("failed", 0);
+        let registry = sheet::registry(&book);
+        Arc::new(Self { book, registry, hooks: RwLock::default() })
+    }
+
+    /// The counters of the site `name`: the same for the same name, as long as the process lives.
+    #[must_use]
+    pub fn site(&self, name: &SiteName) -> Arc<SiteMetrics> {
+        self.book.sites.of(name)
+    }
+
+    /// The counters of the upstream `name`.
+    #[must_use]
+    pub fn upstream(&self, name: &UpstreamName) -> Arc<UpstreamMetrics> {
+        self.book.upstreams.of(name)
+    }
+
+    /// The counters of one endpoint in one set of an upstream.
+    #[must_use]
+    pub fn endpoint(&self, upstream: &UpstreamName, set: &SetName, endpoint: &OriginAddr) -> Arc<EndpointMetrics> {
+        self.book.endpoints.of(&(upstream.clone(), set.clone(), endpoint.clone()))
+    }
+
+    /// The counters of the limit `name`.
+    #[must_use]
+    pub fn limit(&self, name: &LimitName) -> Arc<LimitMetrics> {
+        self.book.limits.of(name)
+    }
+
+    /// The counters of the connections of one kind at one listener.
+    #[must_use]
+    pub fn listener(&self, local: SocketAddr, carrier: Carrier) -> Arc<ListenerMetrics> {
+        self.book.listeners.of(&(local, carrier))
+    }
+
+    /// A connection was turned away, for this reason.
+    pub fn connection_rejected(&self, reason: &'static str) {
+        self.book.rejected.add(reason, 1);
+    }
+
+    /// A connection was closed because its client was too slow in this phase.
+    pub fn connection_timeout(&self, phase: &'static str) {
+        self.book.timeouts.add(phase, 1);
+    }
+
+    /// A client or an origin broke the protocol in this way.
+    pub fn protocol_error(&self, kind: &'static str) {
+        self.book.protocol_errors.add(kind, 1);
+    }
+
+    /// A request was refused before it belonged to a site, for this reason.
+    pub fn refused(&self, reason: &'static str) {
+        self.book.refusals.add(reason, 1);
+    }
+
+    /// A TLS handshake has ended.
+    pub fn tls_handshake(&self, handshake: Handshake) {
+        let labels = match handshake {
+            Handshake::Done { version, resumed, took } => {
+                self.book.handshake_duration.observe(took);
+                (tls_word(version), if resumed { "true" } else { "false" }, "ok")
+            }
+            Handshake::Failed => ("none", "false", "failed"),
+            Handshake::TimedOut => ("none", "false", "timeout"),
+        };
+        self.book.handshakes.add(labels, 1);
+    }
+
+    /// These certificates are in use, each until its day. What was known before is replaced.
+    pub fn certificates(&self, until: Vec<(String, SystemTime)>) {
+        *lock(&self.book.certificates) = until;
+    }
+
+    /// The tiers of the cache are like this now. What was known before is replaced.
+    pub fn cache_tiers(&self, tiers: Vec<Tier>) {
+        *lock(&self.book.tiers) = tiers;
+    }
+
+    /// Somebody asked to forget: what kind of order it was, what came of it, how many objects it hit.
+    pub fn purge(&self, kind: &'static str, result: &'static str, objects: u64) {
+        self.book.purges.add((kind, result), 1);
+        self.book.purged.add(objects);
+    }
+
+    /// The configuration was read again at `at`, and put in force or not.
+    pub fn reload(&self, ok: bool, at: SystemTime) {
+        self.book.reloads.add(if ok { "ok" } else { "failed" }, 1);
+        *lock(&self.book.reload_last) = Some((ok, at));
+    }
+
+    /// `set` of `upstream` began to serve in place of another.
+    pub fn set_switched(&self, upstream: &UpstreamName, set: &SetName, cause: SwitchCause) {
+        self.upstream(upstream).set_switched(set, cause);
+    }
+
+    /// A task or a thread of ours panicked.
+    pub fn panicked(&self) {
+        self.book.panics.inc();
+    }
+
+    /// Shows how `log` is doing.
+    pub fn watch_access_log(&self, log: &AccessLog) {
+        *lock(&self.book.access) = Some(log.clone());
+    }
+
+    /// Calls `hook` before each scrape, to bring in what is counted elsewhere. It must be quick and must not block.
+    pub fn on_scrape(&self, hook: impl Fn(&Self) + Send + Sync + 'static) {
+        self.hooks.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(hook));
+    }
+
+    /// The media type and the text of all metrics, in the `OpenMetrics` format.
+    #[must_use]
+    pub fn encode(&self) -> (&'static str, String) {
+        // The hooks run without the lock, for they may register others.
+        let hooks = self.hooks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for hook in &hooks {
+            hook(self);
+        }
+        let mut page = String::with_capacity(16 * 1024);
+        // Writing to a String cannot fail, and our rows never do.
+        let _ = text::encode(&mut page, &self.registry);
+        (CONTENT_TYPE, page)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("book", &self.book).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
