@@ -1,0 +1,266 @@
+//! The servers: how each is configured to do the same as the others, started, watched and ended.
+
+use crate::machine;
+use crate::origin;
+use crate::origin::Origin;
+use std::fs;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long a server may take to end before it is made to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A server to compare with.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its name, in the arguments and in the report.
+    pub name: &'static str,
+    /// The program, if it is not one of ours.
+    program: Option<&'static str>,
+    /// What makes it tell its version.
+    version: &'static str,
+    /// Writes its configuration into the room and gives its arguments.
+    configure: fn(&Place<'_>) -> std::io::Result<Vec<String>>,
+}
+
+/// All servers, the floor first.
+pub const PEERS: &[Peer] = &[
+    Peer { name: "floor", program: None, version: "", configure: |_| Ok(Vec::new()) },
+    Peer { name: "tidegate", program: Some(env!("CARGO_BIN_EXE_tidegate")), version: "--version", configure: tidegate },
+    Peer { name: "haproxy", program: Some("haproxy"), version: "-v", configure: haproxy },
+    Peer { name: "nginx", program: Some("nginx"), version: "-v", configure: nginx },
+    Peer { name: "varnish", program: Some("varnishd"), version: "-V", configure: varnish },
+];
+
+/// Where a server shall be.
+struct Place<'a> {
+    /// Listens here.
+    addr: SocketAddr,
+    /// Asks there.
+    origin: SocketAddr,
+    /// Keeps its files here.
+    room: &'a Path,
+}
+
+impl Place<'_> {
+    /// Writes a file into the room and gives its path.
+    fn write(&self, name: &str, text: &str) -> std::io::Result<String> {
+        let path = self.room.join(name);
+        fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    }
+}
+
+impl Peer {
+    /// Starts it in front of `origin`.
+    pub fn start(&self, addr: SocketAddr, origin: SocketAddr, room: &Path) -> Result<Server, String> {
+        let Some(program) = self.program else { return Ok(Server::Floor(origin::start(addr)?)) };
+        if !Path::new(program).is_absolute() && !machine::installed(program) {
+            return Err(format!("{program} is NOT INSTALLED"));
+        }
+        let arguments =
+            (self.configure)(&Place { addr, origin, room }).map_err(|error| format!("configure it: {error}"))?;
+        let diary = room.join("diary");
+        let started = File::create(&diary).and_then(|file| {
+            let mut command = command(program);
+            command.args(arguments).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()
+        });
+        let child = started.map_err(|error| format!("start {program}: {error}"))?;
+        Ok(Server::Program { child, diary })
+    }
+
+    /// What it calls itself.
+    pub fn version(&self) -> Option<String> {
+        let output = Command::new(self.program?).arg(self.version).stdin(Stdio::null()).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let line = String::from_utf8_lossy(&text).lines().next()?.to_owned();
+        Some(line.split(" - ").next().unwrap_or(&line).to_owned())
+    }
+}
+
+/// The program, told to end when this one does, where the system can do that.
+fn command(program: &str) -> Command {
+    if machine::installed("setpriv") {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--", program]);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// A running server; dropping it ends it and all its processes.
+pub enum Server {
+    /// The origin's program, without a server before it.
+    Floor(Origin),
+    /// Somebody else's, or ours.
+    Program { child: Child, diary: PathBuf },
+}
+
+impl Server {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Floor(origin) => origin.id(),
+            Self::Program { child, .. } => child.id(),
+        }
+    }
+
+    /// Waits until it answers.
+    pub fn wait_until_it_serves(&self, addr: SocketAddr, path: &str) -> Result<(), String> {
+        let id = self.id();
+        let gone = || machine::has_ended(id);
+        let served =
+            machine::until(|| gone() || machine::ask(addr, path, None).is_ok_and(|answer| answer.status == 200));
+        if served && !gone() { Ok(()) } else { Err(format!("it does not serve; it said:\n{}", self.said())) }
+    }
+
+    /// The CPU time of all its processes.
+    pub fn cpu(&self) -> Result<Duration, String> {
+        machine::cpu(self.id())
+    }
+
+    /// The end of what it wrote.
+    fn said(&self) -> String {
+        let Self::Program { diary, .. } = self else { return String::new() };
+        let text = fs::read_to_string(diary).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default();
+        if end.is_empty() { "(nothing)".to_owned() } else { end.join("\n") }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Self::Program { child, .. } = self else { return };
+        let family = machine::family(child.id());
+        machine::signal("TERM", child.id());
+        let end = Instant::now() + FAREWELL;
+        while Instant::now() < end && !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if matches!(child.try_wait(), Ok(None)) {
+            for member in family {
+                machine::signal("KILL", member);
+            }
+            // It was killed: this does not wait long.
+            let _ = child.wait();
+        }
+    }
+}
+
+fn tidegate(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    let Place { addr, origin, room } = place;
+    let text = format!(
+        r#"version = 1
+[server]
+listen = ["{addr}"]
+workers = 1
+limits = {{ connections = 5000, per_client = 5000 }}
+[admin]
+socket = "{}/admin.sock"
+[log]
+level = "warn"
+access = "off"
+[limit.per-client]
+rate = "off"
+[upstream.origin]
+servers = ["{origin}"]
+threads = 64
+check = {{ kind = "off" }}
+[site."bench"]
+default = true
+upstream = "origin"
+"#,
+        room.display()
+    );
+    Ok(vec!["run".to_owned(), "--config".to_owned(), place.write("tidegate.toml", &text)?])
+}
+
+fn haproxy(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    let Place { addr, origin, .. } = place;
+    let text = format!(
+        "global
+    nbthread 1
+    maxconn 5000
+cache bench
+    total-max-size 64
+    max-object-size 1000000
+    max-age 3600
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option http-keep-alive
+frontend edge
+    bind {addr}
+    http-request cache-use bench
+    http-response cache-store bench
+    default_backend origin
+backend origin
+    http-reuse always
+    server origin {origin}
+"
+    );
+    Ok(vec!["-db".to_owned(), "-f".to_owned(), place.write("haproxy.cfg", &text)?])
+}
+
+fn nginx(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    let Place { addr, origin, room } = place;
+    let room = room.display();
+    // Who is root stays root: the worker must reach its files in our room.
+    let user = if fs::metadata("/proc/self")?.uid() == 0 { "user root;" } else { "" };
+    let text = format!(
+        "{user}
+daemon off;
+worker_processes 1;
+pid {room}/pid;
+error_log stderr crit;
+events {{ worker_connections 5000; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nodelay on;
+    keepalive_requests 1000000000;
+    open_file_cache max=1000;
+    client_body_temp_path {room}/body;
+    proxy_temp_path {room}/proxy;
+    fastcgi_temp_path {room}/fastcgi;
+    uwsgi_temp_path {room}/uwsgi;
+    scgi_temp_path {room}/scgi;
+    proxy_cache_path {room}/cache levels=1:2 keys_zone=bench:10m use_temp_path=off;
+    upstream origin {{ server {origin}; keepalive 64; keepalive_requests 1000000000; }}
+    server {{
+        listen {addr};
+        location / {{
+            proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_cache bench;
+        }}
+    }}
+}}
+"
+    );
+    Ok(vec!["-e".to_owned(), "stderr".to_owned(), "-c".to_owned(), place.write("nginx.conf", &text)?])
+}
+
+fn varnish(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    let Place { addr, origin, room } = place;
+    let backend =
+        format!("vcl 4.1;\nbackend origin {{ .host = \"{}\"; .port = \"{}\"; }}\n", origin.ip(), origin.port());
+    let vcl = place.write("bench.vcl", &backend)?;
+    let words = format!(
+        "-F -j none -a {addr} -f {vcl} -s malloc,64m -T none -S none -p thread_pools=1 -n {}/varnish",
+        room.display()
+    );
+    Ok(words.split(' ').map(str::to_owned).collect())
+}
