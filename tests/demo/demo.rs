@@ -10,14 +10,24 @@ use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use anyhow::anyhow;
 use clap::Parser;
+use tidegate::app::App;
+use tidegate::telemetry::log::Diary;
+use tidegate::telemetry::log::LogFormat;
+use tidegate::telemetry::log::Verbosity;
+use tidegate::telemetry::metrics::Metrics;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::harness::Options;
 use self::harness::Stand;
@@ -54,15 +64,9 @@ async fn main() -> anyhow::Result<()> {
     fs::write(&config, configuration(listen, &stand)).context("write the configuration")?;
     println!("2. tidegate, with the configuration {}", config.display());
     let edge = start_edge(&config).await?;
-    let site = if edge.is_some() {
-        println!("   it serves http://{listen}/");
-        listen
-    } else {
-        println!("   not in this build: the first Zope itself is what you see below");
-        stand.zope(0).address()
-    };
+    println!("   it serves http://{listen}/");
 
-    println!("3. Try, in another terminal:\n{}", suggestions(site, &mut stand));
+    println!("3. Try, in another terminal:\n{}", suggestions(listen, &mut stand));
     match arguments.seconds {
         Some(seconds) => println!("4. Running for {seconds} s, or until Ctrl-C"),
         None => println!("4. Running; Ctrl-C ends everything"),
@@ -70,28 +74,46 @@ async fn main() -> anyhow::Result<()> {
     end.at = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let outcome = keep_up(&mut stand, end).await;
     println!("5. Ending");
-    if let Some(edge) = edge {
-        edge.stop().await?;
-    }
+    edge.stop().await?;
     drop(stand);
     outcome
 }
 
 /// tidegate running inside this process.
-struct Edge {}
+struct Edge {
+    stop: CancellationToken,
+    thread: JoinHandle<anyhow::Result<()>>,
+}
 
 impl Edge {
     /// Lets requests under way finish, and ends.
-    #[expect(clippy::unused_async, reason = "ending the edge waits for its requests")]
     async fn stop(self) -> anyhow::Result<()> {
-        Ok(())
+        self.stop.cancel();
+        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await?;
+        joined.map_err(|_| anyhow!("tidegate panicked"))?
     }
 }
 
-/// Starts tidegate with a configuration file; it serves when this returns. The only place here that knows its library.
-#[expect(clippy::unused_async, reason = "starting the edge waits and can fail")]
-async fn start_edge(_config: &Path) -> anyhow::Result<Option<Edge>> {
-    Ok(None)
+/// Starts tidegate with a configuration file; it serves when this returns.
+async fn start_edge(config: &Path) -> anyhow::Result<Edge> {
+    let app = App::from_file(config.to_owned())?.without_signals();
+    let metrics = Metrics::new();
+    Diary::open(Verbosity::Warn, LogFormat::Text)?;
+    let stop = app.stopper();
+    let (started, serving) = oneshot::channel();
+    let thread = thread::spawn(move || {
+        // Who waits for it may have been told to end meanwhile.
+        let tell = |_: &_| started.send(()).unwrap_or(());
+        app.run(metrics, tell)
+    });
+    if serving.await.is_err() {
+        // It ended before it served: its error says why.
+        return match thread.join() {
+            Ok(outcome) => Err(outcome.err().unwrap_or_else(|| anyhow!("tidegate ended at once"))),
+            Err(_) => Err(anyhow!("tidegate panicked")),
+        };
+    }
+    Ok(Edge { stop, thread })
 }
 
 fn configuration(listen: SocketAddr, stand: &Stand) -> String {
@@ -113,6 +135,9 @@ upstream = "zope"
 threads = 4                     # as waitress has; never more requests at one Zope
 servers = [{servers}]
 check = {{ kind = "http", path = "/ok", every = "1s", timeout = "800ms" }}
+
+[limit.per-client]
+rate = "off"                    # you may hammer it from one address
 
 [admin]
 socket = "{dir}/admin.sock"
@@ -143,6 +168,7 @@ fn suggestions(site: SocketAddr, stand: &mut Stand) -> String {
             let fetch = format!("curl -s -o /dev/null 'http://{site}/slow?seconds=2&maxage=30'");
             format!("time (for i in $(seq 10); do {fetch} & done; wait)")
         }),
+        ("what tidegate is doing", format!("target/release/tidegate status --socket {dir}/admin.sock")),
         ("kill a Zope, and go on reading", format!("kill -9 {zope}; curl -si http://{site}/news {heads}")),
         ("kill the storage, and go on reading", format!("kill -9 {zeo}; curl -si http://{site}/docs/page-1 {heads}")),
         ("what reached the Zopes", format!("tail -n 5 {dir}/zope*/requests")),
