@@ -8,6 +8,7 @@ use crate::cache::collapse::Flights;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
 use crate::units::SiteName;
+use foldhash::quality::RandomState;
 use moka::notification::RemovalCause;
 use moka::ops::compute::Op;
 use moka::sync::Cache as Moka;
@@ -47,11 +48,15 @@ pub struct Settings {
     pub variants: usize,
 }
 
+/// Keys hashed with a random seed by a function quicker than the standard one: an attacker cannot choose collisions without
+/// knowing the seed.
+type Shelves = Moka<Box<[u8]>, Shelf, RandomState>;
+
 /// All stored responses.
 pub struct Cache {
     settings: Settings,
-    small: Moka<Box<[u8]>, Shelf>,
-    large: Moka<Box<[u8]>, Shelf>,
+    small: Shelves,
+    large: Shelves,
     private: Moka<Box<[u8]>, ()>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
@@ -187,7 +192,7 @@ impl Cache {
     /// The two size classes as they are now.
     #[must_use]
     pub fn tiers(&self) -> [Tier; 2] {
-        let view = |name, cache: &Moka<Box<[u8]>, Shelf>, at: usize| {
+        let view = |name, cache: &Shelves, at: usize| {
             cache.run_pending_tasks();
             Tier {
                 name,
@@ -201,7 +206,7 @@ impl Cache {
     }
 }
 
-fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Moka<Box<[u8]>, Shelf> {
+fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Shelves {
     let evicted = Arc::clone(evicted);
     Moka::builder()
         .max_capacity(capacity)
@@ -211,7 +216,7 @@ fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Moka<Box<[u8
                 evicted[at].fetch_add(1, Ordering::Relaxed);
             }
         })
-        .build()
+        .build_with_hasher(RandomState::default())
 }
 
 #[expect(clippy::borrowed_box, reason = "moka's weigher is given the key as it is stored")]

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Instant;
 
 /// Why a body could not be sent to its end. hyper then breaks the connection or the stream, so that the client knows.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -35,24 +36,36 @@ pub struct OutBody {
 
 enum Payload {
     Stored(BodyReader),
-    Origin(OriginBody),
+    /// Boxed, so that a hit does not carry the room of a journey about.
+    Origin(Box<OriginBody>),
 }
 
 /// A request under way on a connection; dropped, it has ended.
-pub struct RequestWatch(Arc<Activity>);
+pub struct RequestWatch {
+    activity: Arc<Activity>,
+    /// When it ended, if that is known without looking at the clock.
+    ended: Option<Instant>,
+}
 
 impl RequestWatch {
     /// Notes that a request began.
     #[must_use]
     pub fn begin(activity: &Arc<Activity>) -> Self {
         activity.request_began();
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), ended: None }
+    }
+
+    /// Takes `now` for the end: the answer is at hand and small.
+    #[must_use]
+    pub fn ending_at(mut self, now: Instant) -> Self {
+        self.ended = Some(now);
+        self
     }
 }
 
 impl Drop for RequestWatch {
     fn drop(&mut self) {
-        self.0.request_ended(clock::mono());
+        self.activity.request_ended(self.ended.unwrap_or_else(clock::mono));
     }
 }
 
@@ -81,7 +94,7 @@ impl OutBody {
     #[must_use]
     pub fn origin(body: OriginBody) -> Self {
         let left = body.size_hint().exact();
-        Self { payload: Payload::Origin(body), left, sent: 0, ended: false, watch: None, trail: None }
+        Self { payload: Payload::Origin(Box::new(body)), left, sent: 0, ended: false, watch: None, trail: None }
     }
 
     /// Ties the end of the request on its connection to the end of this body.
@@ -120,7 +133,7 @@ impl OutBody {
             Payload::Stored(reader) => {
                 reader.poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(BodyError::from)))
             }
-            Payload::Origin(body) => Pin::new(body).poll_frame(cx),
+            Payload::Origin(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 }

@@ -27,12 +27,13 @@ use http::Response;
 use http::StatusCode;
 use http::header;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What RFC 9211 calls itself.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// A stored body up to this size counts as sent when it is handed to hyper; a larger one is told when it has gone.
-const TOLD_AT_ONCE: u64 = 64 * 1024;
+pub const TOLD_AT_ONCE: u64 = 64 * 1024;
 
 /// Makes an origin's head fit to be stored: with its date, our name, and the places that each delivery overwrites.
 pub fn prepare(head: &mut HeaderMap, len: Option<u64>, now: Now) {
@@ -68,7 +69,7 @@ pub fn hit<B>(
     question: &Question<'_>,
     stored: &Stored,
     status: &CacheStatus,
-    now: Now,
+    now: Instant,
 ) -> Option<Response<OutBody>> {
     let response = respond(request.method(), request.headers(), stored, status, snapshot.cache.tell, now)?;
     let sent = response.body().len().unwrap_or(0);
@@ -88,10 +89,10 @@ fn respond(
     stored: &Stored,
     status: &CacheStatus,
     tell: bool,
-    now: Now,
+    now: Instant,
 ) -> Option<Response<OutBody>> {
     let mut head = stored.head.clone();
-    head.insert(header::AGE, HeaderValue::from(stored.freshness.age(now.mono).as_secs()));
+    head.insert(header::AGE, HeaderValue::from(stored.freshness.age(now).as_secs()));
     if tell {
         head.insert(CACHE_STATUS, status.value());
     } else {
@@ -136,7 +137,7 @@ pub fn landed(
     stored: &Stored,
     status: &CacheStatus,
 ) -> Result<Response<OutBody>, Box<Trail>> {
-    let now = crate::clock::now();
+    let now = crate::clock::mono();
     let Some(response) = respond(method, asked, stored, status, errand.snapshot.cache.tell, now) else {
         return Err(trail);
     };
@@ -200,7 +201,7 @@ pub fn refused<B>(
     site: Option<&Arc<Site>>,
     client: ClientAddr,
     refusal: &Refusal,
-    now: Now,
+    now: Instant,
 ) -> Response<OutBody> {
     let response = refusal.response();
     let mut short = Short::synth(approach, refusal.status, refusal.why, response.body().len() as u64);
@@ -210,7 +211,7 @@ pub fn refused<B>(
 }
 
 /// Answers `OPTIONS *` (RFC 9110 9.3.7).
-pub fn about_server<B>(edge: &Edge, approach: Approach, request: &Request<B>, now: Now) -> Response<OutBody> {
+pub fn about_server<B>(edge: &Edge, approach: Approach, request: &Request<B>, now: Instant) -> Response<OutBody> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(crate::edge::refusal::ALLOWED));
@@ -224,7 +225,7 @@ pub fn redirect<B>(
     approach: Approach,
     request: &Request<B>,
     location: &str,
-    now: Now,
+    now: Instant,
 ) -> Response<OutBody> {
     let mut response = Response::new(Bytes::new());
     // 308: the method stays, so a form that was sent to the wrong place is not lost (RFC 9110 15.4.9).
@@ -243,7 +244,7 @@ pub fn own<B>(
     question: &Question<'_>,
     response: Response<Bytes>,
     why: &'static str,
-    now: Now,
+    now: Instant,
 ) -> Response<OutBody> {
     let status = response.status();
     let sent = response.body().len() as u64;

@@ -120,6 +120,8 @@ impl Errand {
     pub fn shared_head(&self, headers: &HeaderMap) -> Result<Parts, Refusal> {
         let mut parts = self.origin_head(Method::GET, headers.clone())?;
         for name in [
+            // Zope makes cookies part of the request's variables, so any of them could change a page that others get.
+            header::COOKIE,
             header::IF_NONE_MATCH,
             header::IF_MODIFIED_SINCE,
             header::IF_MATCH,

@@ -227,6 +227,11 @@ async fn lead(
                 Err(trail) => pass(&errand, trail, request).await,
             }
         }
+        Ok(Outcome::Private(answered, _)) if request.headers().contains_key(http::header::COOKIE) => {
+            // It was asked without the client's cookies, for the cache's sake; his own answer may depend on them.
+            drop(answered);
+            pass(&errand, trail, request).await
+        }
         Ok(Outcome::Private(answered, why)) => {
             trail.because(why.as_str());
             trail.travelled(&answered.endpoint, answered.timings);

@@ -83,6 +83,8 @@ pub enum WhyPass {
     Range,
     /// It has a condition that only the origin may judge (RFC 9111 4.3.2).
     Condition,
+    /// It hides fields from the origin, so the answer may be none for others.
+    Hidden,
     /// It wants another protocol.
     Upgrade,
     /// The site is configured with `cache = false`.
@@ -111,6 +113,7 @@ impl WhyPass {
             Self::Identity => "identity",
             Self::Range => "range",
             Self::Condition => "condition",
+            Self::Hidden => "hidden",
             Self::Upgrade => "upgrade",
             Self::Site => "site",
         }
@@ -281,6 +284,9 @@ fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: Identit
     }
     if identity != Identity::Anonymous {
         return Kind::Pass(WhyPass::Identity);
+    }
+    if hop::drops_fields(request.headers()) {
+        return Kind::Pass(WhyPass::Hidden);
     }
     if request.headers().contains_key(http::header::RANGE) {
         return Kind::Pass(WhyPass::Range);

@@ -26,7 +26,6 @@ use crate::semantics::key::KeyBuf;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
-use crate::units::Now;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -39,6 +38,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Instant;
 
 /// One client connection, as the service that answers its requests.
 pub struct Session {
@@ -50,7 +50,7 @@ pub struct Session {
 /// The answer to one request: at hand, or under way.
 pub enum Answer {
     /// At hand.
-    Ready(Option<Box<Response<OutBody>>>),
+    Ready(Option<Response<OutBody>>),
     /// Under way.
     Pending(Pin<Box<dyn Future<Output = Response<OutBody>> + Send>>),
 }
@@ -61,23 +61,18 @@ impl Future for Answer {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             // An answer that was given is not asked for again; if it were, waiting is better than a panic.
-            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(*response))),
+            Self::Ready(response) => response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
             Self::Pending(future) => future.as_mut().poll(cx).map(Ok),
         }
     }
 }
 
 /// What the first look at a request gave.
+#[expect(clippy::large_enum_variant, reason = "boxing the usual case would cost each hit an allocation")]
 enum First {
-    Answered(Box<Response<OutBody>>),
+    Answered(Response<OutBody>),
     Pass(Box<Errand>, Box<Trail>),
     Fetch(Box<Errand>, Box<Trail>),
-}
-
-impl First {
-    fn answered(response: Response<OutBody>) -> Self {
-        Self::Answered(Box::new(response))
-    }
 }
 
 thread_local! {
@@ -101,11 +96,12 @@ impl Service<Request<Incoming>> for Session {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         let watch = RequestWatch::begin(&self.activity);
-        let now = clock::now();
+        let now = clock::mono();
         let snapshot = self.edge.snapshots.load();
         match first(&self.edge, &snapshot, self.approach, &request, now) {
             First::Answered(mut response) => {
-                response.body_mut().watch(watch);
+                let small = response.body().len().is_some_and(|len| len <= deliver::TOLD_AT_ONCE);
+                response.body_mut().watch(if small { watch.ending_at(now) } else { watch });
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.
                 Answer::Ready(Some(response))
             }
@@ -127,16 +123,16 @@ fn first(
     snapshot: &Arc<Snapshot>,
     approach: Approach,
     request: &Request<Incoming>,
-    now: Now,
+    now: Instant,
 ) -> First {
     let question = match intake::judge(snapshot, approach, request) {
         Judged::Question(question) => question,
         Judged::Redirect(location) => {
-            return First::answered(deliver::redirect(edge, approach, request, &location, now));
+            return First::Answered(deliver::redirect(edge, approach, request, &location, now));
         }
-        Judged::AboutServer => return First::answered(deliver::about_server(edge, approach, request, now)),
+        Judged::AboutServer => return First::Answered(deliver::about_server(edge, approach, request, now)),
         Judged::Refused(refusal, site, client) => {
-            return First::answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
+            return First::Answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
         }
     };
     match question.kind {
@@ -144,10 +140,10 @@ fn first(
         Kind::Pass(why) => match Errand::new(edge, snapshot, &question, None, why.status()) {
             Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
             Err(refusal) => {
-                First::answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
+                First::Answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
             }
         },
-        Kind::Purge => First::answered(purge::answer(edge, snapshot, request, &question, now)),
+        Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
     }
 }
 
@@ -158,31 +154,31 @@ fn lookup(
     request: &Request<Incoming>,
     question: &Question<'_>,
     buffer: &mut KeyBuf,
-    now: Now,
+    now: Instant,
 ) -> First {
     let key = question.key(buffer);
     let directives = cache_control::parse_request(request.headers());
     let shelf = edge.cache.get(key);
     let found = shelf.as_ref().and_then(|shelf| shelf.select(request.headers()));
-    let reuse = found
-        .map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now.mono)));
+    let reuse =
+        found.map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now)));
     let status = match reuse {
         Some((stored, Reuse::Fresh)) => {
-            let status = CacheStatus::hit(stored.freshness.ttl(now.mono));
+            let status = CacheStatus::hit(stored.freshness.ttl(now));
             if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
-                return First::answered(response);
+                return First::Answered(response);
             }
             CacheStatus::forwarded(Why::UriMiss)
         }
         Some((stored, Reuse::StaleWhileRevalidate)) => {
-            let status = CacheStatus::hit(stored.freshness.ttl(now.mono)).detail("stale-while-revalidate");
+            let status = CacheStatus::hit(stored.freshness.ttl(now)).detail("stale-while-revalidate");
             if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
                 let lookup = Lookup { key, found: Some(stored) };
                 let status = CacheStatus::forwarded(Why::Stale);
                 if let Ok(errand) = Errand::new(edge, snapshot, question, Some(&lookup), status) {
                     fetch::refresh(errand, request.headers());
                 }
-                return First::answered(response);
+                return First::Answered(response);
             }
             CacheStatus::forwarded(Why::Stale)
         }
@@ -194,11 +190,11 @@ fn lookup(
     if directives.only_if_cached {
         // RFC 9111 5.2.1.7.
         let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
-        return First::answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
     let lookup = Lookup { key, found };
     match Errand::new(edge, snapshot, question, Some(&lookup), status) {
         Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
-        Err(refusal) => First::answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
+        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }
 }

@@ -15,7 +15,6 @@ use crate::semantics::target;
 use crate::snapshot::Found;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
-use crate::units::Now;
 use crate::zope::purge;
 use crate::zope::purge::Purge;
 use bytes::Bytes;
@@ -24,6 +23,7 @@ use http::Response;
 use http::StatusCode;
 use http::Uri;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Answers a PURGE at once; it never reaches an origin, for Zope would answer it like a GET.
 pub fn answer<B>(
@@ -31,7 +31,7 @@ pub fn answer<B>(
     snapshot: &Arc<Snapshot>,
     request: &Request<B>,
     question: &Question<'_>,
-    now: Now,
+    now: Instant,
 ) -> Response<OutBody> {
     if !acl::contains(&snapshot.cache.purge, question.client.0) {
         edge.metrics.purge("url", "denied", 0);

@@ -63,9 +63,9 @@ struct Line {
 impl Trail {
     /// The story of a request that will take a while.
     #[must_use]
-    pub fn of<B>(edge: &Arc<Edge>, request: &Request<B>, question: &Question<'_>, now: crate::units::Now) -> Self {
+    pub fn of<B>(edge: &Arc<Edge>, request: &Request<B>, question: &Question<'_>, now: Instant) -> Self {
         let line = edge.access.is_on().then(|| Line {
-            time: now.wall,
+            time: clock::now().wall,
             client: question.client.0,
             host: host(request.headers(), request).to_vec(),
             target: target(request).to_vec(),
@@ -84,7 +84,7 @@ impl Trail {
             cache: CacheWord::Synth,
             why: None,
         };
-        Self { edge: Arc::clone(edge), began: now.mono, facts, line, origin_failed: false }
+        Self { edge: Arc::clone(edge), began: now, facts, line, origin_failed: false }
     }
 
     /// What the client was answered.
@@ -209,7 +209,7 @@ impl<'a> Short<'a> {
     }
 
     /// Tells it now: the answer is at hand and small enough to count as sent.
-    pub fn tell<B>(&self, edge: &Edge, request: &Request<B>, began: crate::units::Now) {
+    pub fn tell<B>(&self, edge: &Edge, request: &Request<B>, began: Instant) {
         let facts = Facts {
             site: self.site.cloned(),
             method: request.method().clone(),
@@ -220,12 +220,12 @@ impl<'a> Short<'a> {
             why: self.why,
         };
         let now = clock::mono();
-        tell(edge, &facts, began.mono, now, self.sent);
+        tell(edge, &facts, began, now, self.sent);
         if !edge.access.is_on() {
             return;
         }
         edge.access.write(&Record {
-            time: began.wall,
+            time: clock::now().wall,
             client: self.client,
             method: request.method().as_str(),
             host: host(request.headers(), request),
@@ -233,7 +233,7 @@ impl<'a> Short<'a> {
             version: request.version(),
             status: self.status.as_u16(),
             bytes: self.sent,
-            duration: now.saturating_duration_since(began.mono),
+            duration: now.saturating_duration_since(began),
             cache: self.cache.as_str(),
             why: self.why,
             site: self.site.map(|site| site.name.as_str()),

@@ -140,6 +140,9 @@ impl CacheStatus {
     /// The field's value.
     #[must_use]
     pub fn value(&self) -> HeaderValue {
+        if let (Outcome::Hit { ttl }, None) = (self.outcome, self.detail) {
+            return hit_value(ttl);
+        }
         let mut text = String::with_capacity(64);
         // Writing to a String cannot fail.
         let _ = match self.outcome {
@@ -165,6 +168,34 @@ impl CacheStatus {
     }
 }
 
+/// `tidegate; hit; ttl=N`, on the path of every hit: one allocation, no formatting machinery.
+fn hit_value(ttl: i64) -> HeaderValue {
+    const HEAD: &[u8] = b"tidegate; hit; ttl=";
+    const DIGITS: usize = 20;
+    let mut text = [0_u8; HEAD.len() + DIGITS];
+    // Written from the right, then moved to the words.
+    let mut digits = [0_u8; DIGITS];
+    let mut at = DIGITS;
+    let mut left = ttl.unsigned_abs();
+    while at > 1 {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or(0);
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if ttl < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    let number = &digits[at..];
+    let len = HEAD.len() + number.len();
+    text[..HEAD.len()].copy_from_slice(HEAD);
+    text[HEAD.len()..len].copy_from_slice(number);
+    HeaderValue::from_bytes(&text[..len]).unwrap_or_else(|_| HeaderValue::from_static("tidegate; hit"))
+}
+
 /// Seconds left of `lifetime` at `age`: negative once stale.
 #[must_use]
 pub fn ttl(lifetime: Duration, age: Duration) -> i64 {
@@ -183,6 +214,10 @@ mod tests {
     fn the_words_are_those_of_rfc_9211() {
         for (status, text) in [
             (CacheStatus::hit(376), "tidegate; hit; ttl=376"),
+            (CacheStatus::hit(0), "tidegate; hit; ttl=0"),
+            (CacheStatus::hit(-12), "tidegate; hit; ttl=-12"),
+            (CacheStatus::hit(i64::MAX), "tidegate; hit; ttl=9223372036854775807"),
+            (CacheStatus::hit(-i64::MAX), "tidegate; hit; ttl=-9223372036854775807"),
             (CacheStatus::hit(-5).detail("stale-on-error"), "tidegate; hit; ttl=-5; detail=stale-on-error"),
             (CacheStatus::forwarded(Why::UriMiss).stored(), "tidegate; fwd=uri-miss; stored"),
             (

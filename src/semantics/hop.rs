@@ -52,6 +52,7 @@ const FORBIDDEN: &[&str] = &[
     "remote-addr",
     "remote-host",
     "remote-ident",
+    "cgi-authorization",
     "x-remote-user",
     "x-original-url",
     "x-rewrite-url",
@@ -133,6 +134,18 @@ fn remove_all(headers: &mut HeaderMap, names: &[&'static str]) {
     for name in names {
         headers.remove(*name);
     }
+}
+
+/// Whether Connection names fields of the client's own for this hop: the origin will not see them, so what it says may
+/// differ from what it says to others.
+#[must_use]
+pub fn drops_fields(headers: &HeaderMap) -> bool {
+    const USUAL: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings"];
+    let named = |line: &HeaderValue| {
+        let mut names = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.any(|name| !name.is_empty() && !USUAL.iter().any(|usual| usual.eq_ignore_ascii_case(name)))
+    };
+    headers.get_all(header::CONNECTION).iter().any(named)
 }
 
 /// Joins HTTP/2's cookie crumbs into the one line that HTTP/1.1 knows (RFC 9113 8.2.3).
@@ -295,6 +308,15 @@ mod tests {
         overwrite_forwarded(&mut request, "10.0.0.1".parse().unwrap(), true, "https", "www.example.org");
         assert_eq!(request["x-forwarded-for"], "9.9.9.9, 10.0.0.1");
         assert_eq!(request["x-forwarded-port"], "443");
+    }
+
+    #[test]
+    fn a_client_that_hides_fields_from_the_origin_is_noticed() {
+        for (value, hides) in
+            [("close", false), ("Keep-Alive, TE", false), ("", false), ("accept", true), ("close, X-A", true)]
+        {
+            assert_eq!(drops_fields(&headers(&[("connection", value)])), hides, "{value}");
+        }
     }
 
     #[test]

@@ -87,8 +87,9 @@ pub fn refuse_words(path: &str) -> Result<(), Refused> {
     if !path.contains('_') && !path.contains("Virtual") {
         return Ok(());
     }
-    let spoken = path.split('/').any(|segment| {
-        let segment = target::decode(segment);
+    // Zope splits after decoding, so an encoded slash ends a segment for it.
+    let decoded = target::decode(path);
+    let spoken = decoded.split(|byte| *byte == b'/').any(|segment| {
         segment == BASE.as_bytes() || segment == ROOT.as_bytes() || segment.starts_with(INSIDE_OUT.as_bytes())
     });
     if spoken { Err(Refused::bad("vhm_words")) } else { Ok(()) }
@@ -148,7 +149,16 @@ mod tests {
 
     #[test]
     fn no_visitor_speaks_the_language() {
-        for path in ["/_vh_evil/docs", "/a/VirtualHostRoot/b", "/VirtualHostBase/http/x:80/", "/%5Fvh_x", "/a/_vh_"] {
+        for path in [
+            "/x%2F_vh_evil/show",
+            "/%2F_vh_evil/show",
+            "/a%2fVirtualHostRoot",
+            "/_vh_evil/docs",
+            "/a/VirtualHostRoot/b",
+            "/VirtualHostBase/http/x:80/",
+            "/%5Fvh_x",
+            "/a/_vh_",
+        ] {
             let spelled = target::normalise(path).unwrap();
             assert!(refuse_words(&spelled).is_err(), "{path}");
         }
