@@ -152,8 +152,7 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
         .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes.max(8192))
         .keep_alive(true)
-        .half_close(false)
-        .pipeline_flush(true);
+        .half_close(false);
     builder
 }
 

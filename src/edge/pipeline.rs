@@ -68,7 +68,6 @@ impl Future for Answer {
 }
 
 /// What the first look at a request gave.
-#[expect(clippy::large_enum_variant, reason = "boxing the usual case would cost each hit an allocation")]
 enum First {
     Answered(Response<OutBody>),
     Pass(Box<Errand>, Box<Trail>),
