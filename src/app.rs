@@ -24,14 +24,10 @@ use crate::telemetry::access::AccessSettings;
 use crate::telemetry::access::Format;
 use crate::telemetry::access::Target;
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::EndpointState;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tickets;
-use crate::units::OriginAddr;
-use crate::units::SetName;
 use crate::upstream::Registry;
 use crate::upstream::Upstream;
-use crate::upstream::UpstreamView;
 use crate::upstream::probe::Probers;
 use anyhow::Context;
 use anyhow::anyhow;
@@ -124,10 +120,10 @@ impl App {
         metrics.watch_access_log(&access);
         let house = Arc::new(House {
             snapshots: Arc::new(Snapshots::new(Snapshot::empty())),
-            metrics,
+            metrics: Arc::clone(&metrics),
             access,
             cache: Arc::new(Cache::new(cache_settings(&self.config))),
-            upstreams: Registry::default(),
+            upstreams: Registry::new(metrics),
             limits: Mutex::default(),
             tickets: Tickets::new().context("make TLS ticket keys")?,
         });
@@ -359,7 +355,7 @@ fn show_live_state(publisher: &Arc<Publisher>) {
         let house = publisher.house();
         metrics.cache_tiers(house.cache.tiers().iter().map(tier).collect());
         for upstream in house.snapshots.load_full().upstreams.values() {
-            show_upstream(metrics, upstream);
+            upstream.show_gauges();
         }
     });
 }
@@ -371,25 +367,5 @@ fn tier(tier: &cache::store::Tier) -> metrics::Tier {
         bytes: tier.bytes,
         capacity: tier.capacity,
         evictions: tier.evictions,
-    }
-}
-
-fn show_upstream(metrics: &Metrics, upstream: &Upstream) {
-    let view: UpstreamView = upstream.view();
-    let plan = upstream.plan();
-    let counters = metrics.upstream(upstream.name());
-    counters.queue_length(view.waiting);
-    counters.sets(plan.sets.iter().map(|set| set.name.clone()), &plan.active);
-    for endpoint in &view.endpoints {
-        let (Ok(set), Ok(addr)) = (SetName::parse(&endpoint.set), OriginAddr::parse(&endpoint.address)) else {
-            continue;
-        };
-        let counters = metrics.endpoint(upstream.name(), &set, &addr);
-        counters.in_flight(endpoint.in_flight, endpoint.limit);
-        counters.state(match endpoint.state {
-            "down" => EndpointState::Down,
-            "busy" => EndpointState::Busy,
-            _ => EndpointState::Up,
-        });
     }
 }

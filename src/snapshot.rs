@@ -18,7 +18,6 @@ use crate::telemetry::metrics::Decision;
 use crate::telemetry::metrics::LimitMetrics;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
-use crate::telemetry::metrics::UpstreamMetrics;
 use crate::tls;
 use crate::tls::Tickets;
 use crate::units::ClientAddr;
@@ -124,8 +123,6 @@ pub struct Site {
     pub scheme: Option<&'static str>,
     /// Where its answers come from.
     pub upstream: Arc<Upstream>,
-    /// The upstream's counters.
-    pub upstream_metrics: Arc<UpstreamMetrics>,
     /// Whether it is answered from the cache.
     pub cache: bool,
     /// Its rate limits.
@@ -375,7 +372,6 @@ fn compile_site(
             values::Scheme::Http => Some("http"),
             values::Scheme::Https => Some("https"),
         },
-        upstream_metrics: house.metrics.upstream(upstream.name()),
         upstream,
         cache: site.cache,
         limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),

@@ -51,16 +51,6 @@ pub struct Plan {
     pub retry_max: u32,
 }
 
-impl Plan {
-    /// The set that an endpoint stands in: the active one if it does, else the first.
-    #[must_use]
-    pub fn set_of(&self, endpoint: &OriginAddr) -> SetName {
-        let holds = |set: &&SetPlan| set.endpoints.contains(endpoint);
-        let active = self.sets.iter().filter(|set| set.name == self.active).find(holds);
-        active.or_else(|| self.sets.iter().find(holds)).map_or_else(|| self.active.clone(), |set| set.name.clone())
-    }
-}
-
 /// One set of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetPlan {

@@ -184,7 +184,8 @@ impl Publisher {
             let names: Vec<&str> = snapshot.upstreams.keys().map(UpstreamName::as_str).collect();
             return Err(format!("there is no upstream `{upstream}`; there are: {}", names.join(", ")));
         };
-        let plan = found.plan();
+        let standing = found.standing();
+        let plan = &standing.plan;
         let wanted = SetName::parse(set).map_err(|error| error.to_string())?;
         if !plan.sets.iter().any(|set| set.name == wanted) {
             let names: Vec<&str> = plan.sets.iter().map(|set| set.name.as_str()).collect();

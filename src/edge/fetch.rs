@@ -116,28 +116,11 @@ impl Answered {
     }
 }
 
-/// Makes the journey, and counts it.
+/// Makes the journey.
 async fn travel(errand: &Errand, head: Parts, body: RequestBody) -> Result<Fetched, Refusal> {
-    let counters = &errand.site.upstream_metrics;
-    let began = clock::mono();
     match errand.site.upstream.fetch(head, body).await {
-        Ok(fetched) => {
-            counters.duration(clock::mono().saturating_duration_since(began));
-            counters.first_byte(fetched.timings.first_byte);
-            counters.queue_waited(fetched.timings.queue);
-            for _ in 0..fetched.retries {
-                counters.retry("not_sent");
-            }
-            let (set, endpoint) = (&fetched.set, &fetched.endpoint.addr);
-            let endpoint = errand.edge.metrics.endpoint(errand.site.upstream.name(), set, endpoint);
-            endpoint.response(fetched.response.status());
-            Ok(fetched)
-        }
+        Ok(fetched) => Ok(fetched),
         Err(error) => {
-            counters.error(error.why());
-            if matches!(error, FetchError::Queue(_)) {
-                counters.queue_rejected(error.why());
-            }
             debug!(site = %errand.site.name, error = crate::telemetry::chain(&error), "no answer from upstream");
             let refusal = Refusal::new(error.status(), error.why()).retry_after(error.retry_after());
             // A body that broke off leaves the connection in the middle of a request.

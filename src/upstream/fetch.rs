@@ -6,7 +6,6 @@
 use crate::clock;
 use crate::semantics::framing;
 use crate::semantics::framing::Asked;
-use crate::units::SetName;
 use crate::upstream::body::ClientFault;
 use crate::upstream::body::Journey;
 use crate::upstream::body::OriginBody;
@@ -16,6 +15,7 @@ use crate::upstream::connect::ConnectError;
 use crate::upstream::live::Endpoint;
 use crate::upstream::live::Lease;
 use crate::upstream::live::QueueRefusal;
+use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
 use http::Request;
@@ -36,8 +36,6 @@ pub struct Fetched {
     pub response: Response<OriginBody>,
     /// Who gave it.
     pub endpoint: Arc<Endpoint>,
-    /// The set it served in.
-    pub set: SetName,
     /// The count of set swaps at which the thread was granted.
     pub epoch: u64,
     /// When the request was sent.
@@ -143,6 +141,23 @@ impl Upstream {
     /// # Errors
     /// [`FetchError`].
     pub async fn fetch(self: &Arc<Self>, head: Parts, body: RequestBody) -> Result<Fetched, FetchError> {
+        let fetched = self.travel(head, body).await;
+        match &fetched {
+            Ok(fetched) => {
+                self.counters.first_byte(fetched.timings.first_byte);
+                self.counters.queue_waited(fetched.timings.queue);
+            }
+            Err(error) => {
+                self.counters.error(error.why());
+                if matches!(error, FetchError::Queue(_)) {
+                    self.counters.queue_rejected(error.why());
+                }
+            }
+        }
+        fetched
+    }
+
+    async fn travel(self: &Arc<Self>, head: Parts, body: RequestBody) -> Result<Fetched, FetchError> {
         let asked_for = Asked::of(&head.headers);
         let repeatable = body.is_empty() && head.method.is_safe();
         let fault = body.fault();
@@ -150,7 +165,8 @@ impl Upstream {
         let mut retries = 0;
         let mut avoid = None;
         let mut queued = Duration::ZERO;
-        let plan = self.plan();
+        let standing = self.standing();
+        let plan = &standing.plan;
         loop {
             let lease = self.acquire(avoid).await.map_err(FetchError::Queue)?;
             queued += lease.waited;
@@ -162,7 +178,7 @@ impl Upstream {
                     self.learn(&lease.endpoint, Evidence::Answered);
                     let first_byte = clock::mono().saturating_duration_since(asked);
                     let timings = Timings { queue: queued, first_byte };
-                    return settle(&plan, lease, response, sender, asked_for, asked, timings, retries);
+                    return settle(&standing, lease, response, sender, asked_for, asked, timings, retries);
                 }
                 Attempt::NotSent(whole, error) => {
                     request = whole;
@@ -189,6 +205,7 @@ impl Upstream {
                 return Err(error);
             }
             retries += 1;
+            self.counters.retry(error.why());
         }
     }
 
@@ -205,7 +222,8 @@ impl Upstream {
         kept: bool,
         first_byte: Duration,
     ) -> Attempt {
-        let plan = self.plan();
+        let standing = self.standing();
+        let plan = &standing.plan;
         let endpoint = &lease.endpoint;
         while kept && let Some(mut sender) = endpoint.pool.take(plan.idle) {
             if sender.ready().await.is_err() {
@@ -217,8 +235,12 @@ impl Upstream {
                 other => return other,
             }
         }
+        let began = clock::mono();
         match connect::open(&endpoint.addr, plan.timeouts.connect).await {
-            Ok(sender) => send(sender, request, first_byte, false).await,
+            Ok(sender) => {
+                self.counters.connected(clock::mono().saturating_duration_since(began));
+                send(sender, request, first_byte, false).await
+            }
             Err(error) => Attempt::NotSent(request, error.into()),
         }
     }
@@ -257,7 +279,7 @@ fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 /// Judges the head and ties body, thread and connection together.
 #[expect(clippy::too_many_arguments, reason = "the one place where a journey's parts come together")]
 fn settle(
-    plan: &crate::upstream::Plan,
+    standing: &Standing,
     lease: Lease,
     response: Response<Incoming>,
     sender: SendRequest<RequestBody>,
@@ -278,12 +300,16 @@ fn settle(
             .get_all(header::CONNECTION)
             .iter()
             .any(|line| crate::semantics::cache_control::contains_token(line.as_bytes(), b"close"));
+    // A member of another standing is not counted: the reload has taken it away.
+    if let Some(member) = standing.member(lease.endpoint.id) {
+        member.counters.response(parts.status);
+    }
+    let plan = &standing.plan;
     let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
     let journey = Journey { lease, connection: (!closes).then_some(sender), pool_max: plan.threads };
     let body = OriginBody::new(incoming, journey, plan.timeouts.between_bytes);
     let response = Response::from_parts(parts, body);
-    let set = plan.set_of(&endpoint.addr);
-    Ok(Fetched { response, endpoint, set, epoch, asked, timings, retries })
+    Ok(Fetched { response, endpoint, epoch, asked, timings, retries })
 }
 
 impl Fetched {

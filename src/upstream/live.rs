@@ -4,6 +4,10 @@
 //! plan and finds everything else as it was.
 
 use crate::clock;
+use crate::telemetry::metrics::EndpointMetrics;
+use crate::telemetry::metrics::EndpointState;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::UpstreamMetrics;
 use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::UpstreamName;
@@ -30,6 +34,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::info;
 use tracing::warn;
@@ -38,17 +43,39 @@ use tracing::warn;
 const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// All upstreams that ever were in this process, by name.
-#[derive(Default)]
 pub struct Registry {
+    metrics: Arc<Metrics>,
     upstreams: Mutex<HashMap<UpstreamName, Arc<Upstream>>>,
 }
 
 /// One upstream.
 pub struct Upstream {
     name: UpstreamName,
+    /// Its counters.
+    pub counters: Arc<UpstreamMetrics>,
+    metrics: Arc<Metrics>,
     desk: Mutex<Desk>,
-    plan: RwLock<Arc<Plan>>,
+    standing: RwLock<Arc<Standing>>,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
+}
+
+/// What holds for an upstream at present: what was decided, and whom it concerns.
+pub struct Standing {
+    /// What the operator decided.
+    pub plan: Plan,
+    /// The endpoints of all sets, in the plan's order.
+    pub members: Vec<Member>,
+}
+
+/// An endpoint in one set.
+#[derive(Clone)]
+pub struct Member {
+    /// The set.
+    pub set: SetName,
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The counters of the two.
+    pub counters: Arc<EndpointMetrics>,
 }
 
 /// What one lock guards: the queue, and the line's addresses.
@@ -92,6 +119,7 @@ pub struct Lease {
     pub epoch: u64,
     /// How long it was waited for.
     pub waited: Duration,
+    granted: Instant,
 }
 
 /// Why there is no thread.
@@ -160,11 +188,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
+    /// No upstreams yet; what they do is counted in `metrics`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, upstreams: Mutex::default() }
+    }
+
     /// The upstream of this plan, new or as it has been, now following the plan.
     pub fn install(&self, plan: Plan) -> Arc<Upstream> {
         let upstream = {
             let mut known = lock(&self.upstreams);
-            Arc::clone(known.entry(plan.name.clone()).or_insert_with(|| Arc::new(Upstream::new(&plan))))
+            Arc::clone(known.entry(plan.name.clone()).or_insert_with(|| Arc::new(Upstream::new(&plan, &self.metrics))))
         };
         upstream.install(plan);
         upstream
@@ -172,13 +206,15 @@ impl Registry {
 }
 
 impl Upstream {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &Plan, metrics: &Arc<Metrics>) -> Self {
         let bounds = Bounds { limit: plan.threads, max: plan.queue_max };
         let desk = Desk { queue: Queue::new(bounds), waiting: HashMap::new(), epoch: 0 };
         Self {
             name: plan.name.clone(),
+            counters: metrics.upstream(&plan.name),
+            metrics: Arc::clone(metrics),
             desk: Mutex::new(desk),
-            plan: RwLock::new(Arc::new(plan.clone())),
+            standing: RwLock::new(Arc::new(Standing { plan: plan.clone(), members: Vec::new() })),
             endpoints: RwLock::default(),
         }
     }
@@ -189,23 +225,10 @@ impl Upstream {
         &self.name
     }
 
-    /// What the operator decided.
+    /// What holds at present.
     #[must_use]
-    pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The endpoints of all sets of the plan, with their sets.
-    #[must_use]
-    pub fn endpoints(&self) -> Vec<(SetName, Arc<Endpoint>)> {
-        let plan = self.plan();
-        let known = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
-        let find = |addr: &OriginAddr| known.iter().find(|endpoint| endpoint.addr == *addr).cloned();
-        let in_set = |set: &crate::upstream::SetPlan| {
-            let found: Vec<_> = set.endpoints.iter().filter_map(find).collect();
-            found.into_iter().map(|endpoint| (set.name.clone(), endpoint)).collect::<Vec<_>>()
-        };
-        plan.sets.iter().flat_map(in_set).collect()
+    pub fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.standing.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
@@ -227,15 +250,26 @@ impl Upstream {
         let addrs = active.map_or(&[][..], |set| &set.endpoints);
         let ids = known.iter().filter(|endpoint| addrs.contains(&endpoint.addr)).map(|endpoint| endpoint.id).collect();
         let bounds = Bounds { limit: plan.threads, max: plan.queue_max };
+        let members = self.members(&plan, &known);
         drop(known);
-        let mut current = self.plan.write().unwrap_or_else(PoisonError::into_inner);
-        if current.active != plan.active {
+        let mut current = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        if current.plan.active != plan.active {
             desk.epoch += 1;
         }
-        *current = Arc::new(plan);
+        *current = Arc::new(Standing { plan, members });
         drop(current);
         let events = desk.queue.serve(bounds, ids);
         desk.tell(events);
+    }
+
+    fn members(&self, plan: &Plan, known: &[Arc<Endpoint>]) -> Vec<Member> {
+        let member = |set: &SetName, addr: &OriginAddr| {
+            let endpoint = Arc::clone(known.iter().find(|endpoint| endpoint.addr == *addr)?);
+            let counters = self.metrics.endpoint(&self.name, set, addr);
+            Some(Member { set: set.clone(), endpoint, counters })
+        };
+        let places = plan.sets.iter().flat_map(|set| set.endpoints.iter().map(|addr| (&set.name, addr)));
+        places.filter_map(|(set, addr)| member(set, addr)).collect()
     }
 
     /// A thread of an endpoint that is up, if possible not of `avoid`. Waits in line while none is free.
@@ -264,7 +298,7 @@ impl Upstream {
         };
         let began = clock::mono();
         let mut place = Place { upstream: self, ticket, turn };
-        let wait = self.plan().queue_wait;
+        let wait = self.standing().plan.queue_wait;
         match tokio::time::timeout(wait, &mut place.turn).await {
             Ok(Ok(Turn::Granted(endpoint, epoch))) => {
                 let waited = clock::mono().saturating_duration_since(began);
@@ -278,11 +312,11 @@ impl Upstream {
     fn lease(self: &Arc<Self>, id: EndpointId, epoch: u64, waited: Duration) -> Result<Lease, QueueRefusal> {
         // The table only grows, so an endpoint that was granted is in it.
         let endpoint = self.endpoint(id).ok_or_else(|| self.no_endpoint())?;
-        Ok(Lease { upstream: Arc::clone(self), endpoint, epoch, waited })
+        Ok(Lease { upstream: Arc::clone(self), endpoint, epoch, waited, granted: clock::mono() })
     }
 
     fn no_endpoint(&self) -> QueueRefusal {
-        let check = &self.plan().check;
+        let check = &self.standing().plan.check;
         QueueRefusal::NoEndpoint { retry_after: check.every * check.rise.max(1) }
     }
 
@@ -300,8 +334,9 @@ impl Upstream {
                 return;
             }
         }
-        let plan = self.plan();
-        let rules = Rules { rise: plan.check.rise, fall: plan.check.fall };
+        let standing = self.standing();
+        let check = &standing.plan.check;
+        let rules = Rules { rise: check.rise, fall: check.fall };
         let changed = {
             let mut health = lock(&endpoint.health);
             let changed = health.learn(evidence, rules, clock::mono());
@@ -310,6 +345,9 @@ impl Upstream {
         };
         let Some(state) = changed else { return };
         let up = state == State::Up;
+        for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
+            member.counters.state(if up { EndpointState::Up } else { EndpointState::Down });
+        }
         if up {
             info!(upstream = %self.name, endpoint = %endpoint.addr, "endpoint is up");
         } else {
@@ -324,14 +362,15 @@ impl Upstream {
 
     /// Lets a request try an endpoint that has been down for a while and that nobody checks.
     pub fn try_unchecked(&self) {
-        let plan = self.plan();
-        if plan.check.kind != CheckKind::Off {
+        let standing = self.standing();
+        let check = &standing.plan.check;
+        if check.kind != CheckKind::Off {
             return;
         }
-        for (_, endpoint) in self.endpoints() {
-            let (state, lasting) = endpoint.state();
-            if state == State::Down && lasting >= plan.check.every {
-                self.learn(&endpoint, Evidence::Trial);
+        for member in &standing.members {
+            let (state, lasting) = member.endpoint.state();
+            if state == State::Down && lasting >= check.every {
+                self.learn(&member.endpoint, Evidence::Trial);
             }
         }
     }
@@ -342,24 +381,32 @@ impl Upstream {
         lock(&self.desk).queue.anyone_up()
     }
 
+    /// Brings what changes all the time into the gauges.
+    pub fn show_gauges(&self) {
+        let standing = self.standing();
+        self.counters.sets(standing.plan.sets.iter().map(|set| set.name.clone()), &standing.plan.active);
+        let desk = lock(&self.desk);
+        self.counters.queue_length(desk.queue.waiting());
+        for Member { endpoint, counters, .. } in &standing.members {
+            let in_flight = desk.queue.in_flight(endpoint.id);
+            counters.in_flight(in_flight, desk.queue.limit());
+            counters.state(endpoint.shown_state(in_flight >= desk.queue.limit()));
+        }
+    }
+
     /// What operators see.
     #[must_use]
     pub fn view(&self) -> UpstreamView {
-        let plan = self.plan();
-        let endpoints = self.endpoints();
+        let standing = self.standing();
         let desk = lock(&self.desk);
         let limit = desk.queue.limit();
-        let view = |(set, endpoint): &(SetName, Arc<Endpoint>)| {
-            let (state, lasting) = endpoint.state();
+        let view = |Member { set, endpoint, .. }: &Member| {
+            let (_, lasting) = endpoint.state();
             let in_flight = desk.queue.in_flight(endpoint.id);
             EndpointView {
                 set: set.to_string(),
                 address: endpoint.addr.to_string(),
-                state: match state {
-                    State::Down => "down",
-                    State::Up if in_flight >= limit => "busy",
-                    State::Up => "up",
-                },
+                state: endpoint.shown_state(in_flight >= limit).as_str(),
                 seconds: lasting.as_secs(),
                 in_flight,
                 limit,
@@ -371,11 +418,20 @@ impl Upstream {
         };
         UpstreamView {
             name: self.name.to_string(),
-            active: plan.active.to_string(),
+            active: standing.plan.active.to_string(),
             epoch: desk.epoch,
             waiting: desk.queue.waiting(),
-            endpoints: endpoints.iter().map(view).collect(),
+            endpoints: standing.members.iter().map(view).collect(),
         }
+    }
+}
+
+impl Standing {
+    /// The endpoint in the serving set, if it stands there, else in any.
+    #[must_use]
+    pub fn member(&self, id: EndpointId) -> Option<&Member> {
+        let mut found = self.members.iter().filter(|member| member.endpoint.id == id);
+        found.clone().find(|member| member.set == self.plan.active).or_else(|| found.next())
     }
 }
 
@@ -434,6 +490,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.upstream.counters.duration(clock::mono().saturating_duration_since(self.granted));
         self.upstream.release(self.endpoint.id);
     }
 }
@@ -458,6 +515,14 @@ impl Endpoint {
     pub fn state(&self) -> (State, Duration) {
         let health = lock(&self.health);
         (health.state(), health.lasting(clock::mono()))
+    }
+
+    fn shown_state(&self, busy: bool) -> EndpointState {
+        match self.state().0 {
+            State::Down => EndpointState::Down,
+            State::Up if busy => EndpointState::Busy,
+            State::Up => EndpointState::Up,
+        }
     }
 
     /// Notes what went wrong.

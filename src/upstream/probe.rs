@@ -33,9 +33,9 @@ impl Probers {
     pub fn reconcile(&mut self, upstreams: &[Arc<Upstream>]) {
         let mut wanted = HashMap::new();
         for upstream in upstreams {
-            for (_, endpoint) in upstream.endpoints() {
-                let key = (upstream.name().to_string(), endpoint.addr.to_string());
-                wanted.insert(key, (Arc::clone(upstream), endpoint));
+            for member in &upstream.standing().members {
+                let key = (upstream.name().to_string(), member.endpoint.addr.to_string());
+                wanted.insert(key, (Arc::clone(upstream), Arc::clone(&member.endpoint)));
             }
         }
         self.tasks.retain(|key, task| {
@@ -65,13 +65,23 @@ impl Drop for Probers {
 async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration) {
     tokio::time::sleep(delay).await;
     loop {
-        let plan = upstream.plan();
+        let standing = upstream.standing();
+        let plan = &standing.plan;
         endpoint.pool.sweep(plan.idle);
         let began = clock::mono();
         if plan.check.kind == CheckKind::Off {
             upstream.try_unchecked();
         } else {
             let result = tokio::time::timeout(plan.check.timeout, check(&endpoint, &plan.check)).await;
+            let word = match &result {
+                Ok(Ok(())) => "ok",
+                Ok(Err(_)) => "failed",
+                Err(_) => "timeout",
+            };
+            let took = clock::mono().saturating_duration_since(began);
+            for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
+                member.counters.check(word, took);
+            }
             let progressing = endpoint.progressed();
             let evidence = match result.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
                 Ok(()) => Evidence::CheckGood,
