@@ -58,7 +58,7 @@ fn edge() -> Arc<Edge> {
         metrics: Metrics::new(),
         access: AccessLog::off(),
         cache: Arc::new(Cache::new(settings)),
-        upstreams: Registry::default(),
+        upstreams: Registry::new(Metrics::new()),
         limits: Mutex::default(),
         tickets: Tickets::new().expect("the system gives randomness"),
     };

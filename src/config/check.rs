@@ -91,7 +91,8 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
     let mut seen = BTreeSet::new();
     for (at, listen) in config.listens().iter().enumerate() {
         let path = format!("server.listen.{at}");
-        if !seen.insert(listen.addr) {
+        // Port 0 is any free one, each time another.
+        if !seen.insert(listen.addr) && listen.addr.port() != 0 {
             context.error("E0304", &path, format!("{} is listed twice", listen.addr), "leave one of them out");
         }
         if listen.tls && config.tls.certs.is_empty() {

@@ -151,6 +151,7 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
         .header_read_timeout(None)
         .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes.max(8192))
+        .max_header_size(limits.header_bytes)
         .keep_alive(true)
         .half_close(false);
     builder
