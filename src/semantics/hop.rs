@@ -92,22 +92,16 @@ pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
         }
     }
     remove_listed(headers);
-    remove_all(headers, HOP_BY_HOP);
-    let before = headers.len();
-    remove_all(headers, FORBIDDEN);
+    remove_where(headers, |name| HOP_BY_HOP.contains(&name));
     // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
-    let lookalikes: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
-    for name in &lookalikes {
-        headers.remove(name);
-    }
-    Ok(before - headers.len())
+    Ok(remove_where(headers, |name| FORBIDDEN.contains(&name) || name.contains('_')))
 }
 
 /// Makes an answer's fields fit to be stored and delivered; framing is written anew by hyper. What Connection lists is
 /// dropped unless it is protected.
 pub fn clean_response(headers: &mut HeaderMap) {
     remove_listed(headers);
-    remove_all(headers, HOP_BY_HOP);
+    remove_where(headers, |name| HOP_BY_HOP.contains(&name));
 }
 
 fn lists_forwarded(line: &[u8]) -> bool {
@@ -130,10 +124,14 @@ fn remove_listed(headers: &mut HeaderMap) {
     }
 }
 
-fn remove_all(headers: &mut HeaderMap, names: &[&'static str]) {
-    for name in names {
-        headers.remove(*name);
+/// Removes the fields with such names, in one pass over those that are there; gives how many they were.
+fn remove_where(headers: &mut HeaderMap, such: impl Fn(&str) -> bool) -> usize {
+    let before = headers.len();
+    let found: Vec<HeaderName> = headers.keys().filter(|name| such(name.as_str())).cloned().collect();
+    for name in found {
+        headers.remove(name);
     }
+    before - headers.len()
 }
 
 /// Whether Connection names fields of the client's own for this hop: the origin will not see them, so what it says may
@@ -212,7 +210,7 @@ pub fn overwrite_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted_peer: 
             let _ = write!(chain, "{hop}, ");
         }
     }
-    remove_all(headers, FORWARDED);
+    remove_where(headers, |name| FORWARDED.contains(&name));
     let _ = write!(chain, "{}", peer.to_canonical());
     let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
     let port = port.unwrap_or(if scheme == "https" { "443" } else { "80" });
