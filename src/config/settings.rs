@@ -60,7 +60,7 @@ settings! {
     /// Listeners and their bounds.
     Server {
         /// Where visitors come in: "ADDR:PORT" speaks HTTP, "https://ADDR:PORT" speaks TLS. `[::]` takes IPv4 as well.
-        /// Without it "[::]:80", and with certificates also "https://[::]:443".
+        /// Without it `"[::]:80"`, and with certificates also `"https://[::]:443"`.
         listen: Vec<Listen> = Vec::new(),
         /// Threads that serve visitors; 0 is one for each core. Read at the start only.
         workers: u32 = 0,

@@ -307,7 +307,7 @@ fn percent_decode(raw: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Encodes `value` for a query string; [`query_argument`] reads it back.
+/// Encodes `value` for a query string, as the admin listener reads it back.
 #[must_use]
 pub fn percent_encode(value: &str) -> String {
     use std::fmt::Write;
