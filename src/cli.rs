@@ -74,6 +74,15 @@ pub enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Take an endpoint out of service: it finishes what it has and gets nothing new. Outlives reloads, not restarts.
+    Drain(EndpointArgs),
+    /// Put a drained endpoint back into service.
+    Undrain(EndpointArgs),
+    /// Send nothing to an upstream for a while, as when its storage is restarted: requests wait (`queue.hold`), what is
+    /// stored is served stale.
+    Hold(UpstreamArgs),
+    /// End a hold: who waits is served, no faster than the threads allow.
+    Release(UpstreamArgs),
     /// Forget the stored response of one URL in all its variants, or of all with the word `all`.
     Purge {
         /// The URL as visitors write it, such as <https://www.example.org/news>, or `all`.
@@ -88,6 +97,41 @@ pub enum Verb {
         #[command(flatten)]
         socket: SocketArg,
     },
+}
+
+/// Which endpoint.
+#[derive(Debug, clap::Args)]
+pub struct EndpointArgs {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The endpoint as its configuration names it, HOST:PORT.
+    pub endpoint: String,
+    /// Which running tidegate.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+impl EndpointArgs {
+    fn order(&self, verb: &str) -> ExitCode {
+        let (upstream, endpoint) = (percent_encode(&self.upstream), percent_encode(&self.endpoint));
+        order(&self.socket, &format!("/{verb}?upstream={upstream}&endpoint={endpoint}"))
+    }
+}
+
+/// Which upstream.
+#[derive(Debug, clap::Args)]
+pub struct UpstreamArgs {
+    /// The upstream's name.
+    pub upstream: String,
+    /// Which running tidegate.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+impl UpstreamArgs {
+    fn order(&self, verb: &str) -> ExitCode {
+        order(&self.socket, &format!("/{verb}?upstream={}", percent_encode(&self.upstream)))
+    }
 }
 
 /// How to run.
@@ -126,6 +170,10 @@ pub fn main(cli: Cli) -> ExitCode {
             let target = format!("/use?upstream={}&set={}", percent_encode(&upstream), percent_encode(&set));
             order(&socket, &target)
         }
+        Verb::Drain(which) => which.order("drain"),
+        Verb::Undrain(which) => which.order("undrain"),
+        Verb::Hold(which) => which.order("hold"),
+        Verb::Release(which) => which.order("release"),
         Verb::Purge { url, socket } => order(&socket, &format!("/purge?url={}", percent_encode(&url))),
         Verb::Reload { socket } => order(&socket, "/reload"),
     }

@@ -66,7 +66,7 @@ impl Config {
         config.admin.socket = values::Switchable::Off;
         let site = settings::Site {
             default: true,
-            upstream: Some(values::UpstreamRef::Inline(endpoints)),
+            upstream: Some(values::UpstreamRef::Inline(endpoints.into_iter().map(Into::into).collect())),
             ..settings::Site::default()
         };
         if let Ok(name) = SiteName::parse("default") {

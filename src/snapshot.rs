@@ -402,15 +402,35 @@ fn site_upstream(
 }
 
 fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetName>) -> Option<Plan> {
-    let sets = settings.sets().into_iter().map(|(name, endpoints)| upstream::SetPlan { name, endpoints }).collect();
+    let sets = settings
+        .sets()
+        .into_iter()
+        .map(|(name, endpoints)| upstream::SetPlan { name, servers: endpoints.into_iter().map(server).collect() })
+        .collect();
     let check = &settings.check;
     Some(Plan {
         name,
         sets,
         active: active?,
         threads: settings.threads as usize,
+        balance: match settings.balance {
+            values::Balance::LeastBusy => upstream::Balance::LeastBusy,
+            values::Balance::RoundRobin => upstream::Balance::RoundRobin,
+            values::Balance::RandomTwo => upstream::Balance::RandomTwo,
+            values::Balance::PathHash => upstream::Balance::PathHash,
+        },
+        pin: settings.pin,
         queue_max: settings.queue.max as usize,
         queue_wait: settings.queue.wait,
+        per_client: settings.queue.per_client as usize,
+        hold: settings.queue.hold,
+        background: settings.queue.background.iter().map(|word| word.to_ascii_lowercase()).collect(),
+        warmup: upstream::Warmup {
+            paths: settings.warmup.paths.clone(),
+            until: settings.warmup.until,
+            at_most: settings.warmup.at_most,
+            ramp: settings.warmup.ramp,
+        },
         timeouts: upstream::Timeouts {
             connect: settings.timeout.connect,
             first_byte: settings.timeout.first_byte,
@@ -430,6 +450,10 @@ fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetNam
         },
         retry_max: settings.retries,
     })
+}
+
+fn server(server: values::Server) -> upstream::ServerPlan {
+    upstream::ServerPlan { addr: server.addr, weight: server.weight, backup: server.backup }
 }
 
 fn limits(config: &Config, house: &House) -> BTreeMap<LimitName, Arc<Limit>> {
@@ -491,7 +515,7 @@ fn purge_networks(config: &Config) -> Vec<IpNet> {
         Some(values::UpstreamRef::Inline(endpoints)) => Some(endpoints.clone()),
         _ => None,
     });
-    let endpoints: BTreeSet<OriginAddr> = named.chain(inline.flatten()).collect();
+    let endpoints: BTreeSet<OriginAddr> = named.chain(inline.flatten()).map(|server| server.addr).collect();
     let networks: BTreeSet<IpNet> = endpoints.iter().flat_map(addresses).map(IpNet::from).collect();
     networks.into_iter().collect()
 }

@@ -3,23 +3,31 @@
 //! Knows no sites and no cache. Live state (in-flight counts, queue, health, pools) is kept by identity in a [`Registry`]
 //! and outlives configurations. What fails is a [`FetchError`] that says whose fault it was and when to come back.
 
+pub mod asker;
 pub mod body;
+pub mod budget;
 pub mod connect;
+pub mod endpoint;
 pub mod fetch;
+pub mod lease;
 pub mod live;
 pub mod machine;
 pub mod pool;
 pub mod probe;
 
+pub use asker::Asker;
 pub use body::ClientFault;
 pub use body::OriginBody;
 pub use body::RequestBody;
 pub use fetch::FetchError;
 pub use fetch::Fetched;
 pub use live::EndpointView;
+pub use live::Hold;
 pub use live::Registry;
 pub use live::Upstream;
 pub use live::UpstreamView;
+pub use machine::queue::Balance;
+pub use machine::queue::Class;
 
 use crate::units::OriginAddr;
 use crate::units::SetName;
@@ -37,10 +45,22 @@ pub struct Plan {
     pub active: SetName,
     /// The most requests in flight at one endpoint: the number of its threads.
     pub threads: usize,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// After a write its client is served by the same endpoint for so long.
+    pub pin: Duration,
     /// The most requests that wait for a thread.
     pub queue_max: usize,
     /// The longest that a request waits for a thread.
     pub queue_wait: Duration,
+    /// The most requests of one client that wait.
+    pub per_client: usize,
+    /// How long requests wait for an endpoint when none is open, from the beginning of the outage.
+    pub hold: Duration,
+    /// What User-Agent says, in lower case, of requests that leave the line last.
+    pub background: Vec<String>,
+    /// What an endpoint that was down goes through before it gets its full share.
+    pub warmup: Warmup,
     /// The time-outs of a journey.
     pub timeouts: Timeouts,
     /// How long an idle connection is kept; below the origin's own patience.
@@ -57,7 +77,31 @@ pub struct SetPlan {
     /// Its name.
     pub name: SetName,
     /// Its endpoints, each once.
-    pub endpoints: Vec<OriginAddr>,
+    pub servers: Vec<ServerPlan>,
+}
+
+/// One endpoint of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerPlan {
+    /// Where it is.
+    pub addr: OriginAddr,
+    /// Its share of the load.
+    pub weight: u32,
+    /// Used only while no other is open.
+    pub backup: bool,
+}
+
+/// What an endpoint that was down goes through before it gets its full share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warmup {
+    /// The paths that are fetched until they are fast.
+    pub paths: Vec<String>,
+    /// Fast enough.
+    pub until: Duration,
+    /// Long enough.
+    pub at_most: Duration,
+    /// The time in which its limit rises to its threads.
+    pub ramp: Duration,
 }
 
 /// The bounds of a journey's phases.

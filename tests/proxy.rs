@@ -610,7 +610,7 @@ fn endpoints_that_fail_their_checks_get_no_visitors_until_they_answer_again() {
         Then::Keep
     });
     let well = Origin::saying(PRIVATE);
-    let upstream = "check = { path = \"/alive\", every = \"20ms\", rise = 1, fall = 2 }";
+    let upstream = "check = { path = \"/alive\", every = \"20ms\", rise = 1, fall = 2 }\nwarmup = { ramp = \"0s\" }";
     let edge = Edge::with(&[sick.address, well.address], &Change { upstream, ..Change::default() });
     let state = |state: &str| {
         let line = format!(

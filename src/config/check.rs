@@ -44,7 +44,7 @@ impl Config {
 impl Upstream {
     /// The sets, with plain `servers` as the set `main`.
     #[must_use]
-    pub fn sets(&self) -> BTreeMap<SetName, Vec<crate::units::OriginAddr>> {
+    pub fn sets(&self) -> BTreeMap<SetName, Vec<crate::config::values::Server>> {
         if !self.set.is_empty() {
             return self.set.clone();
         }
@@ -238,7 +238,7 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
     }
 }
 
-fn check_endpoints(path: &str, endpoints: &[crate::units::OriginAddr], context: &mut Context<'_>) {
+fn check_endpoints(path: &str, endpoints: &[crate::config::values::Server], context: &mut Context<'_>) {
     if endpoints.is_empty() {
         context.error(
             "E0316",
@@ -249,8 +249,8 @@ fn check_endpoints(path: &str, endpoints: &[crate::units::OriginAddr], context: 
     }
     let mut seen = BTreeSet::new();
     for (at, endpoint) in endpoints.iter().enumerate() {
-        if !seen.insert(endpoint) {
-            let message = format!("{endpoint} is listed twice");
+        if !seen.insert(&endpoint.addr) {
+            let message = format!("{} is listed twice", endpoint.addr);
             context.error("E0317", &format!("{path}.{at}"), message, "it has its threads only once");
         }
     }
@@ -260,6 +260,7 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
     range(context, &format!("{path}.threads"), upstream.threads, 1..=10_000);
     range(context, &format!("{path}.retries"), upstream.retries, 1..=5);
     range(context, &format!("{path}.queue.max"), upstream.queue.max, 0..=1_000_000);
+    range(context, &format!("{path}.queue.per_client"), upstream.queue.per_client, 1..=1_000_000);
     range(context, &format!("{path}.check.rise"), upstream.check.rise, 1..=100);
     range(context, &format!("{path}.check.fall"), upstream.check.fall, 1..=100);
     if upstream.threads > WAITRESS_CONNECTIONS {
@@ -280,6 +281,12 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
     if !upstream.check.path.starts_with('/') || upstream.check.path.parse::<http::Uri>().is_err() {
         let message = format!("`{path}.check.path` is no path");
         context.error("E0319", &format!("{path}.check.path"), message, "write it like \"/@@ok\"");
+    }
+    for (at, warm) in upstream.warmup.paths.iter().enumerate() {
+        if !warm.starts_with('/') || warm.parse::<http::Uri>().is_err() {
+            let message = format!("`{warm}` is no path");
+            context.error("E0324", &format!("{path}.warmup.paths.{at}"), message, "write it like \"/news\"");
+        }
     }
     if !upstream.servers.is_empty() && !upstream.set.is_empty() {
         let message = format!("[{path}] has both `servers` and `set`");

@@ -2,6 +2,7 @@
 
 use crate::config::decode::settings;
 use crate::config::values::AccessFormat;
+use crate::config::values::Balance;
 use crate::config::values::CheckKind;
 use crate::config::values::ClientCacheControl;
 use crate::config::values::ClientKey;
@@ -13,12 +14,12 @@ use crate::config::values::Mode;
 use crate::config::values::PurgeAllow;
 use crate::config::values::Rate;
 use crate::config::values::Scheme;
+use crate::config::values::Server as Endpoint;
 use crate::config::values::Switchable;
 use crate::config::values::TlsMin;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
 use crate::units::LimitName;
-use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::SiteName;
 use crate::units::UpstreamName;
@@ -193,14 +194,24 @@ settings! {
     Upstream {
         /// Requests in flight at one endpoint, never more: waitress's `threads`. What comes besides waits here, not there.
         threads: u32 = 4,
-        /// The endpoints, each "HOST:PORT". Either this or `set`.
-        servers: Vec<OriginAddr> = Vec::new(),
+        /// The endpoints, each "HOST:PORT", if wanted with ` weight=N` (its share of the load, 1 to 100) and ` backup` (used
+        /// only while no other is open). Either this or `set`.
+        servers: Vec<Endpoint> = Vec::new(),
         /// Alternative sets of endpoints by name, such as `primary = ["HOST:PORT"]`, of which one serves.
-        set: BTreeMap<SetName, Vec<OriginAddr>> = BTreeMap::new(),
+        set: BTreeMap<SetName, Vec<Endpoint>> = BTreeMap::new(),
         /// The set that serves; `tidegate use` changes it without a reload. Required with `set`.
         active: Option<SetName> = None,
+        /// How an endpoint is chosen among those with a thread free: "least-busy", "round-robin", "random-2" (the less busy
+        /// of two) or "path-hash" (equal paths to the same endpoint, whose object cache is warm for them, unless it is
+        /// much busier than the others).
+        balance: Balance = Balance::LeastBusy,
+        /// After a request that may have written, its client's next ones go to the same endpoint for so long: the other
+        /// ZEO clients may not have heard of the change yet. "0s" is off.
+        pin: Duration = seconds(2),
         /// Who waits for a thread.
         queue: Queue = Queue::default(),
+        /// What happens before an endpoint that was down gets its full share.
+        warmup: Warmup = Warmup::default(),
         /// The bounds of a journey.
         timeout: Timeout = Timeout::default(),
         /// How long an idle connection is kept. Below waitress's `channel_timeout` (120 s); idle ones count against its
@@ -218,9 +229,34 @@ settings! {
     Queue {
         /// Requests that wait; more are answered 503 at once.
         max: u32 = 400,
-        /// The longest wait; then 503.
+        /// The longest wait; then 503. Who would wait longer, by the measured time that requests take, is told so at once.
         wait: Duration = seconds(15),
+        /// Requests of one client network (IPv4 address, IPv6 /56) that wait; more are answered 503 at once.
+        per_client: u32 = 100,
+        /// While no endpoint is open, or the upstream is held, requests wait so long for one instead of failing at once;
+        /// counted from the beginning of the outage. What is stored is served stale meanwhile.
+        hold: Duration = seconds(20),
+        /// Words in User-Agent (in any case) whose requests leave the line last.
+        background: Vec<String> = words(&["bot", "crawl", "spider", "slurp", "archiver", "facebookexternalhit"]),
     }
+}
+
+settings! {
+    /// What happens before an endpoint that was down gets its full share: a Zope that has just started has empty caches.
+    Warmup {
+        /// Paths that are fetched from it, one after the other and again, before it gets visitors.
+        paths: Vec<String> = Vec::new(),
+        /// It is warm when a round of all paths has no page slower than this.
+        until: Duration = seconds(1),
+        /// It gets visitors after this time in any case.
+        at_most: Duration = seconds(60),
+        /// Its limit rises from 1 to `threads` in this time, while others can take the load.
+        ramp: Duration = seconds(10),
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 settings! {

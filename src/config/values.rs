@@ -18,12 +18,24 @@ use crate::units::format_duration;
 use crate::units::parse_duration;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 use toml::Value;
 use toml::de::DeValue;
+
+/// An endpoint in a set: `"HOST:PORT"`, and what sets it apart from the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub addr: OriginAddr,
+    /// Its share of the load, 1 to 100.
+    pub weight: u32,
+    /// Used only while no other is open.
+    pub backup: bool,
+}
 
 /// Where to listen: `"ADDR:PORT"`, or `"https://ADDR:PORT"` for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +70,7 @@ pub enum UpstreamRef {
     /// By name.
     Name(UpstreamName),
     /// Endpoints at hand, with defaults for everything else.
-    Inline(Vec<OriginAddr>),
+    Inline(Vec<Server>),
 }
 
 /// Who may purge.
@@ -134,7 +146,7 @@ text_setting!(String, |written| Ok(written.to_owned()), String::clone);
 text_setting!(PathBuf, parse_path, |path| path.display().to_string());
 text_setting!(Duration, parse_duration, |value| format_duration(*value));
 text_setting!(ByteSize, ByteSize::parse, ToString::to_string);
-text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);
+text_setting!(Server, Server::parse, ToString::to_string);
 text_setting!(SetName, SetName::parse, ToString::to_string);
 text_setting!(LimitName, LimitName::parse, ToString::to_string);
 text_setting!(SiteName, SiteName::parse, ToString::to_string);
@@ -166,6 +178,42 @@ fn parse_network(written: &str) -> Result<IpNet, BadUnit> {
     written.parse().or_else(|_| alone()).map_err(|_| {
         BadUnit(format!("`{written}` is no network; write it like \"10.0.0.0/8\", \"192.0.2.1\" or \"2001:db8::/32\""))
     })
+}
+
+impl Server {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let mut words = written.split_ascii_whitespace();
+        let mut server = Self { addr: OriginAddr::parse(words.next().unwrap_or_default())?, weight: 1, backup: false };
+        for word in words {
+            match word.split_once('=') {
+                None if word == "backup" => server.backup = true,
+                Some(("weight", weight)) if weight.parse().is_ok_and(|weight: u32| (1..=100).contains(&weight)) => {
+                    server.weight = weight.parse().unwrap_or(1);
+                }
+                _ => {
+                    let help = "after the address may stand `weight=N` (1 to 100) and `backup`";
+                    return Err(BadUnit(format!("`{word}` says nothing about a server; {help}")));
+                }
+            }
+        }
+        Ok(server)
+    }
+}
+
+impl From<OriginAddr> for Server {
+    fn from(addr: OriginAddr) -> Self {
+        Self { addr, weight: 1, backup: false }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.addr)?;
+        if self.weight != 1 {
+            write!(f, " weight={}", self.weight)?;
+        }
+        if self.backup { f.write_str(" backup") } else { Ok(()) }
+    }
 }
 
 impl Listen {
@@ -494,6 +542,20 @@ choice!(
         Ignore = "ignore",
         /// As RFC 9111 5.2.1 describes.
         Honour = "honour",
+    }
+);
+
+choice!(
+    /// How an endpoint is chosen.
+    Balance {
+        /// The one with the fewest requests in flight for its weight.
+        LeastBusy = "least-busy",
+        /// In turn.
+        RoundRobin = "round-robin",
+        /// The less busy of two.
+        RandomTwo = "random-2",
+        /// Equal paths to the same one.
+        PathHash = "path-hash",
     }
 );
 

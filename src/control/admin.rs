@@ -255,6 +255,14 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             (Some(upstream), Some(set)) => outcome(publisher.use_set(&upstream, &set, SwitchCause::Admin)),
             _ => text(StatusCode::BAD_REQUEST, "say upstream=NAME&set=NAME\n"),
         },
+        "/drain" | "/undrain" => match (argument("upstream"), argument("endpoint")) {
+            (Some(upstream), Some(endpoint)) => outcome(publisher.drain(&upstream, &endpoint, path == "/drain")),
+            _ => text(StatusCode::BAD_REQUEST, "say upstream=NAME&endpoint=HOST:PORT\n"),
+        },
+        "/hold" | "/release" => match argument("upstream") {
+            Some(upstream) => outcome(publisher.hold(&upstream, path == "/hold")),
+            None => text(StatusCode::BAD_REQUEST, "say upstream=NAME\n"),
+        },
         "/purge" => match argument("url") {
             Some(url) => outcome(publisher.purge_url(&url)),
             None => text(StatusCode::BAD_REQUEST, "say url=http://HOST/PATH, or url=all\n"),
@@ -263,7 +271,10 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             publisher.house().access.reopen();
             text(StatusCode::OK, "log files are opened again\n")
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /reload, /use, /purge and /reopen\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /reload, /use, /drain, /undrain, /hold, /release, /purge and /reopen\n",
+        ),
     }
 }
 

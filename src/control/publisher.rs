@@ -19,8 +19,12 @@ use crate::snapshot::Compiled;
 use crate::snapshot::House;
 use crate::telemetry;
 use crate::telemetry::metrics::SwitchCause;
+use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::UpstreamName;
+use crate::units::format_duration;
+use crate::upstream::Hold;
+use crate::upstream::Upstream;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -172,18 +176,52 @@ impl Publisher {
         format!("{report}\nthe running configuration stays in force")
     }
 
+    /// Takes an endpoint of `upstream` out of service, or back in.
+    ///
+    /// # Errors
+    /// When there is no such upstream or endpoint; the text names those that there are.
+    pub fn drain(&self, upstream: &str, endpoint: &str, out: bool) -> Result<String, String> {
+        let addr = OriginAddr::parse(endpoint).map_err(|error| error.to_string())?;
+        self.upstream(upstream)?.drain(&addr, out)?;
+        Ok(if out {
+            format!("{endpoint} gets no new requests; `tidegate status` shows `maint` when it has finished what it has")
+        } else {
+            format!("{endpoint} is in service again")
+        })
+    }
+
+    /// Stops sending to `upstream`, or begins again: who comes meanwhile waits, or is served what is stored.
+    ///
+    /// # Errors
+    /// When there is no such upstream; the text names those that there are.
+    pub fn hold(&self, upstream: &str, held: bool) -> Result<String, String> {
+        let found = self.upstream(upstream)?;
+        found.hold(Hold::Operator, held);
+        let wait = found.standing().plan.hold;
+        Ok(if held {
+            format!("`{upstream}` is held: for {} requests wait, then they are answered 503", format_duration(wait))
+        } else {
+            format!("`{upstream}` is served again")
+        })
+    }
+
+    fn upstream(&self, name: &str) -> Result<Arc<Upstream>, String> {
+        let snapshot = self.house.snapshots.load_full();
+        let wanted = UpstreamName::parse(name).map_err(|error| error.to_string())?;
+        snapshot.upstreams.get(&wanted).cloned().ok_or_else(|| {
+            let names: Vec<&str> = snapshot.upstreams.keys().map(UpstreamName::as_str).collect();
+            format!("there is no upstream `{name}`; there are: {}", names.join(", "))
+        })
+    }
+
     /// Lets `set` of `upstream` serve from now on, in one exchange.
     ///
     /// # Errors
     /// When there is no such upstream or set; the text names those that there are.
     pub fn use_set(&self, upstream: &str, set: &str, cause: SwitchCause) -> Result<String, String> {
         let mut state = self.state();
-        let snapshot = self.house.snapshots.load_full();
-        let name = UpstreamName::parse(upstream).map_err(|error| error.to_string())?;
-        let Some(found) = snapshot.upstreams.get(&name) else {
-            let names: Vec<&str> = snapshot.upstreams.keys().map(UpstreamName::as_str).collect();
-            return Err(format!("there is no upstream `{upstream}`; there are: {}", names.join(", ")));
-        };
+        let found = self.upstream(upstream)?;
+        let name = found.name().clone();
         let standing = found.standing();
         let plan = &standing.plan;
         let wanted = SetName::parse(set).map_err(|error| error.to_string())?;

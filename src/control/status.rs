@@ -13,7 +13,7 @@ pub fn not_ready(publisher: &Publisher) -> Option<String> {
     if publisher.is_stopping() {
         return Some("stopping".to_owned());
     }
-    let down = snapshot.upstreams.values().find(|upstream| !upstream.anyone_up());
+    let down = snapshot.upstreams.values().find(|upstream| !upstream.anyone_open());
     down.map(|upstream| format!("no endpoint of upstream {} is up", upstream.name()))
 }
 
@@ -89,8 +89,25 @@ pub fn words(status: &Value) -> String {
     }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let waiting = &upstream["waiting"];
-        let head =
+        let mut head =
             format!("{}: set {} serves, {waiting} waiting", string(&upstream["name"]), string(&upstream["active"]));
+        let waits: Vec<String> = upstream["waiting_by_class"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, count)| count.as_u64() > Some(0))
+            .map(|(class, count)| format!("{count} {class}"))
+            .collect();
+        if !waits.is_empty() {
+            let _ = write!(head, " ({})", waits.join(", "));
+        }
+        if let Some(service) = upstream["service_ms"].as_u64() {
+            let _ = write!(head, ", {service} ms a request");
+        }
+        let reasons = each(&upstream["held"], |why| string(why).to_owned());
+        if !reasons.is_empty() {
+            let _ = write!(head, ", HELD by {}", reasons.join(", "));
+        }
         line(&mut text, "upstream", head);
         for endpoint in each(&upstream["endpoints"], endpoint) {
             line(&mut text, "", endpoint);
@@ -118,7 +135,7 @@ pub fn words(status: &Value) -> String {
 fn endpoint(endpoint: &Value) -> String {
     let error = endpoint["last_error"].as_str().filter(|error| !error.is_empty() && endpoint["state"] == "down");
     format!(
-        "{:<10} {:<22} {:<5} for {:<8} {}/{} in flight, {} answered{}",
+        "{:<10} {:<22} {:<8} for {:<8} {}/{} in flight, {} answered{}",
         string(&endpoint["set"]),
         string(&endpoint["address"]),
         string(&endpoint["state"]),

@@ -9,6 +9,10 @@ use crate::semantics::hop;
 use crate::semantics::validator;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
+use crate::upstream::Asker;
+use crate::upstream::Class;
+use crate::zope::session;
+use crate::zope::session::Identity;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
@@ -56,6 +60,8 @@ pub struct Errand {
     pub found: Option<Arc<Stored>>,
     /// Why it travels.
     pub status: CacheStatus,
+    /// For whom.
+    pub asker: Asker,
 }
 
 impl Errand {
@@ -67,6 +73,7 @@ impl Errand {
         edge: &Arc<Edge>,
         snapshot: &Arc<Snapshot>,
         question: &Question<'_>,
+        headers: &HeaderMap,
         lookup: Option<&Lookup<'_>>,
         status: CacheStatus,
     ) -> Result<Self, Refusal> {
@@ -86,6 +93,13 @@ impl Errand {
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
             status,
+            asker: Asker::new(
+                question.client,
+                session::login(headers),
+                class(question, headers),
+                &question.target.path,
+                question.writes,
+            ),
         })
     }
 
@@ -136,4 +150,15 @@ impl Errand {
         }
         Ok(parts)
     }
+}
+
+/// How urgent a request is: work before visits, visits before robots.
+fn class(question: &Question<'_>, headers: &HeaderMap) -> Class {
+    if question.identity != Identity::Anonymous {
+        return Class::Editor;
+    }
+    let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes).to_ascii_lowercase();
+    let standing = question.site.upstream.standing();
+    let says = |word: &String| agent.windows(word.len().max(1)).any(|part| part == word.as_bytes());
+    if standing.plan.background.iter().any(says) { Class::Background } else { Class::Anonymous }
 }

@@ -32,6 +32,7 @@ use crate::semantics::validator;
 use crate::semantics::vary::Selection;
 use crate::telemetry::metrics::Revalidation;
 use crate::units::OriginAddr;
+use crate::upstream::Class;
 use crate::upstream::FetchError;
 use crate::upstream::Fetched;
 use crate::upstream::OriginBody;
@@ -59,6 +60,8 @@ struct Answered {
     times: Times,
     endpoint: OriginAddr,
     timings: Timings,
+    /// The count of set swaps at which it was asked for.
+    epoch: u64,
 }
 
 /// How a shared fetch ended for the one who started it.
@@ -118,7 +121,7 @@ impl Answered {
 
 /// Makes the journey.
 async fn travel(errand: &Errand, head: Parts, body: RequestBody) -> Result<Fetched, Refusal> {
-    match errand.site.upstream.fetch(head, body).await {
+    match errand.site.upstream.fetch(head, body, &errand.asker).await {
         Ok(fetched) => Ok(fetched),
         Err(error) => {
             debug!(site = %errand.site.name, error = crate::telemetry::chain(&error), "no answer from upstream");
@@ -135,13 +138,22 @@ fn clean(fetched: Fetched) -> Answered {
     let mut head = parts.headers;
     hop::clean_response(&mut head);
     let (endpoint, timings) = (fetched.endpoint.addr.clone(), fetched.timings);
-    Answered { status: parts.status, head, body, times, endpoint, timings }
+    Answered { status: parts.status, head, body, times, endpoint, timings, epoch: fetched.epoch }
 }
 
 /// Answers from the one fetch that all equal requests share.
 pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
     let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
     let mut trail = trail;
+    if let Some(stale) = usable_stale(&errand)
+        && errand.site.upstream.is_out()
+    {
+        // Nobody is there to ask, and what is stored is better than waiting for somebody.
+        match deliver::landed(&errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale)) {
+            Ok(response) => return response,
+            Err(unused) => trail = unused,
+        }
+    }
     if !errand.edge.cache.is_private(&key) {
         for _ in 0..TOGETHER {
             match errand.edge.cache.flights().join(&key) {
@@ -221,8 +233,8 @@ async fn lead(
             deliver::private(&errand, trail, &request, answered.into_response())
         }
         Ok(Outcome::Stale(stored)) => {
-            let status = CacheStatus::hit(stored.freshness.ttl(clock::mono())).detail("stale-if-error");
-            match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
+            match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &stale_status(&stored))
+            {
                 Ok(response) => response,
                 Err(trail) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
             }
@@ -234,12 +246,23 @@ async fn lead(
 }
 
 /// Refreshes what is stored in the background, unless somebody is at it already.
-pub fn refresh(errand: Errand, client: &HeaderMap) {
+pub fn refresh(mut errand: Errand, client: &HeaderMap) {
+    errand.asker.class = Class::Background;
     let Some(key) = &errand.key else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(key) else { return };
     let Ok(head) = errand.shared_head(client) else { return };
     let journey = Journey { errand: Arc::new(errand), client: client.clone(), leader };
     tokio::spawn(journey.run(head, None));
+}
+
+/// What is stored, if it may be served in place of an error.
+fn usable_stale(errand: &Errand) -> Option<Arc<Stored>> {
+    let found = errand.found.as_ref()?;
+    reuse::may_replace_an_error(&found.freshness, clock::mono()).then(|| Arc::clone(found))
+}
+
+fn stale_status(stored: &Stored) -> CacheStatus {
+    CacheStatus::hit(stored.freshness.ttl(clock::mono())).detail("stale-if-error")
 }
 
 /// A shared fetch under way.
@@ -270,7 +293,7 @@ impl Journey {
             return self.revalidated(reply, answered);
         }
         if answered.status.is_server_error()
-            && let Some(stale) = self.usable_stale()
+            && let Some(stale) = usable_stale(&self.errand)
         {
             return self.land_stale(reply, stale);
         }
@@ -305,15 +328,10 @@ impl Journey {
         if self.errand.found.is_some() {
             self.errand.site.metrics.revalidation(Revalidation::Error);
         }
-        match self.usable_stale() {
+        match usable_stale(&self.errand) {
             Some(stale) => self.land_stale(reply, stale),
             None => tell(reply, Outcome::Failed(refusal)),
         }
-    }
-
-    fn usable_stale(&self) -> Option<Arc<Stored>> {
-        let found = self.errand.found.as_ref()?;
-        reuse::may_replace_an_error(&found.freshness, clock::mono()).then(|| Arc::clone(found))
     }
 
     fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {
@@ -361,13 +379,17 @@ impl Journey {
             freshness,
             selection: found.selection.clone(),
         });
-        self.store(&stored);
+        self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
         let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
         tell(reply, Outcome::Shared { stored, status, endpoint, timings });
     }
 
-    fn store(&self, stored: &Arc<Stored>) {
+    /// Stores it, unless another set serves by now: what the old one said may be of a storage that is no more.
+    fn store(&self, stored: &Arc<Stored>, epoch: u64) {
+        if epoch != self.errand.site.upstream.epoch() {
+            return;
+        }
         let cache = &self.errand.edge.cache;
         self.leader.store_unless_purged(|| cache.put(self.leader.key(), stored));
     }
@@ -382,7 +404,7 @@ impl Journey {
     ) {
         let cache = &self.errand.edge.cache;
         let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
-        let Answered { status, mut head, mut body, times, endpoint, timings } = answered;
+        let Answered { status, mut head, mut body, times, endpoint, timings, epoch } = answered;
         deliver::prepare(&mut head, len, times.answered);
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
@@ -406,7 +428,7 @@ impl Journey {
         if let Ok(Some(body)) = writer.finish() {
             let mut whole = stored.completed(body);
             deliver::set_length(&mut whole.head, whole.body.len());
-            self.store(&Arc::new(whole));
+            self.store(&Arc::new(whole), epoch);
         }
     }
 }

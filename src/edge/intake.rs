@@ -55,6 +55,8 @@ pub struct Question<'r> {
     pub client: ClientAddr,
     /// Whether it shows an identity.
     pub identity: Identity,
+    /// Whether it may change something.
+    pub writes: bool,
     /// What kind of request it is.
     pub kind: Kind,
 }
@@ -218,6 +220,7 @@ fn question<'r, B: http_body::Body>(
             target,
             client,
             identity: Identity::Anonymous,
+            writes: false,
             kind: Kind::Purge,
         };
         return Ok(Judged::Question(question));
@@ -238,7 +241,8 @@ fn question<'r, B: http_body::Body>(
     }
     let identity = session::identity(headers, &site.identity_cookies);
     let kind = kind(site, request, identity);
-    Ok(Judged::Question(Question { approach, site, scheme, authority, target, client, identity, kind }))
+    let writes = !method.is_safe();
+    Ok(Judged::Question(Question { approach, site, scheme, authority, target, client, identity, writes, kind }))
 }
 
 /// Where the request belongs instead: the canonical host, or the TLS listener.

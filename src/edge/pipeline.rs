@@ -136,7 +136,7 @@ fn first(
     };
     match question.kind {
         Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
-        Kind::Pass(why) => match Errand::new(edge, snapshot, &question, None, why.status()) {
+        Kind::Pass(why) => match Errand::new(edge, snapshot, &question, request.headers(), None, why.status()) {
             Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
             Err(refusal) => {
                 First::Answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
@@ -174,7 +174,7 @@ fn lookup(
             if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
                 let lookup = Lookup { key, found: Some(stored) };
                 let status = CacheStatus::forwarded(Why::Stale);
-                if let Ok(errand) = Errand::new(edge, snapshot, question, Some(&lookup), status) {
+                if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
                     fetch::refresh(errand, request.headers());
                 }
                 return First::Answered(response);
@@ -192,7 +192,7 @@ fn lookup(
         return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
     let lookup = Lookup { key, found };
-    match Errand::new(edge, snapshot, question, Some(&lookup), status) {
+    match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
         Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
         Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }

@@ -1,7 +1,7 @@
 //! The bodies of a journey: what goes to the origin, and what comes back with the thread it occupies.
 
 use crate::clock;
-use crate::upstream::live::Lease;
+use crate::upstream::lease::Lease;
 use bytes::Bytes;
 use http_body::Body;
 use http_body::Frame;

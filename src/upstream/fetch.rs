@@ -6,15 +6,16 @@
 use crate::clock;
 use crate::semantics::framing;
 use crate::semantics::framing::Asked;
+use crate::upstream::asker::Asker;
 use crate::upstream::body::ClientFault;
 use crate::upstream::body::Journey;
 use crate::upstream::body::OriginBody;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::live::Endpoint;
-use crate::upstream::live::Lease;
-use crate::upstream::live::QueueRefusal;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::lease::Lease;
+use crate::upstream::lease::QueueRefusal;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
@@ -96,9 +97,7 @@ impl FetchError {
     #[must_use]
     pub fn why(&self) -> &'static str {
         match self {
-            Self::Queue(QueueRefusal::Full { .. }) => "queue_full",
-            Self::Queue(QueueRefusal::Timeout { .. }) => "queue_timeout",
-            Self::Queue(QueueRefusal::NoEndpoint { .. }) => "no_endpoint",
+            Self::Queue(refusal) => refusal.why(),
             Self::Connect(_) => "connect",
             Self::Broken(_) => "reset",
             Self::FirstByteTimeout => "first_byte_timeout",
@@ -113,11 +112,7 @@ impl FetchError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Queue(
-                QueueRefusal::Full { retry_after }
-                | QueueRefusal::Timeout { retry_after }
-                | QueueRefusal::NoEndpoint { retry_after },
-            ) => Some(*retry_after),
+            Self::Queue(refusal) => Some(refusal.retry_after()),
             Self::Connect(_) => Some(Duration::from_secs(5)),
             _ => None,
         }
@@ -140,12 +135,13 @@ impl Upstream {
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn fetch(self: &Arc<Self>, head: Parts, body: RequestBody) -> Result<Fetched, FetchError> {
-        let fetched = self.travel(head, body).await;
+    pub async fn fetch(self: &Arc<Self>, head: Parts, body: RequestBody, asker: &Asker) -> Result<Fetched, FetchError> {
+        self.retries.earn();
+        let fetched = self.travel(head, body, asker).await;
         match &fetched {
             Ok(fetched) => {
                 self.counters.first_byte(fetched.timings.first_byte);
-                self.counters.queue_waited(fetched.timings.queue);
+                self.counters.queue_waited(asker.class.visitor(), fetched.timings.queue);
             }
             Err(error) => {
                 self.counters.error(error.why());
@@ -157,7 +153,7 @@ impl Upstream {
         fetched
     }
 
-    async fn travel(self: &Arc<Self>, head: Parts, body: RequestBody) -> Result<Fetched, FetchError> {
+    async fn travel(self: &Arc<Self>, head: Parts, body: RequestBody, asker: &Asker) -> Result<Fetched, FetchError> {
         let asked_for = Asked::of(&head.headers);
         let repeatable = body.is_empty() && head.method.is_safe();
         let fault = body.fault();
@@ -168,17 +164,20 @@ impl Upstream {
         let standing = self.standing();
         let plan = &standing.plan;
         loop {
-            let lease = self.acquire(avoid).await.map_err(FetchError::Queue)?;
+            let lease = self.acquire(asker, avoid).await.map_err(FetchError::Queue)?;
             queued += lease.waited;
             let copy = repeatable.then(|| copy_of(&request));
-            let asked = clock::mono();
-            let attempt = self.attempt(&lease, request, retries == 0, plan.timeouts.first_byte).await;
+            let sent = clock::mono();
+            let attempt = self.attempt(&lease, request, repeatable && retries == 0, plan.timeouts.first_byte).await;
             let error = match attempt {
                 Attempt::Answered(response, sender) => {
                     self.learn(&lease.endpoint, Evidence::Answered);
-                    let first_byte = clock::mono().saturating_duration_since(asked);
+                    if asker.writes && !response.status().is_client_error() {
+                        self.pin(asker.who, lease.endpoint.id);
+                    }
+                    let first_byte = clock::mono().saturating_duration_since(sent);
                     let timings = Timings { queue: queued, first_byte };
-                    return settle(&standing, lease, response, sender, asked_for, asked, timings, retries);
+                    return settle(&standing, lease, response, sender, asked_for, sent, timings, retries);
                 }
                 Attempt::NotSent(whole, error) => {
                     request = whole;
@@ -204,6 +203,10 @@ impl Upstream {
             if retries >= plan.retry_max.max(1) {
                 return Err(error);
             }
+            if matches!(error, FetchError::Connect(_)) && !self.retries.spend() {
+                self.counters.retry_budget_exhausted();
+                return Err(error);
+            }
             retries += 1;
             self.counters.retry(error.why());
         }
@@ -214,7 +217,9 @@ impl Upstream {
         self.learn(endpoint, Evidence::Broken);
     }
 
-    /// One attempt on a kept connection, if `kept` allows it and there is one, or on a fresh one.
+    /// One attempt on a kept connection, if `kept` allows it and there is one, or on a fresh one. What must not be sent twice
+    /// goes on a fresh one: a kept one may be closed by the origin in the moment it is used, and nobody could tell whether
+    /// the request had been read.
     async fn attempt(
         &self,
         lease: &Lease,

@@ -1,11 +1,10 @@
-//! The live state of upstreams: the queue behind its lock, the endpoints' health, pools and counters.
+//! The live state of upstreams: the queue behind its lock, the endpoints' condition, pools and counters.
 //!
 //! Kept by identity (an upstream's name; within it an endpoint's address) and never by configuration: a reload changes the
 //! plan and finds everything else as it was.
 
 use crate::clock;
 use crate::telemetry::metrics::EndpointMetrics;
-use crate::telemetry::metrics::EndpointState;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::units::OriginAddr;
@@ -13,34 +12,37 @@ use crate::units::SetName;
 use crate::units::UpstreamName;
 use crate::upstream::CheckKind;
 use crate::upstream::Plan;
+use crate::upstream::budget::Budget;
+use crate::upstream::endpoint::Condition;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::lease::Turn;
+use crate::upstream::machine::health;
 use crate::upstream::machine::health::Evidence;
-use crate::upstream::machine::health::Health;
-use crate::upstream::machine::health::Rules;
 use crate::upstream::machine::health::State;
-use crate::upstream::machine::queue::Arrival;
+use crate::upstream::machine::pins::Pins;
 use crate::upstream::machine::queue::Bounds;
+use crate::upstream::machine::queue::Class;
+use crate::upstream::machine::queue::ClientKey;
 use crate::upstream::machine::queue::EndpointId;
-use crate::upstream::machine::queue::Event;
+use crate::upstream::machine::queue::Granted;
 use crate::upstream::machine::queue::Queue;
+use crate::upstream::machine::queue::Server;
 use crate::upstream::machine::queue::Ticket;
-use crate::upstream::pool::Pool;
+use crate::upstream::machine::warmup;
+use crate::upstream::machine::warmup::Phase;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::RwLock;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::info;
 use tracing::warn;
-
-/// What to tell a client who finds the line full.
-const FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// All upstreams that ever were in this process, by name.
 pub struct Registry {
@@ -54,9 +56,10 @@ pub struct Upstream {
     /// Its counters.
     pub counters: Arc<UpstreamMetrics>,
     metrics: Arc<Metrics>,
-    desk: Mutex<Desk>,
+    pub(super) desk: Mutex<Desk>,
     standing: RwLock<Arc<Standing>>,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
+    pub(super) retries: Budget,
 }
 
 /// What holds for an upstream at present: what was decided, and whom it concerns.
@@ -79,67 +82,42 @@ pub struct Member {
 }
 
 /// What one lock guards: the queue, and the line's addresses.
-struct Desk {
-    queue: Queue,
-    waiting: HashMap<Ticket, oneshot::Sender<Turn>>,
-    epoch: u64,
-}
-
-/// What somebody who waited is told.
-#[derive(Debug)]
-enum Turn {
-    Granted(EndpointId, u64),
-    NoEndpoint,
-}
-
-/// One endpoint of an upstream, in whichever sets it stands.
-pub struct Endpoint {
-    /// Its place in the upstream's table.
-    pub id: EndpointId,
-    /// Where it is.
-    pub addr: OriginAddr,
-    /// Its idle connections.
-    pub pool: Pool,
-    health: Mutex<Health>,
-    /// A journey broke and no answer has come since: the next answer is news.
-    blemished: AtomicBool,
-    answered: AtomicU64,
-    failed: AtomicU64,
-    /// `answered` at the last check.
-    answered_at_check: AtomicU64,
-    last_error: Mutex<String>,
-}
-
-/// A thread of an endpoint, given back when dropped.
-pub struct Lease {
-    upstream: Arc<Upstream>,
-    /// The endpoint.
-    pub endpoint: Arc<Endpoint>,
-    /// The count of set swaps at which it was granted.
+pub(super) struct Desk {
+    pub queue: Queue,
+    pub waiting: HashMap<Ticket, oneshot::Sender<Turn>>,
+    pub pins: Pins,
     pub epoch: u64,
-    /// How long it was waited for.
-    pub waited: Duration,
-    granted: Instant,
+    /// The longest wait for a thread.
+    pub patience: Duration,
+    /// How long requests wait for an endpoint, from the beginning of an outage.
+    hold: Duration,
+    /// Since when no endpoint is open.
+    out_since: Option<Instant>,
+    /// Why nothing is sent, since when each.
+    holds: BTreeMap<Hold, Instant>,
 }
 
-/// Why there is no thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueRefusal {
-    /// Too many wait already.
-    Full {
-        /// When it may be better.
-        retry_after: Duration,
-    },
-    /// It took too long.
-    Timeout {
-        /// When it may be better.
-        retry_after: Duration,
-    },
-    /// No endpoint of the serving set is up.
-    NoEndpoint {
-        /// When the next checks will be through.
-        retry_after: Duration,
-    },
+/// Why an upstream is held: requests wait, nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// An operator said so.
+    Operator,
+    /// Its storage does not answer: a Zope would hang with each request.
+    Storage,
+    /// The storage pair is failing over.
+    Takeover,
+}
+
+impl Hold {
+    /// The word for logs and status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Storage => "storage",
+            Self::Takeover => "takeover",
+        }
+    }
 }
 
 /// An upstream as operators see it.
@@ -153,6 +131,12 @@ pub struct UpstreamView {
     pub epoch: u64,
     /// The requests that wait.
     pub waiting: usize,
+    /// The same by class.
+    pub waiting_by_class: BTreeMap<&'static str, usize>,
+    /// The smoothed time that a request takes a thread for, in milliseconds.
+    pub service_ms: Option<u64>,
+    /// Why it is held, if it is.
+    pub held: Vec<&'static str>,
     /// All endpoints of all sets.
     pub endpoints: Vec<EndpointView>,
 }
@@ -164,7 +148,7 @@ pub struct EndpointView {
     pub set: String,
     /// Its address.
     pub address: String,
-    /// `up`, `busy` or `down`.
+    /// `up`, `busy`, `warming`, `draining`, `down` or `maint`.
     pub state: &'static str,
     /// How long, in seconds.
     pub seconds: u64,
@@ -182,7 +166,7 @@ pub struct EndpointView {
     pub last_error: String,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // The sections under these locks neither call out nor leave anything half-done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -198,17 +182,30 @@ impl Registry {
     pub fn install(&self, plan: Plan) -> Arc<Upstream> {
         let upstream = {
             let mut known = lock(&self.upstreams);
-            Arc::clone(known.entry(plan.name.clone()).or_insert_with(|| Arc::new(Upstream::new(&plan, &self.metrics))))
+            let new = || Arc::new(Upstream::new(&plan, &self.metrics));
+            Arc::clone(known.entry(plan.name.clone()).or_insert_with(new))
         };
         upstream.install(plan);
         upstream
     }
 }
 
+fn bounds(plan: &Plan) -> Bounds {
+    Bounds { max: plan.queue_max, per_client: plan.per_client, patience: plan.queue_wait, balance: plan.balance }
+}
+
 impl Upstream {
     fn new(plan: &Plan, metrics: &Arc<Metrics>) -> Self {
-        let bounds = Bounds { limit: plan.threads, max: plan.queue_max };
-        let desk = Desk { queue: Queue::new(bounds), waiting: HashMap::new(), epoch: 0 };
+        let desk = Desk {
+            queue: Queue::new(bounds(plan)),
+            waiting: HashMap::new(),
+            pins: Pins::default(),
+            epoch: 0,
+            patience: plan.queue_wait,
+            hold: plan.hold,
+            out_since: None,
+            holds: BTreeMap::new(),
+        };
         Self {
             name: plan.name.clone(),
             counters: metrics.upstream(&plan.name),
@@ -216,6 +213,7 @@ impl Upstream {
             desk: Mutex::new(desk),
             standing: RwLock::new(Arc::new(Standing { plan: plan.clone(), members: Vec::new() })),
             endpoints: RwLock::default(),
+            retries: Budget::new(),
         }
     }
 
@@ -231,35 +229,45 @@ impl Upstream {
         Arc::clone(&self.standing.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+    pub(super) fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.endpoints.read().unwrap_or_else(PoisonError::into_inner).get(id.0).cloned()
     }
 
     /// Follows `plan` from now on: one exchange, after which new requests and all that wait go to its active set. What is
     /// in flight elsewhere finishes there.
     fn install(&self, plan: Plan) {
+        let now = clock::mono();
         let mut desk = lock(&self.desk);
         let mut known = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        for addr in plan.sets.iter().flat_map(|set| &set.endpoints) {
-            if !known.iter().any(|endpoint| endpoint.addr == *addr) {
-                let id = desk.queue.add_endpoint();
-                known.push(Arc::new(Endpoint::new(id, addr.clone())));
+        for server in plan.sets.iter().flat_map(|set| &set.servers) {
+            if !known.iter().any(|endpoint| endpoint.addr == server.addr) {
+                let id = desk.queue.add_endpoint(plan.threads);
+                known.push(Arc::new(Endpoint::new(id, server.addr.clone())));
             }
         }
         let active = plan.sets.iter().find(|set| set.name == plan.active);
-        let addrs = active.map_or(&[][..], |set| &set.endpoints);
-        let ids = known.iter().filter(|endpoint| addrs.contains(&endpoint.addr)).map(|endpoint| endpoint.id).collect();
-        let bounds = Bounds { limit: plan.threads, max: plan.queue_max };
+        let id_of = |addr: &OriginAddr| known.iter().find(|endpoint| endpoint.addr == *addr).map(|found| found.id);
+        let servers = active.map_or(&[][..], |set| &set.servers).iter().filter_map(|server| {
+            Some(Server { id: id_of(&server.addr)?, weight: server.weight, backup: server.backup })
+        });
+        let serving = servers.collect();
         let members = self.members(&plan, &known);
+        let mut granted = Vec::new();
+        for endpoint in known.iter() {
+            granted.extend(desk.adjust(endpoint.id, &endpoint.condition(), &plan, now));
+        }
         drop(known);
+        let bounds = bounds(&plan);
+        (desk.patience, desk.hold) = (plan.queue_wait, plan.hold);
         let mut current = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         if current.plan.active != plan.active {
             desk.epoch += 1;
         }
         *current = Arc::new(Standing { plan, members });
         drop(current);
-        let events = desk.queue.serve(bounds, ids);
-        desk.tell(events);
+        granted.extend(desk.queue.serve(bounds, serving));
+        desk.note_outage(now);
+        desk.tell(granted);
     }
 
     fn members(&self, plan: &Plan, known: &[Arc<Endpoint>]) -> Vec<Member> {
@@ -268,62 +276,8 @@ impl Upstream {
             let counters = self.metrics.endpoint(&self.name, set, addr);
             Some(Member { set: set.clone(), endpoint, counters })
         };
-        let places = plan.sets.iter().flat_map(|set| set.endpoints.iter().map(|addr| (&set.name, addr)));
+        let places = plan.sets.iter().flat_map(|set| set.servers.iter().map(|server| (&set.name, &server.addr)));
         places.filter_map(|(set, addr)| member(set, addr)).collect()
-    }
-
-    /// A thread of an endpoint that is up, if possible not of `avoid`. Waits in line while none is free.
-    ///
-    /// Cancel-safe: dropped, it leaves the line or gives the thread back.
-    ///
-    /// # Errors
-    /// [`QueueRefusal`], with the time after which it may be different.
-    pub async fn acquire(self: &Arc<Self>, avoid: Option<EndpointId>) -> Result<Lease, QueueRefusal> {
-        let (ticket, turn) = {
-            let mut desk = lock(&self.desk);
-            match desk.queue.arrive(avoid) {
-                Arrival::Granted(endpoint) => {
-                    let epoch = desk.epoch;
-                    drop(desk);
-                    return self.lease(endpoint, epoch, Duration::ZERO);
-                }
-                Arrival::Waiting(ticket) => {
-                    let (sender, receiver) = oneshot::channel();
-                    desk.waiting.insert(ticket, sender);
-                    (ticket, receiver)
-                }
-                Arrival::Full => return Err(QueueRefusal::Full { retry_after: FULL_RETRY }),
-                Arrival::NoEndpoint => return Err(self.no_endpoint()),
-            }
-        };
-        let began = clock::mono();
-        let mut place = Place { upstream: self, ticket, turn };
-        let wait = self.standing().plan.queue_wait;
-        match tokio::time::timeout(wait, &mut place.turn).await {
-            Ok(Ok(Turn::Granted(endpoint, epoch))) => {
-                let waited = clock::mono().saturating_duration_since(began);
-                self.lease(endpoint, epoch, waited)
-            }
-            Ok(Ok(Turn::NoEndpoint) | Err(_)) => Err(self.no_endpoint()),
-            Err(_) => Err(QueueRefusal::Timeout { retry_after: FULL_RETRY }),
-        }
-    }
-
-    fn lease(self: &Arc<Self>, id: EndpointId, epoch: u64, waited: Duration) -> Result<Lease, QueueRefusal> {
-        // The table only grows, so an endpoint that was granted is in it.
-        let endpoint = self.endpoint(id).ok_or_else(|| self.no_endpoint())?;
-        Ok(Lease { upstream: Arc::clone(self), endpoint, epoch, waited, granted: clock::mono() })
-    }
-
-    fn no_endpoint(&self) -> QueueRefusal {
-        let check = &self.standing().plan.check;
-        QueueRefusal::NoEndpoint { retry_after: check.every * check.rise.max(1) }
-    }
-
-    fn release(&self, endpoint: EndpointId) {
-        let mut desk = lock(&self.desk);
-        let events = desk.queue.release(endpoint);
-        desk.tell(events);
     }
 
     /// Takes evidence about `endpoint`, and lets the queue know if it changes anything.
@@ -335,29 +289,102 @@ impl Upstream {
             }
         }
         let standing = self.standing();
-        let check = &standing.plan.check;
-        let rules = Rules { rise: check.rise, fall: check.fall };
+        let plan = &standing.plan;
+        let now = clock::mono();
+        let rules = health::Rules { rise: plan.check.rise, fall: plan.check.fall };
         let changed = {
-            let mut health = lock(&endpoint.health);
-            let changed = health.learn(evidence, rules, clock::mono());
-            endpoint.blemished.store(!health.is_spotless(), Ordering::Relaxed);
+            let mut condition = lock(&endpoint.condition);
+            let changed = condition.health.learn(evidence, rules, now);
+            endpoint.blemished.store(!condition.health.is_spotless(), Ordering::Relaxed);
+            if changed == Some(State::Up) {
+                condition.phase = Phase::begin(now, !plan.warmup.paths.is_empty());
+            }
             changed
         };
-        let Some(state) = changed else { return };
-        let up = state == State::Up;
-        for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
-            member.counters.state(if up { EndpointState::Up } else { EndpointState::Down });
+        match changed {
+            None => return,
+            Some(State::Up) => info!(upstream = %self.name, endpoint = %endpoint.addr, "endpoint is up"),
+            Some(State::Down) => {
+                endpoint.pool.clear();
+                let error = endpoint.last_error();
+                warn!(upstream = %self.name, endpoint = %endpoint.addr, error, "endpoint is down");
+            }
         }
-        if up {
-            info!(upstream = %self.name, endpoint = %endpoint.addr, "endpoint is up");
-        } else {
-            endpoint.pool.clear();
-            let error = lock(&endpoint.last_error).clone();
-            warn!(upstream = %self.name, endpoint = %endpoint.addr, error, "endpoint is down");
+        self.changed(endpoint, &standing, now);
+    }
+
+    /// Goes on with warming `endpoint` up; `slowest`: the slowest page of a round of warm-up paths, if one was made.
+    pub fn warm(&self, endpoint: &Endpoint, slowest: Option<Duration>) {
+        let standing = self.standing();
+        let plan = &standing.plan;
+        let now = clock::mono();
+        {
+            let mut condition = lock(&endpoint.condition);
+            if condition.phase == Phase::Warm || condition.health.state() == State::Down {
+                return;
+            }
+            let rules = warmup_rules(plan);
+            let next = condition.phase.next(now, slowest, &rules);
+            if matches!((condition.phase, next), (Phase::Cold { .. }, Phase::Rising { .. })) {
+                info!(upstream = %self.name, endpoint = %endpoint.addr, "endpoint is warm");
+            }
+            condition.phase = next;
         }
+        self.changed(endpoint, &standing, now);
+    }
+
+    /// Takes an endpoint out of service, or back in: it finishes what it has and gets nothing new.
+    ///
+    /// # Errors
+    /// When no set has such an endpoint; the text names those that there are.
+    pub fn drain(&self, addr: &OriginAddr, out: bool) -> Result<(), String> {
+        let standing = self.standing();
+        let Some(member) = standing.members.iter().find(|member| member.endpoint.addr == *addr) else {
+            let known: Vec<String> = standing.members.iter().map(|member| member.endpoint.addr.to_string()).collect();
+            return Err(format!("upstream `{}` has no endpoint {addr}; it has {}", self.name, known.join(", ")));
+        };
+        let now = clock::mono();
+        lock(&member.endpoint.condition).drained = out.then_some(now);
+        info!(upstream = %self.name, endpoint = %addr, out, "endpoint is drained by order");
+        self.changed(&member.endpoint, &standing, now);
+        Ok(())
+    }
+
+    /// Stops sending for this reason, or ends that: who comes, waits.
+    pub fn hold(&self, why: Hold, held: bool) {
         let mut desk = lock(&self.desk);
-        let events = desk.queue.set_up(endpoint.id, up);
-        desk.tell(events);
+        let before = desk.holds.len();
+        if held {
+            desk.holds.entry(why).or_insert_with(clock::mono);
+        } else {
+            desk.holds.remove(&why);
+        }
+        if before == desk.holds.len() {
+            return;
+        }
+        info!(upstream = %self.name, why = why.as_str(), held, waiting = desk.queue.waiting(), "hold");
+        let paused = !desk.holds.is_empty();
+        let granted = desk.queue.pause(paused);
+        desk.tell(granted);
+    }
+
+    /// Remembers that `who` has written at `endpoint`.
+    pub fn pin(&self, who: ClientKey, endpoint: EndpointId) {
+        let lasting = self.standing().plan.pin;
+        lock(&self.desk).pins.pin(who, endpoint, clock::mono(), lasting);
+    }
+
+    /// The condition of `endpoint` has changed: the queue and the gauges follow.
+    fn changed(&self, endpoint: &Endpoint, standing: &Standing, now: Instant) {
+        let condition = endpoint.condition();
+        let mut desk = lock(&self.desk);
+        let granted = desk.adjust(endpoint.id, &condition, &standing.plan, now);
+        desk.note_outage(now);
+        desk.tell(granted);
+        let word = condition.word(desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+        for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
+            member.counters.state(word);
+        }
     }
 
     /// Lets a request try an endpoint that has been down for a while and that nobody checks.
@@ -368,17 +395,30 @@ impl Upstream {
             return;
         }
         for member in &standing.members {
-            let (state, lasting) = member.endpoint.state();
-            if state == State::Down && lasting >= check.every {
+            let health = member.endpoint.condition().health;
+            if health.state() == State::Down && health.lasting(clock::mono()) >= check.every {
                 self.learn(&member.endpoint, Evidence::Trial);
             }
         }
     }
 
-    /// Whether any endpoint of the serving set is up.
+    /// Whether any endpoint of the serving set is open.
     #[must_use]
-    pub fn anyone_up(&self) -> bool {
-        lock(&self.desk).queue.anyone_up()
+    pub fn anyone_open(&self) -> bool {
+        lock(&self.desk).queue.anyone_open()
+    }
+
+    /// Whether nothing is sent now: no endpoint is open, or the upstream is held.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        let desk = lock(&self.desk);
+        desk.queue.is_paused() || !desk.queue.anyone_open()
+    }
+
+    /// The count of set swaps.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        lock(&self.desk).epoch
     }
 
     /// Brings what changes all the time into the gauges.
@@ -386,11 +426,14 @@ impl Upstream {
         let standing = self.standing();
         self.counters.sets(standing.plan.sets.iter().map(|set| set.name.clone()), &standing.plan.active);
         let desk = lock(&self.desk);
-        self.counters.queue_length(desk.queue.waiting());
+        for class in Class::ALL {
+            self.counters.queue_length(class.visitor(), desk.queue.waiting_of(class));
+        }
+        self.counters.held(if desk.queue.is_paused() { desk.queue.waiting() } else { 0 });
         for Member { endpoint, counters, .. } in &standing.members {
-            let in_flight = desk.queue.in_flight(endpoint.id);
-            counters.in_flight(in_flight, desk.queue.limit());
-            counters.state(endpoint.shown_state(in_flight >= desk.queue.limit()));
+            let (in_flight, limit) = (desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+            counters.in_flight(in_flight, limit);
+            counters.state(endpoint.condition().word(in_flight, limit));
         }
     }
 
@@ -398,22 +441,23 @@ impl Upstream {
     #[must_use]
     pub fn view(&self) -> UpstreamView {
         let standing = self.standing();
+        let now = clock::mono();
         let desk = lock(&self.desk);
-        let limit = desk.queue.limit();
         let view = |Member { set, endpoint, .. }: &Member| {
-            let (_, lasting) = endpoint.state();
-            let in_flight = desk.queue.in_flight(endpoint.id);
+            let condition = endpoint.condition();
+            let (in_flight, limit) = (desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+            let (answered, failed) = endpoint.counts();
             EndpointView {
                 set: set.to_string(),
                 address: endpoint.addr.to_string(),
-                state: endpoint.shown_state(in_flight >= limit).as_str(),
-                seconds: lasting.as_secs(),
+                state: condition.word(in_flight, limit).as_str(),
+                seconds: condition.lasting(now).as_secs(),
                 in_flight,
                 limit,
                 idle: endpoint.pool.len(),
-                answered: endpoint.answered.load(Ordering::Relaxed),
-                failed: endpoint.failed.load(Ordering::Relaxed),
-                last_error: lock(&endpoint.last_error).clone(),
+                answered,
+                failed,
+                last_error: endpoint.last_error(),
             }
         };
         UpstreamView {
@@ -421,9 +465,16 @@ impl Upstream {
             active: standing.plan.active.to_string(),
             epoch: desk.epoch,
             waiting: desk.queue.waiting(),
+            waiting_by_class: Class::ALL.map(|class| (class.as_str(), desk.queue.waiting_of(class))).into(),
+            service_ms: desk.queue.service().map(|service| u64::try_from(service.as_millis()).unwrap_or(u64::MAX)),
+            held: desk.holds.keys().map(|why| why.as_str()).collect(),
             endpoints: standing.members.iter().map(view).collect(),
         }
     }
+}
+
+fn warmup_rules(plan: &Plan) -> warmup::Rules {
+    warmup::Rules { until: plan.warmup.until, at_most: plan.warmup.at_most, ramp: plan.warmup.ramp }
 }
 
 impl Standing {
@@ -436,104 +487,32 @@ impl Standing {
 }
 
 impl Desk {
-    fn tell(&mut self, events: Vec<Event>) {
-        let mut events = std::collections::VecDeque::from(events);
-        while let Some(event) = events.pop_front() {
-            match event {
-                Event::Granted(ticket, endpoint) => {
-                    let turn = Turn::Granted(endpoint, self.epoch);
-                    let told = self.waiting.remove(&ticket).is_some_and(|waiting| waiting.send(turn).is_ok());
-                    if !told {
-                        events.extend(self.queue.release(endpoint));
-                    }
-                }
-                Event::NoEndpoint(ticket) => {
-                    if let Some(waiting) = self.waiting.remove(&ticket) {
-                        // Who is gone need not be told.
-                        let _ = waiting.send(Turn::NoEndpoint);
-                    }
-                }
+    /// Tells the queue what an endpoint's condition means for it. Nobody rises slowly while there is no other.
+    fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
+        let open = condition.is_open();
+        let mut limit = condition.phase.limit(now, plan.threads, &warmup_rules(plan));
+        if open && limit < plan.threads {
+            let mut granted = self.queue.set_open(id, false, limit);
+            if !self.queue.anyone_open() {
+                limit = plan.threads;
             }
+            granted.extend(self.queue.set_open(id, true, limit));
+            return granted;
         }
+        self.queue.set_open(id, open, if open { limit } else { plan.threads })
     }
-}
 
-/// Somebody's place in the line; dropped, he leaves it.
-struct Place<'a> {
-    upstream: &'a Upstream,
-    ticket: Ticket,
-    turn: oneshot::Receiver<Turn>,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut desk = lock(&self.upstream.desk);
-        desk.waiting.remove(&self.ticket);
-        if desk.queue.leave(self.ticket) {
-            return;
-        }
-        // Not in the line: a turn was sent. If it was received, the lease holds the thread and nothing is in the channel.
-        if let Ok(Turn::Granted(endpoint, _)) = self.turn.try_recv() {
-            let events = desk.queue.release(endpoint);
-            desk.tell(events);
-        }
-    }
-}
-
-impl Lease {
-    /// The upstream.
-    #[must_use]
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.upstream.counters.duration(clock::mono().saturating_duration_since(self.granted));
-        self.upstream.release(self.endpoint.id);
-    }
-}
-
-impl Endpoint {
-    fn new(id: EndpointId, addr: OriginAddr) -> Self {
-        Self {
-            id,
-            addr,
-            pool: Pool::default(),
-            health: Mutex::new(Health::new(clock::mono())),
-            blemished: AtomicBool::new(false),
-            answered: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            answered_at_check: AtomicU64::new(0),
-            last_error: Mutex::default(),
+    fn note_outage(&mut self, now: Instant) {
+        if self.queue.anyone_open() {
+            self.out_since = None;
+        } else if self.out_since.is_none() {
+            self.out_since = Some(now);
         }
     }
 
-    /// Its state and how long it lasts.
-    #[must_use]
-    pub fn state(&self) -> (State, Duration) {
-        let health = lock(&self.health);
-        (health.state(), health.lasting(clock::mono()))
-    }
-
-    fn shown_state(&self, busy: bool) -> EndpointState {
-        match self.state().0 {
-            State::Down => EndpointState::Down,
-            State::Up if busy => EndpointState::Busy,
-            State::Up => EndpointState::Up,
-        }
-    }
-
-    /// Notes what went wrong.
-    pub fn note_error(&self, error: String) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.last_error) = error;
-    }
-
-    /// Whether requests were answered since this was last asked: what a check asks.
-    pub fn progressed(&self) -> bool {
-        let answered = self.answered.load(Ordering::Relaxed);
-        self.answered_at_check.swap(answered, Ordering::Relaxed) != answered
+    /// How long it is worth waiting for an endpoint to open; none when one is open, or the outage has lasted too long.
+    pub fn hold_left(&self, now: Instant) -> Option<Duration> {
+        let since = self.holds.values().min().copied().or(self.out_since)?;
+        Some((since + self.hold).saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 }

@@ -1,4 +1,6 @@
-//! The pure decisions about upstreams: who gets a thread, and who is alive.
+//! The pure decisions about upstreams: who gets a thread, who is alive, who is warm.
 
 pub mod health;
+pub mod pins;
 pub mod queue;
+pub mod warmup;

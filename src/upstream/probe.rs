@@ -4,11 +4,13 @@
 use crate::clock;
 use crate::upstream::Check;
 use crate::upstream::CheckKind;
+use crate::upstream::Plan;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
-use crate::upstream::live::Endpoint;
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
+use crate::upstream::machine::warmup::Phase;
 use http::HeaderValue;
 use http::Request;
 use http::header;
@@ -18,6 +20,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+
+/// The pause between two looks at an endpoint that is warming up, unless it is checked more often.
+const WARMING_PAUSE: Duration = Duration::from_millis(500);
 
 /// The most of a check's page that is read.
 const PAGE_MAX: usize = 64 * 1024;
@@ -92,9 +97,32 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
             };
             upstream.learn(&endpoint, evidence);
         }
+        let phase = endpoint.condition().phase;
+        if matches!(phase, Phase::Cold { .. }) {
+            let slowest = warm_up(&endpoint, plan).await;
+            upstream.warm(&endpoint, slowest);
+        } else if phase != Phase::Warm {
+            upstream.warm(&endpoint, None);
+        }
         let took = clock::mono().saturating_duration_since(began);
-        tokio::time::sleep(plan.check.every.saturating_sub(took).max(Duration::from_millis(10))).await;
+        let pause = if phase == Phase::Warm { plan.check.every } else { plan.check.every.min(WARMING_PAUSE) };
+        tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))).await;
     }
+}
+
+/// Fetches each warm-up path once, one after the other; gives the slowest page's time, or nothing when one failed.
+async fn warm_up(endpoint: &Endpoint, plan: &Plan) -> Option<Duration> {
+    let mut slowest = Duration::ZERO;
+    for path in &plan.warmup.paths {
+        let began = clock::mono();
+        let page = tokio::time::timeout(plan.warmup.at_most, get(endpoint, path, plan.timeouts.connect)).await;
+        if let Err(why) = page.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            endpoint.note_error(format!("warm-up {path}: {why}"));
+            return None;
+        }
+        slowest = slowest.max(clock::mono().saturating_duration_since(began));
+    }
+    Some(slowest)
 }
 
 async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
@@ -108,8 +136,12 @@ async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
         }
         CheckKind::Http { path } => path,
     };
-    let mut sender =
-        connect::open(&endpoint.addr, check.timeout).await.map_err(|error| crate::telemetry::chain(&error))?;
+    get(endpoint, path, check.timeout).await
+}
+
+/// Gets a page on a connection of its own.
+async fn get(endpoint: &Endpoint, path: &str, connect: Duration) -> Result<(), String> {
+    let mut sender = connect::open(&endpoint.addr, connect).await.map_err(|error| crate::telemetry::chain(&error))?;
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = path.parse().map_err(|_| format!("check path `{path}` is no path"))?;
     let host = HeaderValue::try_from(endpoint.addr.to_string()).map_err(|error| error.to_string())?;

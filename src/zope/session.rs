@@ -18,6 +18,9 @@ pub enum Identity {
 /// token, Zope's sessions, and the message that Plone shows once to whoever caused it.
 const IDENTITY_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token", b"_ZopeId", b"statusmessages", b"tree-s", b"__cp"];
 
+/// Of these, the cookies that stay the same from login to logout.
+const LOGIN_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token"];
+
 /// Looks for an identity; `extra` names further cookies.
 #[must_use]
 pub fn identity(headers: &HeaderMap, extra: &[String]) -> Identity {
@@ -31,6 +34,17 @@ pub fn identity(headers: &HeaderMap, extra: &[String]) -> Identity {
         })
     });
     if shown { Identity::Cookie } else { Identity::Anonymous }
+}
+
+/// What tells one login from another: the Authorization field, or the first login cookie with its value.
+#[must_use]
+pub fn login(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(field) = headers.get(header::AUTHORIZATION) {
+        return Some(field.as_bytes());
+    }
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let mut pairs = pairs.map(<[u8]>::trim_ascii);
+    pairs.find(|pair| LOGIN_PREFIXES.iter().any(|prefix| pair.starts_with(prefix)))
 }
 
 /// The names of the cookies in a line. Python's cookie parser takes commas and semicolons for separators alike and minds
@@ -54,6 +68,18 @@ mod tests {
             headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
         }
         identity(&headers, &["shop".to_owned()])
+    }
+
+    #[test]
+    fn logins_are_told_apart_by_what_stays_the_same() {
+        let of = |lines: &[(&'static str, &'static str)]| {
+            let fields = lines.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+            let headers: HeaderMap = fields.collect();
+            login(&headers).map(|login| String::from_utf8_lossy(login).into_owned())
+        };
+        assert_eq!(of(&[("cookie", "statusmessages=x; __ac=me; a=b")]), Some("__ac=me".to_owned()));
+        assert_eq!(of(&[("cookie", "a=b"), ("authorization", "Basic x")]), Some("Basic x".to_owned()));
+        assert_eq!(of(&[("cookie", "a=__ac")]), None);
     }
 
     #[test]

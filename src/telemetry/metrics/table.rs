@@ -12,9 +12,13 @@ use crate::telemetry::metrics::site::SiteMetrics;
 use crate::telemetry::metrics::words::CodeClass;
 use crate::telemetry::metrics::words::Decision;
 use crate::telemetry::metrics::words::EndpointState;
+use crate::telemetry::metrics::words::Visitor;
 
 /// All rows.
 pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ADMISSION, HOUSE, PROCESS];
+
+/// The classes that have a line of their own.
+const QUEUED: [Visitor; 3] = [Visitor::Editor, Visitor::Anonymous, Visitor::Background];
 
 const HTTP: &[Row] = &[
     Row {
@@ -475,11 +479,25 @@ const UPSTREAM: &[Row] = &[
     Row {
         name: "tidegate_queue_length",
         kind: Kind::Gauge,
-        labels: &["upstream"],
+        labels: &["upstream", "class"],
         help: "Requests that wait for an endpoint",
         write: |book, out| {
             for (name, upstream) in book.upstreams.in_use() {
-                out.gauge(&[name.as_str()], upstream.queue_length.value())?;
+                for class in QUEUED {
+                    out.gauge(&[name.as_str(), class.as_str()], upstream.queue_length[class.index()].value())?;
+                }
+            }
+            Ok(())
+        },
+    },
+    Row {
+        name: "tidegate_hold_requests",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        help: "Requests that wait because the upstream is held",
+        write: |book, out| {
+            for (name, upstream) in book.upstreams.in_use() {
+                out.gauge(&[name.as_str()], upstream.held.value())?;
             }
             Ok(())
         },
@@ -487,9 +505,16 @@ const UPSTREAM: &[Row] = &[
     Row {
         name: "tidegate_queue_wait_seconds",
         kind: Kind::Histogram,
-        labels: &["upstream"],
+        labels: &["upstream", "class"],
         help: "How long requests waited that got an endpoint",
-        write: |book, out| out.per_upstream_seen(book, |upstream| upstream.queue_wait.value()),
+        write: |book, out| {
+            for (name, upstream) in book.upstreams.all() {
+                for class in QUEUED {
+                    out.seen(&[name.as_str(), class.as_str()], &upstream.queue_wait[class.index()].value())?;
+                }
+            }
+            Ok(())
+        },
     },
     Row {
         name: "tidegate_queue_rejected_total",

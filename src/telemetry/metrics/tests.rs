@@ -55,8 +55,8 @@ fn busy() -> Arc<Metrics> {
     zope.error("reset");
     zope.retry("connect");
     zope.retry_budget_exhausted();
-    zope.queue_length(3);
-    zope.queue_waited(Duration::from_millis(2));
+    zope.queue_length(Visitor::Anonymous, 3);
+    zope.queue_waited(Visitor::Anonymous, Duration::from_millis(2));
     zope.queue_rejected("full");
     zope.sets([set.clone(), SetName::parse("standby").unwrap()], &set);
     metrics.set_switched(&upstream, &SetName::parse("standby").unwrap(), SwitchCause::Admin);

@@ -13,6 +13,7 @@ use crate::telemetry::metrics::words::CodeClass;
 use crate::telemetry::metrics::words::Decision;
 use crate::telemetry::metrics::words::EndpointState;
 use crate::telemetry::metrics::words::SwitchCause;
+use crate::telemetry::metrics::words::Visitor;
 use crate::units::SetName;
 use http::StatusCode;
 use std::collections::BTreeMap;
@@ -28,8 +29,9 @@ pub struct UpstreamMetrics {
     pub(super) errors: Words<&'static str>,
     pub(super) retries: Words<&'static str>,
     pub(super) retry_budget_exhausted: Counter,
-    pub(super) queue_length: Gauge,
-    pub(super) queue_wait: Histogram,
+    pub(super) queue_length: [Gauge; Visitor::COUNT],
+    pub(super) queue_wait: [Histogram; Visitor::COUNT],
+    pub(super) held: Gauge,
     pub(super) queue_rejected: Words<&'static str>,
     pub(super) sets: Mutex<Sets>,
 }
@@ -73,14 +75,20 @@ impl UpstreamMetrics {
         self.retry_budget_exhausted.inc();
     }
 
-    /// So many requests wait now.
-    pub fn queue_length(&self, length: usize) {
-        self.queue_length.set(u64::try_from(length).unwrap_or(u64::MAX));
+    /// So many requests of a class wait now.
+    pub fn queue_length(&self, class: Visitor, length: usize) {
+        // An index of an enum whose words were counted to make the table; so below.
+        self.queue_length[class.index()].set(u64::try_from(length).unwrap_or(u64::MAX));
     }
 
-    /// A request has left the queue for an endpoint, after this wait.
-    pub fn queue_waited(&self, wait: Duration) {
-        self.queue_wait.observe(wait);
+    /// A request of a class has left the queue for an endpoint, after this wait.
+    pub fn queue_waited(&self, class: Visitor, wait: Duration) {
+        self.queue_wait[class.index()].observe(wait);
+    }
+
+    /// So many requests are held now.
+    pub fn held(&self, requests: usize) {
+        self.held.set(u64::try_from(requests).unwrap_or(u64::MAX));
     }
 
     /// A request has left the queue for nothing, or was not let in, for this reason.

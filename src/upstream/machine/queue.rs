@@ -1,21 +1,45 @@
-//! Who gets a thread of which endpoint: exact counting, one waiting line per upstream, least-busy choice.
+//! Who gets a thread of which endpoint, and when: exact counting, one line per upstream with fair order, least-busy choice.
 //!
-//! A value, not a lock: the shell holds it in one. Invariants, checked after each step of the model test:
+//! A value, not a lock: the shell holds it in one. Invariants, checked after each step of the model tests:
 //!
-//! 1. No endpoint has more requests in flight than `limit` grants at the moment it grants.
-//! 2. Nobody waits while an endpoint of the serving set is up and has a thread free.
-//! 3. The line is never longer than its bound, and first come is first served.
+//! 1. No endpoint has more requests in flight than its limit grants at the moment it grants.
+//! 2. Nobody waits while an endpoint that he may use has a thread free, unless the queue is paused.
+//! 3. The line is never longer than its bound, and no client takes more of it than his share.
 //! 4. What was granted is released exactly once, whatever set serves by then.
+//! 5. Classes share threads by weight, clients within a class equally: nobody starves, whatever others send.
+//!
+//! The order is start-time fair queueing (Goyal, Vin, Cheng 1996) twice: between classes with weights, within a class
+//! between clients. Somebody who sends 200 requests at once waits behind himself; a newcomer goes before his second.
 
-use std::collections::VecDeque;
+mod line;
+#[cfg(test)]
+mod tests;
+
+pub use line::Class;
+pub use line::ClientKey;
+use line::Line;
+pub use line::Ticket;
+use line::Waiting;
+use std::time::Duration;
 
 /// An endpoint of this upstream: its place in the table, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub usize);
 
-/// Somebody's place in the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
+/// Somebody who asks for a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// For whom.
+    pub client: ClientKey,
+    /// How urgent.
+    pub class: Class,
+    /// Where he has just failed: anywhere else, if possible.
+    pub avoid: Option<EndpointId>,
+    /// Where he has just written: nowhere else, while it is open and he has not failed there.
+    pub pinned: Option<EndpointId>,
+    /// What his request has in common with others that should go to the same endpoint.
+    pub hash: u64,
+}
 
 /// What somebody who asks for a thread gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,28 +48,69 @@ pub enum Arrival {
     Granted(EndpointId),
     /// A place in the line.
     Waiting(Ticket),
-    /// Nothing: the line is full.
-    Full,
-    /// Nothing: no endpoint of the serving set is up.
+    /// Nothing.
+    Refused(Refused),
+}
+
+/// Why somebody gets nothing, and after how long it may be different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The line is full.
+    Full(Duration),
+    /// This client has his share of the line already.
+    PerClient(Duration),
+    /// By all that is known, his turn would come too late.
+    TooLong(Duration),
+    /// No endpoint of the serving set is open.
     NoEndpoint,
 }
 
 /// What happened to somebody who waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It got a thread.
-    Granted(Ticket, EndpointId),
-    /// No endpoint is left that it could wait for.
-    NoEndpoint(Ticket),
+pub struct Granted {
+    /// Who.
+    pub ticket: Ticket,
+    /// What he got.
+    pub endpoint: EndpointId,
+}
+
+/// How an endpoint is chosen among those with a thread free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The one with the fewest requests in flight for its weight.
+    #[default]
+    LeastBusy,
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less busy of two that chance names.
+    RandomTwo,
+    /// Equal paths to the same endpoint, whose object cache is warm for them, unless it has a quarter more to do than the
+    /// others have (bounded load, Mirrokni et al. 2016).
+    PathHash,
 }
 
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Requests in flight per endpoint.
-    pub limit: usize,
     /// Requests that wait.
     pub max: usize,
+    /// Requests of one client that wait.
+    pub per_client: usize,
+    /// The longest wait that makes sense.
+    pub patience: Duration,
+    /// How endpoints are chosen.
+    pub balance: Balance,
+}
+
+/// An endpoint in the serving set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Which.
+    pub id: EndpointId,
+    /// Its share of the load, 1 or more.
+    pub weight: u32,
+    /// Used only while no other is open.
+    pub backup: bool,
 }
 
 /// All counting of one upstream.
@@ -53,83 +118,124 @@ pub struct Bounds {
 pub struct Queue {
     bounds: Bounds,
     endpoints: Vec<Endpoint>,
-    serving: Vec<EndpointId>,
-    line: VecDeque<Ticket>,
-    next_ticket: u64,
+    serving: Vec<Server>,
+    line: Line,
+    paused: bool,
     grants: u64,
+    /// Smoothed time that a thread is taken for; none before the first release.
+    service: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Endpoint {
-    up: bool,
+    /// Takes new requests: it is up and not being drained.
+    open: bool,
+    limit: usize,
     in_flight: usize,
     /// The number of the last grant it got: breaks ties in turn.
     last_grant: u64,
+    /// Grants so far, for taking turns by weight.
+    turns: u64,
 }
 
 impl Queue {
     /// A queue without endpoints.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, endpoints: Vec::new(), serving: Vec::new(), line: VecDeque::new(), next_ticket: 0, grants: 0 }
+        Self {
+            bounds,
+            endpoints: Vec::new(),
+            serving: Vec::new(),
+            line: Line::default(),
+            paused: false,
+            grants: 0,
+            service: None,
+        }
     }
 
-    /// Adds an endpoint, up and idle, that serves only once a set names it.
-    pub fn add_endpoint(&mut self) -> EndpointId {
-        self.endpoints.push(Endpoint { up: true, ..Endpoint::default() });
+    /// Adds an endpoint, open, with `limit` threads, that serves only once a set names it.
+    pub fn add_endpoint(&mut self, limit: usize) -> EndpointId {
+        self.endpoints.push(Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0 });
         EndpointId(self.endpoints.len() - 1)
     }
 
     /// Lets these endpoints serve from now on, within these bounds; all who wait, wait for them.
     #[must_use]
-    pub fn serve(&mut self, bounds: Bounds, serving: Vec<EndpointId>) -> Vec<Event> {
+    pub fn serve(&mut self, bounds: Bounds, serving: Vec<Server>) -> Vec<Granted> {
         self.bounds = bounds;
         self.serving = serving;
         self.settle()
     }
 
-    /// Somebody asks for a thread, if possible not of `avoid`, where he has just failed.
-    pub fn arrive(&mut self, avoid: Option<EndpointId>) -> Arrival {
-        if !self.anyone_up() {
-            return Arrival::NoEndpoint;
-        }
-        if self.line.is_empty()
-            && let Some(endpoint) = self.choose(avoid)
-        {
-            return Arrival::Granted(self.grant(endpoint));
+    /// Grants nothing until this is undone: who comes, waits.
+    #[must_use]
+    pub fn pause(&mut self, paused: bool) -> Vec<Granted> {
+        self.paused = paused;
+        self.settle()
+    }
+
+    /// Whether nothing is granted.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Somebody asks for a thread. `patient`: he may wait although no endpoint is open.
+    pub fn arrive(&mut self, ask: Ask, patient: bool) -> Arrival {
+        if !self.paused {
+            if !self.anyone_open() && !patient {
+                return Arrival::Refused(Refused::NoEndpoint);
+            }
+            // Who waits for others than this one could use does not keep him waiting; all others have had their turn.
+            if let Some(endpoint) = self.choose(&ask) {
+                return Arrival::Granted(self.grant(endpoint));
+            }
         }
         if self.line.len() >= self.bounds.max {
-            return Arrival::Full;
+            return Arrival::Refused(Refused::Full(self.wait_for(self.line.len())));
         }
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.line.push_back(ticket);
-        Arrival::Waiting(ticket)
+        if self.line.of_client(ask.class, ask.client) >= self.bounds.per_client {
+            return Arrival::Refused(Refused::PerClient(self.wait_for(self.bounds.per_client)));
+        }
+        if !self.paused && self.anyone_open() {
+            let wait = self.wait_for(self.line.ahead_of(ask.class, ask.client));
+            if wait > self.bounds.patience {
+                return Arrival::Refused(Refused::TooLong(wait.saturating_sub(self.bounds.patience)));
+            }
+        }
+        Arrival::Waiting(self.line.join(Waiting { ask }))
     }
 
     /// Somebody leaves the line. Says whether he stood in it: if not, he has been granted a thread and must release it.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        let place = self.line.iter().position(|waiting| *waiting == ticket);
-        if let Some(place) = place {
-            self.line.remove(place);
-        }
-        place.is_some()
+        self.line.leave(ticket)
     }
 
-    /// A thread of `endpoint` is free again.
+    /// A thread of `endpoint` is free again after `took`.
     #[must_use]
-    pub fn release(&mut self, endpoint: EndpointId) -> Vec<Event> {
+    pub fn release(&mut self, endpoint: EndpointId, took: Duration) -> Vec<Granted> {
+        if let Some(found) = self.endpoints.get_mut(endpoint.0) {
+            found.in_flight = found.in_flight.saturating_sub(1);
+        }
+        self.service = Some(self.service.map_or(took, |service| (service * 15 + took) / 16));
+        self.settle()
+    }
+
+    /// Gives back a thread that was never used.
+    #[must_use]
+    pub fn give_back(&mut self, endpoint: EndpointId) -> Vec<Granted> {
         if let Some(found) = self.endpoints.get_mut(endpoint.0) {
             found.in_flight = found.in_flight.saturating_sub(1);
         }
         self.settle()
     }
 
-    /// `endpoint` came up or went down.
+    /// `endpoint` takes new requests from now on, up to `limit` at a time, or takes none.
     #[must_use]
-    pub fn set_up(&mut self, endpoint: EndpointId, up: bool) -> Vec<Event> {
+    pub fn set_open(&mut self, endpoint: EndpointId, open: bool, limit: usize) -> Vec<Granted> {
         if let Some(found) = self.endpoints.get_mut(endpoint.0) {
-            found.up = up;
+            found.open = open;
+            found.limit = limit;
         }
         self.settle()
     }
@@ -140,35 +246,94 @@ impl Queue {
         self.endpoints.get(endpoint.0).map_or(0, |found| found.in_flight)
     }
 
+    /// The most requests in flight at `endpoint`.
+    #[must_use]
+    pub fn limit(&self, endpoint: EndpointId) -> usize {
+        self.endpoints.get(endpoint.0).map_or(0, |found| found.limit)
+    }
+
     /// The requests that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.line.len()
     }
 
-    /// The most requests in flight at one endpoint.
+    /// The requests of `class` that wait.
     #[must_use]
-    pub fn limit(&self) -> usize {
-        self.bounds.limit
+    pub fn waiting_of(&self, class: Class) -> usize {
+        self.line.of_class(class)
     }
 
-    /// Whether any endpoint of the serving set is up.
+    /// The smoothed time that a request takes a thread for.
     #[must_use]
-    pub fn anyone_up(&self) -> bool {
-        self.serving.iter().any(|id| self.endpoints.get(id.0).is_some_and(|endpoint| endpoint.up))
+    pub fn service(&self) -> Option<Duration> {
+        self.service
     }
 
-    fn choose(&self, avoid: Option<EndpointId>) -> Option<EndpointId> {
-        let free = |id: &EndpointId| {
-            let endpoint = self.endpoints.get(id.0)?;
-            (endpoint.up && endpoint.in_flight < self.bounds.limit).then_some((
-                Some(*id) == avoid,
-                endpoint.in_flight,
-                endpoint.last_grant,
-                *id,
-            ))
+    /// Whether any endpoint of the serving set is open.
+    #[must_use]
+    pub fn anyone_open(&self) -> bool {
+        self.serving.iter().any(|server| self.is_open(server.id))
+    }
+
+    fn is_open(&self, id: EndpointId) -> bool {
+        self.endpoints.get(id.0).is_some_and(|endpoint| endpoint.open)
+    }
+
+    /// How long it takes until so many have been served and the next thread is free, by what was measured so far.
+    fn wait_for(&self, ahead: usize) -> Duration {
+        let threads: usize = self.usable().map(|(_, endpoint)| endpoint.limit).sum();
+        let service = self.service.unwrap_or_default();
+        service.saturating_mul(u32::try_from(ahead + 1).unwrap_or(u32::MAX))
+            / u32::try_from(threads.max(1)).unwrap_or(1)
+    }
+
+    /// The open endpoints; backups only if there is no other.
+    fn usable(&self) -> impl Iterator<Item = (&Server, &Endpoint)> {
+        let open = |server: &Server| self.is_open(server.id);
+        let backups = !self.serving.iter().any(|server| !server.backup && open(server));
+        self.serving
+            .iter()
+            .filter(move |server| server.backup == backups)
+            .filter_map(|server| Some((server, self.endpoints.get(server.id.0).filter(|endpoint| endpoint.open)?)))
+    }
+
+    fn choose(&self, ask: &Ask) -> Option<EndpointId> {
+        let has_room = |endpoint: &Endpoint| endpoint.in_flight < endpoint.limit;
+        if let Some(pinned) = ask.pinned.filter(|pinned| Some(*pinned) != ask.avoid)
+            && let Some((server, endpoint)) = self.usable().find(|(server, _)| server.id == pinned)
+        {
+            return has_room(endpoint).then_some(server.id);
+        }
+        let free = || self.usable().filter(|(_, endpoint)| has_room(endpoint));
+        let avoided = |server: &Server| Some(server.id) == ask.avoid;
+        let load = |server: &Server, endpoint: &Endpoint| {
+            // In flight for its weight; 840 has all small divisors.
+            (endpoint.in_flight as u64 * 840 / u64::from(server.weight.max(1)), endpoint.last_grant)
         };
-        self.serving.iter().filter_map(free).min().map(|(_, _, _, id)| id)
+        let best = match self.bounds.balance {
+            Balance::LeastBusy => free().min_by_key(|(server, endpoint)| (avoided(server), load(server, endpoint))),
+            Balance::RoundRobin => {
+                let turn = |(server, endpoint): &(&Server, &Endpoint)| {
+                    (avoided(server), endpoint.turns * 840 / u64::from(server.weight.max(1)), endpoint.last_grant)
+                };
+                free().min_by_key(turn)
+            }
+            Balance::RandomTwo => {
+                let chance = |server: &Server| mix(self.grants ^ mix(server.id.0 as u64));
+                let mut two: Vec<_> = free().collect();
+                two.sort_by_key(|(server, _)| (avoided(server), chance(server)));
+                two.truncate(2);
+                two.into_iter().min_by_key(|(server, endpoint)| (avoided(server), load(server, endpoint)))
+            }
+            Balance::PathHash => {
+                let all: usize = self.usable().map(|(_, endpoint)| endpoint.in_flight).sum();
+                let most = (all + 1) * 5 / (self.usable().count().max(1) * 4) + 1;
+                let order = |server: &Server| mix(ask.hash ^ mix(server.id.0 as u64 + 1));
+                free().min_by_key(|(server, endpoint)| (avoided(server), endpoint.in_flight >= most, order(server)))
+            }
+        };
+        best.map(|(server, _)| server.id)
     }
 
     fn grant(&mut self, id: EndpointId) -> EndpointId {
@@ -176,185 +341,32 @@ impl Queue {
         if let Some(endpoint) = self.endpoints.get_mut(id.0) {
             endpoint.in_flight += 1;
             endpoint.last_grant = self.grants;
+            endpoint.turns += 1;
         }
         id
     }
 
-    /// Hands out what is free; sends away those who wait for nobody.
-    fn settle(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        if self.line.is_empty() {
-            return events;
+    /// Hands out what is free, in fair order. Who is pinned to a busy endpoint is passed over until it has room.
+    fn settle(&mut self) -> Vec<Granted> {
+        let mut granted = Vec::new();
+        while !self.paused && !self.line.is_empty() && self.has_room() {
+            let next = self.line.in_order().find_map(|(ticket, waiting)| Some((ticket, self.choose(&waiting.ask)?)));
+            let Some((ticket, endpoint)) = next else { break };
+            self.line.serve(ticket);
+            granted.push(Granted { ticket, endpoint: self.grant(endpoint) });
         }
-        if !self.anyone_up() {
-            return self.line.drain(..).map(Event::NoEndpoint).collect();
-        }
-        while let Some(ticket) = self.line.front().copied() {
-            let Some(endpoint) = self.choose(None) else { break };
-            self.line.pop_front();
-            events.push(Event::Granted(ticket, self.grant(endpoint)));
-        }
-        events
+        granted
+    }
+
+    fn has_room(&self) -> bool {
+        self.usable().any(|(_, endpoint)| endpoint.in_flight < endpoint.limit)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeMap;
-    use std::collections::BTreeSet;
-
-    /// The queue beside a count of what it handed out.
-    #[derive(Clone)]
-    struct Model {
-        queue: Queue,
-        bounds: Bounds,
-        serving: Vec<EndpointId>,
-        up: BTreeMap<EndpointId, bool>,
-        held: Vec<EndpointId>,
-        waiting: BTreeSet<Ticket>,
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Arrive,
-        LeaveFirst,
-        LeaveLast,
-        ReleaseFirst,
-        ReleaseLast,
-        Toggle(usize),
-        Swap,
-    }
-
-    const STEPS: [Step; 8] = [
-        Step::Arrive,
-        Step::LeaveFirst,
-        Step::LeaveLast,
-        Step::ReleaseFirst,
-        Step::ReleaseLast,
-        Step::Toggle(0),
-        Step::Toggle(1),
-        Step::Swap,
-    ];
-
-    impl Model {
-        fn new() -> Self {
-            let bounds = Bounds { limit: 1, max: 2 };
-            let mut queue = Queue::new(bounds);
-            let ids: Vec<EndpointId> = (0..3).map(|_| queue.add_endpoint()).collect();
-            let serving = ids[..2].to_vec();
-            assert!(queue.serve(bounds, serving.clone()).is_empty());
-            let up = ids.iter().map(|id| (*id, true)).collect();
-            Self { queue, bounds, serving, up, held: Vec::new(), waiting: BTreeSet::new() }
-        }
-
-        fn take(&mut self, events: Vec<Event>) {
-            for event in events {
-                match event {
-                    Event::Granted(ticket, endpoint) => {
-                        assert_eq!(self.waiting.first(), Some(&ticket), "first come, first served");
-                        self.waiting.remove(&ticket);
-                        self.hold(endpoint);
-                    }
-                    Event::NoEndpoint(ticket) => assert!(self.waiting.remove(&ticket)),
-                }
-            }
-        }
-
-        fn hold(&mut self, endpoint: EndpointId) {
-            assert!(self.serving.contains(&endpoint) && self.up[&endpoint]);
-            self.held.push(endpoint);
-            let here = self.held.iter().filter(|held| **held == endpoint).count();
-            assert!(here <= self.bounds.limit, "more in flight than there are threads");
-        }
-
-        fn step(&mut self, step: Step) {
-            match step {
-                Step::Arrive => match self.queue.arrive(None) {
-                    Arrival::Granted(endpoint) => self.hold(endpoint),
-                    Arrival::Waiting(ticket) => assert!(self.waiting.insert(ticket)),
-                    Arrival::Full => assert_eq!(self.waiting.len(), self.bounds.max),
-                    Arrival::NoEndpoint => assert!(!self.serving.iter().any(|id| self.up[id])),
-                },
-                Step::LeaveFirst | Step::LeaveLast => {
-                    let first = matches!(step, Step::LeaveFirst);
-                    let ticket = if first { self.waiting.pop_first() } else { self.waiting.pop_last() };
-                    if let Some(ticket) = ticket {
-                        assert!(self.queue.leave(ticket));
-                        assert!(!self.queue.leave(ticket));
-                    }
-                }
-                Step::ReleaseFirst | Step::ReleaseLast => {
-                    if !self.held.is_empty() {
-                        let at = if matches!(step, Step::ReleaseFirst) { 0 } else { self.held.len() - 1 };
-                        let endpoint = self.held.remove(at);
-                        let events = self.queue.release(endpoint);
-                        self.take(events);
-                    }
-                }
-                Step::Toggle(at) => {
-                    let id = EndpointId(at);
-                    let up = !self.up[&id];
-                    self.up.insert(id, up);
-                    let events = self.queue.set_up(id, up);
-                    self.take(events);
-                }
-                Step::Swap => {
-                    let other =
-                        if self.serving.len() == 2 { vec![EndpointId(2)] } else { vec![EndpointId(0), EndpointId(1)] };
-                    self.serving.clone_from(&other);
-                    let events = self.queue.serve(self.bounds, other);
-                    self.take(events);
-                }
-            }
-            self.check();
-        }
-
-        fn check(&self) {
-            for id in self.up.keys() {
-                assert_eq!(self.queue.in_flight(*id), self.held.iter().filter(|held| *held == id).count());
-            }
-            assert_eq!(self.queue.waiting(), self.waiting.len());
-            let idle = |id: &&EndpointId| self.up[*id] && self.queue.in_flight(**id) < self.bounds.limit;
-            if !self.waiting.is_empty() {
-                assert!(!self.serving.iter().any(|id| idle(&id)), "somebody waits beside a free thread");
-                assert!(self.serving.iter().any(|id| self.up[id]), "somebody waits for nobody");
-            }
-        }
-    }
-
-    fn explore(model: &Model, depth: usize) {
-        if depth == 0 {
-            return;
-        }
-        for step in STEPS {
-            let mut next = model.clone();
-            next.step(step);
-            explore(&next, depth - 1);
-        }
-    }
-
-    #[test]
-    fn no_order_of_events_breaks_the_counting() {
-        // All sequences of six steps after three arrivals: 262,144 of them.
-        let mut start = Model::new();
-        for _ in 0..3 {
-            start.step(Step::Arrive);
-        }
-        explore(&start, 6);
-    }
-
-    #[test]
-    fn the_least_busy_endpoint_is_chosen_and_equals_take_turns() {
-        let bounds = Bounds { limit: 2, max: 10 };
-        let mut queue = Queue::new(bounds);
-        let ids: Vec<EndpointId> = (0..3).map(|_| queue.add_endpoint()).collect();
-        let _ = queue.serve(bounds, ids.clone());
-        let granted: Vec<Arrival> = (0..4).map(|_| queue.arrive(None)).collect();
-        assert_eq!(granted[..3], [Arrival::Granted(ids[0]), Arrival::Granted(ids[1]), Arrival::Granted(ids[2])]);
-        let _ = queue.release(ids[1]);
-        assert_eq!(queue.arrive(None), Arrival::Granted(ids[1]));
-        assert_eq!(queue.arrive(Some(ids[1])), Arrival::Granted(ids[2]));
-        assert_eq!(queue.arrive(Some(ids[1])), Arrival::Granted(ids[1]), "better there than nowhere");
-    }
+/// Scatters the bits of `value` (the finaliser of splitmix64).
+fn mix(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

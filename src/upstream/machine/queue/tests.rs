@@ -1,0 +1,364 @@
+use super::*;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+const BOUNDS: Bounds = Bounds { max: 3, per_client: 2, patience: Duration::from_secs(60), balance: Balance::LeastBusy };
+
+fn ask(client: u64) -> Ask {
+    Ask { client: ClientKey(client), class: Class::Anonymous, avoid: None, pinned: None, hash: 0 }
+}
+
+fn servers(ids: &[EndpointId]) -> Vec<Server> {
+    ids.iter().map(|id| Server { id: *id, weight: 1, backup: false }).collect()
+}
+
+/// A queue with so many endpoints of `limit` threads, all serving.
+fn queue(bounds: Bounds, count: usize, limit: usize) -> (Queue, Vec<EndpointId>) {
+    let mut queue = Queue::new(bounds);
+    let ids: Vec<EndpointId> = (0..count).map(|_| queue.add_endpoint(limit)).collect();
+    assert!(queue.serve(bounds, servers(&ids)).is_empty());
+    (queue, ids)
+}
+
+/// The queue beside a count of what it handed out.
+#[derive(Clone)]
+struct Model {
+    queue: Queue,
+    serving: Vec<EndpointId>,
+    open: BTreeMap<EndpointId, bool>,
+    paused: bool,
+    held: Vec<EndpointId>,
+    waiting: BTreeSet<Ticket>,
+    arrivals: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Arrive,
+    LeaveFirst,
+    LeaveLast,
+    ReleaseFirst,
+    ReleaseLast,
+    Toggle(usize),
+    Swap,
+    Pause,
+}
+
+const STEPS: [Step; 9] = [
+    Step::Arrive,
+    Step::LeaveFirst,
+    Step::LeaveLast,
+    Step::ReleaseFirst,
+    Step::ReleaseLast,
+    Step::Toggle(0),
+    Step::Toggle(1),
+    Step::Swap,
+    Step::Pause,
+];
+
+impl Model {
+    fn new() -> Self {
+        let mut queue = Queue::new(BOUNDS);
+        let ids: Vec<EndpointId> = (0..3).map(|_| queue.add_endpoint(1)).collect();
+        let serving = ids[..2].to_vec();
+        assert!(queue.serve(BOUNDS, servers(&serving)).is_empty());
+        let open = ids.iter().map(|id| (*id, true)).collect();
+        Self { queue, serving, open, paused: false, held: Vec::new(), waiting: BTreeSet::new(), arrivals: 0 }
+    }
+
+    fn take(&mut self, granted: Vec<Granted>) {
+        for Granted { ticket, endpoint } in granted {
+            assert!(self.waiting.remove(&ticket), "who was granted had waited");
+            self.hold(endpoint);
+        }
+    }
+
+    fn hold(&mut self, endpoint: EndpointId) {
+        assert!(!self.paused && self.serving.contains(&endpoint) && self.open[&endpoint]);
+        self.held.push(endpoint);
+        assert!(self.held.iter().filter(|held| **held == endpoint).count() <= 1, "more in flight than threads");
+    }
+
+    fn anyone_open(&self) -> bool {
+        self.serving.iter().any(|id| self.open[id])
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Arrive => {
+                self.arrivals += 1;
+                let client = self.arrivals % 2;
+                match self.queue.arrive(ask(client), client == 0) {
+                    Arrival::Granted(endpoint) => self.hold(endpoint),
+                    Arrival::Waiting(ticket) => assert!(self.waiting.insert(ticket)),
+                    Arrival::Refused(Refused::NoEndpoint) => assert!(!self.anyone_open() && client == 1),
+                    Arrival::Refused(Refused::Full(_)) => assert_eq!(self.waiting.len(), BOUNDS.max),
+                    Arrival::Refused(_) => assert!(self.waiting.len() >= BOUNDS.per_client),
+                }
+            }
+            Step::LeaveFirst | Step::LeaveLast => {
+                let first = matches!(step, Step::LeaveFirst);
+                let ticket = if first { self.waiting.pop_first() } else { self.waiting.pop_last() };
+                if let Some(ticket) = ticket {
+                    assert!(self.queue.leave(ticket));
+                    assert!(!self.queue.leave(ticket));
+                }
+            }
+            Step::ReleaseFirst | Step::ReleaseLast => {
+                if !self.held.is_empty() {
+                    let at = if matches!(step, Step::ReleaseFirst) { 0 } else { self.held.len() - 1 };
+                    let endpoint = self.held.remove(at);
+                    let granted = self.queue.release(endpoint, Duration::from_secs(1));
+                    self.take(granted);
+                }
+            }
+            Step::Toggle(at) => {
+                let id = EndpointId(at);
+                let open = !self.open[&id];
+                self.open.insert(id, open);
+                let granted = self.queue.set_open(id, open, 1);
+                self.take(granted);
+            }
+            Step::Swap => {
+                let other =
+                    if self.serving.len() == 2 { vec![EndpointId(2)] } else { vec![EndpointId(0), EndpointId(1)] };
+                self.serving.clone_from(&other);
+                let granted = self.queue.serve(BOUNDS, servers(&other));
+                self.take(granted);
+            }
+            Step::Pause => {
+                self.paused = !self.paused;
+                let granted = self.queue.pause(self.paused);
+                self.take(granted);
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        for id in self.open.keys() {
+            assert_eq!(self.queue.in_flight(*id), self.held.iter().filter(|held| *held == id).count());
+        }
+        assert_eq!(self.queue.waiting(), self.waiting.len());
+        assert!(self.waiting.len() <= BOUNDS.max);
+        let idle = |id: &&EndpointId| self.open[*id] && self.queue.in_flight(**id) < 1;
+        if !self.waiting.is_empty() && !self.paused {
+            assert!(!self.serving.iter().any(|id| idle(&id)), "somebody waits beside a free thread");
+        }
+    }
+}
+
+fn explore(model: &Model, depth: usize) {
+    if depth == 0 {
+        return;
+    }
+    for step in STEPS {
+        let mut next = model.clone();
+        next.step(step);
+        explore(&next, depth - 1);
+    }
+}
+
+#[test]
+fn no_order_of_events_breaks_the_counting() {
+    // All sequences of five steps after three arrivals: 59,049 of them.
+    let mut start = Model::new();
+    for _ in 0..3 {
+        start.step(Step::Arrive);
+    }
+    explore(&start, 5);
+}
+
+#[test]
+fn the_least_busy_endpoint_is_chosen_and_equals_take_turns() {
+    let (mut queue, ids) = queue(BOUNDS, 3, 2);
+    let granted: Vec<Arrival> = (0..4).map(|_| queue.arrive(ask(1), false)).collect();
+    assert_eq!(granted[..3], [Arrival::Granted(ids[0]), Arrival::Granted(ids[1]), Arrival::Granted(ids[2])]);
+    let _ = queue.release(ids[1], Duration::ZERO);
+    assert_eq!(queue.arrive(ask(1), false), Arrival::Granted(ids[1]));
+    let not_there = Ask { avoid: Some(ids[1]), ..ask(1) };
+    assert_eq!(queue.arrive(not_there, false), Arrival::Granted(ids[2]));
+    assert_eq!(queue.arrive(not_there, false), Arrival::Granted(ids[1]), "better there than nowhere");
+}
+
+#[test]
+fn weights_share_the_load_and_backups_serve_only_when_nobody_else_does() {
+    for balance in [Balance::LeastBusy, Balance::RoundRobin] {
+        let bounds = Bounds { balance, ..BOUNDS };
+        let (mut queue, ids) = queue(bounds, 3, 100);
+        let heavy = Server { id: ids[0], weight: 3, backup: false };
+        let light = Server { id: ids[1], weight: 1, backup: false };
+        let backup = Server { id: ids[2], weight: 1, backup: true };
+        let _ = queue.serve(bounds, vec![heavy, light, backup]);
+        for _ in 0..40 {
+            assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+        }
+        assert_eq!([30, 10, 0], [0, 1, 2].map(|at| queue.in_flight(ids[at])), "{balance:?}");
+        let _ = queue.set_open(ids[0], false, 100);
+        assert_eq!(queue.arrive(ask(1), false), Arrival::Granted(ids[1]));
+        let _ = queue.set_open(ids[1], false, 100);
+        assert_eq!(queue.arrive(ask(1), false), Arrival::Granted(ids[2]));
+        let _ = queue.set_open(ids[2], false, 100);
+        assert_eq!(queue.arrive(ask(1), false), Arrival::Refused(Refused::NoEndpoint));
+    }
+}
+
+#[test]
+fn equal_paths_go_to_the_same_endpoint_unless_it_has_too_much_to_do() {
+    let bounds = Bounds { balance: Balance::PathHash, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 4, 100);
+    let to = |queue: &mut Queue, hash: u64| match queue.arrive(Ask { hash, ..ask(1) }, false) {
+        Arrival::Granted(endpoint) => endpoint,
+        other => panic!("{other:?}"),
+    };
+    let mut homes = BTreeSet::new();
+    for hash in 0..64 {
+        let home = to(&mut queue, hash);
+        homes.insert(home);
+        let _ = queue.give_back(home);
+        assert_eq!(to(&mut queue, hash), home);
+        let _ = queue.give_back(home);
+    }
+    assert_eq!(homes.len(), 4, "all are used");
+    for _ in 0..100 {
+        to(&mut queue, 7);
+    }
+    let most = ids.iter().map(|id| queue.in_flight(*id)).max().unwrap();
+    assert!((26..=34).contains(&most), "{most} of 100 at one of four");
+}
+
+#[test]
+fn chance_spreads_the_load() {
+    let bounds = Bounds { balance: Balance::RandomTwo, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 4, 1000);
+    for _ in 0..400 {
+        assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+    }
+    for id in ids {
+        assert!((90..=110).contains(&queue.in_flight(id)), "{}", queue.in_flight(id));
+    }
+}
+
+#[test]
+fn who_has_written_is_served_where_he_wrote_while_it_is_open() {
+    let (mut queue, ids) = queue(BOUNDS, 2, 1);
+    let pinned = Ask { pinned: Some(ids[1]), ..ask(1) };
+    assert_eq!(queue.arrive(pinned, false), Arrival::Granted(ids[1]));
+    let Arrival::Waiting(ticket) = queue.arrive(pinned, false) else { panic!("he waits for it") };
+    assert_eq!(queue.arrive(ask(2), false), Arrival::Granted(ids[0]), "others are not kept waiting");
+    assert_eq!(queue.release(ids[1], Duration::ZERO), [Granted { ticket, endpoint: ids[1] }]);
+    let _ = queue.release(ids[0], Duration::ZERO);
+    let failed = Ask { avoid: Some(ids[1]), ..pinned };
+    assert_eq!(queue.arrive(failed, false), Arrival::Granted(ids[0]), "he has failed there");
+    let _ = queue.release(ids[0], Duration::ZERO);
+    let _ = queue.set_open(ids[1], false, 1);
+    assert_eq!(queue.arrive(pinned, false), Arrival::Granted(ids[0]), "it is gone: anywhere");
+}
+
+/// Lets everybody who waits be served one by one; gives them in this order.
+fn drain(queue: &mut Queue, endpoint: EndpointId, names: &BTreeMap<Ticket, String>) -> Vec<String> {
+    let mut order = Vec::new();
+    while queue.waiting() > 0 {
+        for granted in queue.release(endpoint, Duration::from_millis(1)) {
+            order.push(names[&granted.ticket].clone());
+        }
+    }
+    order
+}
+
+#[test]
+fn who_sends_many_waits_behind_himself_and_newcomers_do_not() {
+    let bounds = Bounds { max: 1000, per_client: 300, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    let mut names = BTreeMap::new();
+    let mut wait = |queue: &mut Queue, client: u64, name: String| match queue.arrive(ask(client), false) {
+        Arrival::Waiting(ticket) => assert!(names.insert(ticket, name).is_none()),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    for at in 0..200 {
+        wait(&mut queue, 0, format!("hog {at}"));
+    }
+    for client in 1..=20 {
+        wait(&mut queue, client, format!("client {client}"));
+    }
+    let order = drain(&mut queue, ids[0], &names);
+    let last = order.iter().rposition(|name| name.starts_with("client")).unwrap();
+    assert!(last <= 21, "all twenty come before the hog's third: {:?}", &order[..25]);
+}
+
+#[test]
+fn nobody_starves_beside_an_endless_stream_of_newcomers() {
+    let bounds = Bounds { max: 1000, per_client: 300, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    let mut patient = BTreeSet::new();
+    for _ in 0..3 {
+        let Arrival::Waiting(ticket) = queue.arrive(ask(0), false) else { panic!("he waits") };
+        patient.insert(ticket);
+    }
+    for client in 1..=5 {
+        assert!(matches!(queue.arrive(ask(client), false), Arrival::Waiting(_)));
+    }
+    for client in 6..100 {
+        for granted in queue.release(ids[0], Duration::from_millis(1)) {
+            patient.remove(&granted.ticket);
+        }
+        assert!(matches!(queue.arrive(ask(client), false), Arrival::Waiting(_)));
+    }
+    assert!(patient.is_empty(), "{} of his requests still wait", patient.len());
+}
+
+#[test]
+fn classes_share_by_weight_and_none_starves() {
+    let bounds = Bounds { max: 1000, per_client: 1000, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    let mut names = BTreeMap::new();
+    for class in [Class::Background, Class::Anonymous, Class::Editor] {
+        for client in 0..130 {
+            let Arrival::Waiting(ticket) = queue.arrive(Ask { class, ..ask(client) }, false) else { panic!("full") };
+            names.insert(ticket, class.as_str().to_owned());
+        }
+    }
+    let order = drain(&mut queue, ids[0], &names);
+    let share = |class: &str| order[..130].iter().filter(|name| *name == class).count();
+    assert_eq!([80, 40, 10], [share("editor"), share("anonymous"), share("background")]);
+}
+
+#[test]
+fn an_editor_goes_before_visitors_who_came_earlier() {
+    let bounds = Bounds { max: 1000, per_client: 1000, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    for client in 0..50 {
+        let _ = queue.arrive(ask(client), false);
+    }
+    for _ in 0..10 {
+        let _ = queue.release(ids[0], Duration::from_millis(1));
+    }
+    let Arrival::Waiting(editor) = queue.arrive(Ask { class: Class::Editor, ..ask(99) }, false) else { panic!("full") };
+    let next = queue.release(ids[0], Duration::from_millis(1));
+    assert_eq!(next, [Granted { ticket: editor, endpoint: ids[0] }]);
+}
+
+#[test]
+fn who_would_wait_too_long_is_told_so_at_once() {
+    let bounds = Bounds { max: 1000, per_client: 1000, patience: Duration::from_secs(10), ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 2, 2);
+    for client in 0..4 {
+        assert!(matches!(queue.arrive(ask(client), false), Arrival::Granted(_)));
+    }
+    assert_eq!(queue.release(ids[0], Duration::from_secs(1)), [], "now the service time is known: 1 s");
+    let mut waiting = 0;
+    let refused = loop {
+        match queue.arrive(ask(10 + waiting), false) {
+            Arrival::Waiting(_) => waiting += 1,
+            Arrival::Granted(_) => {}
+            Arrival::Refused(refused) => break refused,
+        }
+    };
+    // Four threads of 1 s serve 40 in 10 s.
+    assert_eq!((waiting, refused), (40, Refused::TooLong(Duration::from_millis(250))));
+    let _ = queue.pause(true);
+    assert!(matches!(queue.arrive(ask(1000), false), Arrival::Waiting(_)), "no prediction while nothing is granted");
+}
