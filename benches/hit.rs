@@ -24,6 +24,7 @@ use tidegate::edge::intake::Approach;
 use tidegate::edge::intake::Judged;
 use tidegate::edge::intake::Question;
 use tidegate::edge::permits::Permits;
+use tidegate::edge::spool::Spool;
 use tidegate::semantics::cache_status::CacheStatus;
 use tidegate::semantics::freshness::Freshness;
 use tidegate::semantics::key::KeyBuf;
@@ -70,6 +71,7 @@ fn edge() -> Arc<Edge> {
         cache: house.cache,
         metrics: house.metrics,
         access: house.access,
+        spool: Spool::default(),
         permits: Permits::new(),
     })
 }

@@ -14,6 +14,7 @@ use crate::control::publisher::Publisher;
 use crate::control::publisher::Source;
 use crate::edge::Edge;
 use crate::edge::permits::Permits;
+use crate::edge::spool::Spool;
 use crate::edge::worker;
 use crate::snapshot::House;
 use crate::snapshot::Snapshot;
@@ -147,6 +148,7 @@ impl App {
             metrics: Arc::clone(&house.metrics),
             access: house.access.clone(),
             permits,
+            spool: Spool::default(),
         });
         let crew = start_workers(workers, &edge, &publisher, &self.stop, &abandon)?;
         let admin_stop = CancellationToken::new();

@@ -16,12 +16,14 @@ pub mod pipeline;
 pub mod purge;
 pub mod refusal;
 pub mod socket;
+pub mod spool;
 pub mod trail;
 pub mod tunnel;
 pub mod worker;
 
 use crate::cache::Cache;
 use crate::edge::permits::Permits;
+use crate::edge::spool::Spool;
 use crate::snapshot::Snapshots;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -39,4 +41,6 @@ pub struct Edge {
     pub access: AccessLog,
     /// The open connections.
     pub permits: Arc<Permits>,
+    /// The uploads that are being taken in.
+    pub spool: Spool,
 }

@@ -40,6 +40,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -89,6 +90,8 @@ pub struct Server {
     pub places: Vec<(SocketAddr, bool)>,
     /// Whose X-Forwarded-For is believed.
     pub trusted: Vec<IpNet>,
+    /// Where uploads are taken in.
+    pub spool: PathBuf,
     /// HTTP/2 without TLS.
     pub h2c: bool,
     /// Send visitors from HTTP to https.
@@ -214,6 +217,7 @@ impl Snapshot {
             server: Server {
                 places: Vec::new(),
                 trusted: Vec::new(),
+                spool: config.server.spool.clone(),
                 h2c: false,
                 redirect_https: false,
                 https_port: None,
@@ -339,6 +343,7 @@ impl Compiled {
             server: Server {
                 places,
                 trusted: config.server.trusted.clone(),
+                spool: config.server.spool.clone(),
                 h2c: config.server.h2c,
                 redirect_https: config.server.redirect_https,
                 https_port,
@@ -437,6 +442,7 @@ fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetNam
             between_bytes: settings.timeout.between_bytes,
         },
         idle: settings.idle,
+        buffer: settings.buffer.0,
         check: upstream::Check {
             kind: match check.kind {
                 values::CheckKind::Http => upstream::CheckKind::Http { path: check.path.clone() },

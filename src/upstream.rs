@@ -65,6 +65,8 @@ pub struct Plan {
     pub timeouts: Timeouts,
     /// How long an idle connection is kept; below the origin's own patience.
     pub idle: Duration,
+    /// How many bytes of an answer for one client are read ahead of him.
+    pub buffer: u64,
     /// How endpoints are checked.
     pub check: Check,
     /// How often a request that was not sent, or may be repeated, is tried elsewhere.

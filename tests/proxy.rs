@@ -8,6 +8,8 @@ mod edge;
 mod hostile;
 #[path = "proxy/origin.rs"]
 mod origin;
+#[path = "proxy/queue.rs"]
+mod queue;
 #[path = "proxy/tls.rs"]
 mod tls;
 

@@ -71,6 +71,9 @@ settings! {
         trusted: Vec<IpNet> = Vec::new(),
         /// Answer 308 to https on HTTP listeners when there is a TLS listener.
         redirect_https: bool = true,
+        /// Where uploads of more than 64 KiB are kept until they are whole, for only then they get a thread. Where it cannot
+        /// be written they are passed on as they come.
+        spool: PathBuf = PathBuf::from("/var/tmp"),
         /// How long requests under way may take to finish when tidegate is told to stop.
         drain: Duration = seconds(30),
         /// What a client may take up.
@@ -101,6 +104,8 @@ settings! {
         handshake: Duration = seconds(5),
         /// Bytes of a request's body; a site may differ. Above: 413.
         body: ByteSize = ByteSize(100 * ByteSize::MIB),
+        /// Bytes of all uploads that are being taken in. Above: 503.
+        spool: ByteSize = ByteSize(ByteSize::GIB),
         /// The longest pause in a request's body. Above: 408.
         body_idle: Duration = seconds(30),
         /// How long a client may not read what it asked for before its connection is closed.
@@ -217,6 +222,8 @@ settings! {
         /// How long an idle connection is kept. Below waitress's `channel_timeout` (120 s); idle ones count against its
         /// `connection_limit` (100).
         idle: Duration = seconds(30),
+        /// How many bytes of an answer for one client are read ahead of a slow reader, so that he does not hold a thread.
+        buffer: ByteSize = ByteSize(2 * ByteSize::MIB),
         /// How endpoints are checked.
         check: Check = Check::default(),
         /// How often a request that was certainly not sent, or may be repeated, is tried again elsewhere. 1 to 5.

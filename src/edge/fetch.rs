@@ -49,6 +49,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::debug;
 
+/// A body of this size is taken by hyper at once, however slowly the client reads.
+const TAKEN_AT_ONCE: u64 = 16 * 1024;
+
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
 
@@ -95,6 +98,8 @@ async fn try_pass(
     let body = inbound::body(errand, body)?;
     let method = client.method;
     let mut head = errand.origin_head(method.clone(), client.headers)?;
+    let server = &errand.snapshot.server;
+    let body = errand.edge.spool.take_in(body, &server.spool, server.limits.spool.0).await?;
     if websocket {
         tunnel::ask(&mut head.headers);
     }
@@ -107,16 +112,39 @@ async fn try_pass(
     if !method.is_safe() && (answered.status.is_success() || answered.status.is_redirection()) {
         purge::after_unsafe(errand);
     }
-    Ok(answered.into_response())
+    Ok(answered.into_response(errand))
 }
 
 impl Answered {
-    fn into_response(self) -> Response<OutBody> {
-        let mut response = Response::new(OutBody::origin(self.body));
+    fn into_response(self, errand: &Errand) -> Response<OutBody> {
+        let mut response = Response::new(unhurried(self.body, errand));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.head;
         response
     }
+}
+
+/// A body for one client, who may read slowly: it is read ahead, within bounds, so that he does not hold a thread.
+fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
+    let len = http_body::Body::size_hint(&body).exact();
+    if len.is_some_and(|len| len <= TAKEN_AT_ONCE) {
+        return OutBody::origin(body);
+    }
+    let writer = Fill::start(len, errand.site.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
+    let Some(reader) = StoredBody::Filling(writer.fill()).reader() else { return OutBody::origin(body) };
+    tokio::spawn(async move {
+        while let Some(frame) = body.frame().await {
+            // Dropped unfinished, the writer tells the reader that the body broke off.
+            let Ok(frame) = frame else { return };
+            let Ok(data) = frame.into_data() else { continue };
+            if writer.write(data).await == Write::Abandoned {
+                return;
+            }
+        }
+        // A length that was not met is told to the reader.
+        let _ = writer.finish();
+    });
+    OutBody::stored(reader, len)
 }
 
 /// Makes the journey.
@@ -230,7 +258,7 @@ async fn lead(
         Ok(Outcome::Private(answered, why)) => {
             trail.because(why.as_str());
             trail.travelled(&answered.endpoint, answered.timings);
-            deliver::private(&errand, trail, &request, answered.into_response())
+            deliver::private(&errand, trail, &request, answered.into_response(&errand))
         }
         Ok(Outcome::Stale(stored)) => {
             match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &stale_status(&stored))

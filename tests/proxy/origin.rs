@@ -72,7 +72,12 @@ struct State {
 impl Origin {
     /// Answers each request as `script` does.
     pub fn new(script: impl Fn(&Asked, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// The same, at this place.
+    pub fn at(place: SocketAddr, script: impl Fn(&Asked, &mut TcpStream) -> Then + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(place).expect("the port is free");
         let address = listener.local_addr().expect("its address");
         let state = Arc::new(State::default());
         let script: Arc<Script> = Arc::new(script);
