@@ -16,4 +16,5 @@ pub mod telemetry;
 pub mod tls;
 pub mod units;
 pub mod upstream;
+pub mod zeo;
 pub mod zope;

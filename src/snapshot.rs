@@ -443,6 +443,7 @@ fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetNam
         },
         idle: settings.idle,
         buffer: settings.buffer.0,
+        storage: settings.storage.clone(),
         check: upstream::Check {
             kind: match check.kind {
                 values::CheckKind::Http => upstream::CheckKind::Http { path: check.path.clone() },

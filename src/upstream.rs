@@ -14,6 +14,7 @@ pub mod live;
 pub mod machine;
 pub mod pool;
 pub mod probe;
+pub mod storage;
 
 pub use asker::Asker;
 pub use body::ClientFault;
@@ -67,6 +68,8 @@ pub struct Plan {
     pub idle: Duration,
     /// How many bytes of an answer for one client are read ahead of him.
     pub buffer: u64,
+    /// The ZEO servers behind the endpoints.
+    pub storage: Vec<OriginAddr>,
     /// How endpoints are checked.
     pub check: Check,
     /// How often a request that was not sent, or may be repeated, is tried elsewhere.

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("clock", 1),
     ("semantics", 1),
     ("telemetry", 1),
+    ("zeo", 1),
     ("zope", 2),
     ("cache", 2),
     ("upstream", 2),

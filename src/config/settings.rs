@@ -20,6 +20,7 @@ use crate::config::values::TlsMin;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
 use crate::units::LimitName;
+use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::SiteName;
 use crate::units::UpstreamName;
@@ -224,6 +225,9 @@ settings! {
         idle: Duration = seconds(30),
         /// How many bytes of an answer for one client are read ahead of a slow reader, so that he does not hold a thread.
         buffer: ByteSize = ByteSize(2 * ByteSize::MIB),
+        /// The ZEO servers behind these Zopes, each "HOST:PORT". They are asked as often as endpoints are checked; while none
+        /// takes writes, requests wait (`queue.hold`) and what is stored is served stale: a Zope would hang with each.
+        storage: Vec<OriginAddr> = Vec::new(),
         /// How endpoints are checked.
         check: Check = Check::default(),
         /// How often a request that was certainly not sent, or may be repeated, is tried again elsewhere. 1 to 5.

@@ -146,6 +146,7 @@ text_setting!(String, |written| Ok(written.to_owned()), String::clone);
 text_setting!(PathBuf, parse_path, |path| path.display().to_string());
 text_setting!(Duration, parse_duration, |value| format_duration(*value));
 text_setting!(ByteSize, ByteSize::parse, ToString::to_string);
+text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);
 text_setting!(Server, Server::parse, ToString::to_string);
 text_setting!(SetName, SetName::parse, ToString::to_string);
 text_setting!(LimitName, LimitName::parse, ToString::to_string);

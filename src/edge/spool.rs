@@ -1,7 +1,7 @@
 //! Uploads are taken in whole before a thread of Zope is: a visitor with a slow line occupies a buffer here, not a fourth of
 //! the site.
 //!
-//! The first [`IN_MEMORY`] bytes stay in memory, the rest goes to an unlinked temporary file. Both have a common bound. Where
+//! The first `IN_MEMORY` bytes stay in memory, the rest goes to an unlinked temporary file. Both have a common bound. Where
 //! no file can be made, what does not fit into memory is passed on as it comes: an upload that takes a thread for long is
 //! better than one that fails.
 

@@ -52,6 +52,7 @@ use cells::lock;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use rustls::ProtocolVersion;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,6 +97,24 @@ struct Book {
     reload_last: Mutex<Option<(bool, SystemTime)>>,
     panics: Counter,
     access: Mutex<Option<AccessLog>>,
+    zeo: Mutex<BTreeMap<String, Option<ZeoFacts>>>,
+}
+
+/// What a ZEO server told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZeoFacts {
+    /// Whether it takes writes.
+    pub writable: bool,
+    /// The identifier of its last transaction.
+    pub last_tid: u64,
+    /// Clients connected.
+    pub clients: u64,
+    /// Clients that wait for the commit lock.
+    pub waiting: u64,
+    /// Transactions committed since its start.
+    pub commits: u64,
+    /// Write conflicts since its start.
+    pub conflicts: u64,
 }
 
 /// One tier of the cache, as it is now.
@@ -219,6 +238,11 @@ impl Metrics {
     /// These certificates are in use, each until its day. What was known before is replaced.
     pub fn certificates(&self, until: Vec<(String, SystemTime)>) {
         *lock(&self.book.certificates) = until;
+    }
+
+    /// What a ZEO server told, or nothing when it did not answer.
+    pub fn zeo(&self, server: &str, facts: Option<ZeoFacts>) {
+        lock(&self.book.zeo).insert(server.to_owned(), facts);
     }
 
     /// The tiers of the cache are like this now. What was known before is replaced.

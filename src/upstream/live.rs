@@ -368,6 +368,16 @@ impl Upstream {
         desk.tell(granted);
     }
 
+    /// Whether it is held for this reason.
+    #[must_use]
+    pub fn is_held_by(&self, why: Hold) -> bool {
+        lock(&self.desk).holds.contains_key(&why)
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Remembers that `who` has written at `endpoint`.
     pub fn pin(&self, who: ClientKey, endpoint: EndpointId) {
         let lasting = self.standing().plan.pin;

@@ -4,6 +4,7 @@
 use crate::clock;
 use crate::upstream::Check;
 use crate::upstream::CheckKind;
+use crate::upstream::Hold;
 use crate::upstream::Plan;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
@@ -11,6 +12,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::warmup::Phase;
+use crate::upstream::storage;
 use http::HeaderValue;
 use http::Request;
 use http::header;
@@ -31,11 +33,13 @@ const PAGE_MAX: usize = 64 * 1024;
 #[derive(Default)]
 pub struct Probers {
     tasks: HashMap<(String, String), JoinHandle<()>>,
+    storages: HashMap<String, JoinHandle<()>>,
 }
 
 impl Probers {
     /// Checks the endpoints of all these upstreams from now on, and no others.
     pub fn reconcile(&mut self, upstreams: &[Arc<Upstream>]) {
+        self.watch_storages(upstreams);
         let mut wanted = HashMap::new();
         for upstream in upstreams {
             for member in &upstream.standing().members {
@@ -58,9 +62,31 @@ impl Probers {
     }
 }
 
+impl Probers {
+    fn watch_storages(&mut self, upstreams: &[Arc<Upstream>]) {
+        // Who had a storage and has none any more is watched on, and thereby released.
+        let has = |upstream: &&Arc<Upstream>| {
+            !upstream.standing().plan.storage.is_empty() || upstream.is_held_by(Hold::Storage)
+        };
+        let wanted: HashMap<String, &Arc<Upstream>> =
+            upstreams.iter().filter(has).map(|upstream| (upstream.name().to_string(), upstream)).collect();
+        self.storages.retain(|name, task| {
+            let stays = wanted.contains_key(name);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (name, upstream) in wanted {
+            let watch = || tokio::spawn(storage::watch(Arc::clone(upstream), Arc::clone(upstream.metrics())));
+            self.storages.entry(name).or_insert_with(watch);
+        }
+    }
+}
+
 impl Drop for Probers {
     fn drop(&mut self) {
-        for task in self.tasks.values() {
+        for task in self.tasks.values().chain(self.storages.values()) {
             task.abort();
         }
     }

@@ -8,6 +8,7 @@ use crate::telemetry::metrics::process::Process;
 use crate::telemetry::metrics::sheet::Kind;
 use crate::telemetry::metrics::sheet::Row;
 use crate::telemetry::metrics::sheet::since_1970;
+use crate::telemetry::metrics::sheet::tid_seconds;
 use crate::telemetry::metrics::site::SiteMetrics;
 use crate::telemetry::metrics::words::CodeClass;
 use crate::telemetry::metrics::words::Decision;
@@ -15,7 +16,7 @@ use crate::telemetry::metrics::words::EndpointState;
 use crate::telemetry::metrics::words::Visitor;
 
 /// All rows.
-pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ADMISSION, HOUSE, PROCESS];
+pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ZEO, ADMISSION, HOUSE, PROCESS];
 
 /// The classes that have a line of their own.
 const QUEUED: [Visitor; 3] = [Visitor::Editor, Visitor::Anonymous, Visitor::Background];
@@ -522,6 +523,60 @@ const UPSTREAM: &[Row] = &[
         labels: &["upstream", "reason"],
         help: "Requests that got no endpoint",
         write: |book, out| out.per_upstream_words(book, |upstream| &upstream.queue_rejected),
+    },
+];
+
+const ZEO: &[Row] = &[
+    Row {
+        name: "tidegate_zeo_up",
+        kind: Kind::Gauge,
+        labels: &["server"],
+        help: "Whether the ZEO server answers and takes writes",
+        write: |book, out| {
+            let servers = lock(&book.zeo).clone();
+            servers.iter().try_for_each(|(server, facts)| {
+                out.gauge(&[server], u64::from(facts.is_some_and(|facts| facts.writable)))
+            })
+        },
+    },
+    Row {
+        name: "tidegate_zeo_clients",
+        kind: Kind::Gauge,
+        labels: &["server"],
+        help: "Clients of the ZEO server",
+        write: |book, out| out.gauges_of_zeo(book, |facts| facts.clients),
+    },
+    Row {
+        name: "tidegate_zeo_waiting",
+        kind: Kind::Gauge,
+        labels: &["server"],
+        help: "Clients that wait for the ZEO server's commit lock",
+        write: |book, out| out.gauges_of_zeo(book, |facts| facts.waiting),
+    },
+    Row {
+        name: "tidegate_zeo_commits_total",
+        kind: Kind::Counter,
+        labels: &["server"],
+        help: "Transactions committed since the ZEO server's start",
+        write: |book, out| out.counters_of_zeo(book, |facts| facts.commits),
+    },
+    Row {
+        name: "tidegate_zeo_conflicts_total",
+        kind: Kind::Counter,
+        labels: &["server"],
+        help: "Write conflicts since the ZEO server's start",
+        write: |book, out| out.counters_of_zeo(book, |facts| facts.conflicts),
+    },
+    Row {
+        name: "tidegate_zeo_last_transaction_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &["server"],
+        help: "When the ZEO server's last transaction was, in seconds since 1970",
+        write: |book, out| {
+            let servers = lock(&book.zeo).clone();
+            let told = servers.iter().filter_map(|(server, facts)| Some((server, (*facts)?)));
+            told.into_iter().try_for_each(|(server, facts)| out.gauge_f64(&[server], tid_seconds(facts.last_tid)))
+        },
     },
 ];
 

@@ -1,7 +1,7 @@
 //! Who has written where: for a while a client is served by the endpoint that took his change, since the other ZEO clients
 //! may not have heard of it yet.
 //!
-//! Bounded: past [`PINS_MAX`] clients the oldest pin goes.
+//! Bounded: past `PINS_MAX` clients the oldest pin goes.
 
 use crate::upstream::machine::queue::ClientKey;
 use crate::upstream::machine::queue::EndpointId;
