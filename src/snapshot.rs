@@ -4,6 +4,8 @@
 //! changed: `control/publisher`, and nobody else, replaces it whole. Live counters, buckets and health are not in it; it
 //! holds their handles, found again by identity, so a reload forgets nothing.
 
+mod secure;
+
 use crate::admission::rate::Quotas;
 use crate::admission::rate::RateLimit;
 use crate::cache::Cache;
@@ -12,13 +14,11 @@ use crate::config::check::BUILT_IN_LIMIT;
 use crate::config::settings;
 use crate::config::values;
 use crate::semantics::freshness::Bounds;
-use crate::telemetry;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Decision;
 use crate::telemetry::metrics::LimitMetrics;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
-use crate::tls;
 use crate::tls::Tickets;
 use crate::units::ClientAddr;
 use crate::units::LimitName;
@@ -29,12 +29,18 @@ use crate::units::UpstreamName;
 use crate::upstream;
 use crate::upstream::Plan;
 use crate::upstream::Registry;
+use crate::upstream::Secure;
 use crate::upstream::Upstream;
 use crate::zope::vhost::VirtualHost;
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
 use ipnet::IpNet;
 use rustls::ServerConfig;
+use secure::Secured;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -134,6 +140,10 @@ pub struct Site {
     pub allow: Vec<IpNet>,
     /// The most bytes of a request's body.
     pub body_max: u64,
+    /// What is told besides in each answer, unless the origin said otherwise.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What is told over TLS about TLS (RFC 6797).
+    hsts: Option<HeaderValue>,
     /// Cookies that show who asks.
     pub identity_cookies: Arc<Vec<String>>,
     /// Its counters.
@@ -250,6 +260,25 @@ impl Snapshot {
     }
 }
 
+impl Site {
+    /// The scheme that visitors see who came by TLS or not.
+    #[must_use]
+    pub fn seen_scheme(&self, tls: bool) -> &'static str {
+        self.scheme.unwrap_or(if tls { "https" } else { "http" })
+    }
+
+    /// Adds to an answer what visitors are told besides; what the origin said itself stays.
+    pub fn dress(&self, headers: &mut HeaderMap, scheme: &str) {
+        for (name, value) in &self.headers {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        // RFC 6797 7.2: never without TLS.
+        if let Some(value) = self.hsts.as_ref().filter(|_| scheme == "https") {
+            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| value.clone());
+        }
+    }
+}
+
 impl Limit {
     /// Takes one request of `client`; the time after which he may come again when he has to wait.
     ///
@@ -283,15 +312,15 @@ impl Limit {
 /// # Errors
 /// What only the machine can tell: certificates that cannot be used.
 pub fn compile(config: Config, house: &House) -> Result<Compiled, Vec<String>> {
-    let tls = server_tls(&config, house)?;
+    let secured = secure::secure(&config, house)?;
     let purge = purge_networks(&config);
-    Ok(Compiled { config, tls, purge })
+    Ok(Compiled { config, secured, purge })
 }
 
 /// A configuration that has passed every test.
 pub struct Compiled {
     config: Config,
-    tls: Option<Arc<ServerConfig>>,
+    secured: Secured,
     purge: Vec<IpNet>,
 }
 
@@ -313,11 +342,13 @@ impl Compiled {
     #[must_use]
     pub fn put_in_force(&self, choices: &Choices, house: &House) -> Snapshot {
         let config = &self.config;
+        house.metrics.certificates(self.secured.until.clone());
         let limits = limits(config, house);
         let mut upstreams: BTreeMap<UpstreamName, Arc<Upstream>> = BTreeMap::new();
         for (name, upstream) in &config.upstream {
             let active = choices.sets.get(name).cloned().or_else(|| upstream.active_set());
-            if let Some(plan) = plan(name.clone(), upstream, active) {
+            let secure = self.secured.upstreams.get(name);
+            if let Some(plan) = plan(name.clone(), upstream, active, secure) {
                 upstreams.insert(name.clone(), house.upstreams.install(plan));
             }
         }
@@ -326,7 +357,7 @@ impl Compiled {
         let mut hosts = HashMap::new();
         let mut default = None;
         for (name, site) in &config.site {
-            let Some(upstream) = site_upstream(name, site, house, &mut upstreams) else { continue };
+            let Some(upstream) = self.site_upstream(name, site, house, &mut upstreams) else { continue };
             let compiled = Arc::new(compile_site(config, name, site, upstream, &limits, &identity_cookies, house));
             hosts.insert(name.to_string(), Host::Site(Arc::clone(&compiled)));
             for alias in &site.aliases {
@@ -349,13 +380,33 @@ impl Compiled {
                 https_port,
                 limits: config.server.limits.clone(),
             },
-            tls: self.tls.clone(),
+            tls: self.secured.server.clone(),
             cache: cache_policy(&config.cache, self.purge.clone()),
             upstreams,
             limits: limits.into_values().collect(),
             hosts,
             default,
             all,
+        }
+    }
+
+    fn site_upstream(
+        &self,
+        name: &SiteName,
+        site: &settings::Site,
+        house: &House,
+        upstreams: &mut BTreeMap<UpstreamName, Arc<Upstream>>,
+    ) -> Option<Arc<Upstream>> {
+        match site.upstream.as_ref()? {
+            values::UpstreamRef::Name(upstream) => upstreams.get(upstream).cloned(),
+            values::UpstreamRef::Inline(endpoints) => {
+                let settings = settings::Upstream { servers: endpoints.clone(), ..settings::Upstream::default() };
+                let name = UpstreamName::parse(name.as_str()).ok()?;
+                let plan = plan(name.clone(), &settings, settings.active_set(), self.secured.upstreams.get(&name))?;
+                let upstream = house.upstreams.install(plan);
+                upstreams.insert(name, Arc::clone(&upstream));
+                Some(upstream)
+            }
         }
     }
 }
@@ -382,31 +433,27 @@ fn compile_site(
         limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
         allow: site.allow.clone(),
         body_max: site.body.unwrap_or(config.server.limits.body).0,
+        headers: site.headers.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect(),
+        hsts: hsts(site),
         identity_cookies: Arc::clone(identity_cookies),
         metrics: house.metrics.site(name),
     }
 }
 
-fn site_upstream(
-    name: &SiteName,
-    site: &settings::Site,
-    house: &House,
-    upstreams: &mut BTreeMap<UpstreamName, Arc<Upstream>>,
-) -> Option<Arc<Upstream>> {
-    match site.upstream.as_ref()? {
-        values::UpstreamRef::Name(upstream) => upstreams.get(upstream).cloned(),
-        values::UpstreamRef::Inline(endpoints) => {
-            let settings = settings::Upstream { servers: endpoints.clone(), ..settings::Upstream::default() };
-            let name = UpstreamName::parse(name.as_str()).ok()?;
-            let plan = plan(name.clone(), &settings, settings.active_set())?;
-            let upstream = house.upstreams.install(plan);
-            upstreams.insert(name, Arc::clone(&upstream));
-            Some(upstream)
-        }
+fn hsts(site: &settings::Site) -> Option<HeaderValue> {
+    if site.hsts.is_zero() {
+        return None;
     }
+    let below = if site.hsts_subdomains { "; includeSubDomains" } else { "" };
+    HeaderValue::try_from(format!("max-age={}{below}", site.hsts.as_secs())).ok()
 }
 
-fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetName>) -> Option<Plan> {
+fn plan(
+    name: UpstreamName,
+    settings: &settings::Upstream,
+    active: Option<SetName>,
+    secure: Option<&Secure>,
+) -> Option<Plan> {
     let sets = settings
         .sets()
         .into_iter()
@@ -444,6 +491,7 @@ fn plan(name: UpstreamName, settings: &settings::Upstream, active: Option<SetNam
         idle: settings.idle,
         buffer: settings.buffer.0,
         storage: settings.storage.clone(),
+        secure: secure.cloned(),
         check: upstream::Check {
             kind: match check.kind {
                 values::CheckKind::Http => upstream::CheckKind::Http { path: check.path.clone() },
@@ -535,23 +583,4 @@ fn addresses(endpoint: &OriginAddr) -> Vec<IpAddr> {
             .to_socket_addrs()
             .map_or_else(|_| Vec::new(), |found| found.map(|addr| addr.ip().to_canonical()).collect()),
     }
-}
-
-fn server_tls(config: &Config, house: &House) -> Result<Option<Arc<ServerConfig>>, Vec<String>> {
-    if config.tls.certs.is_empty() {
-        return Ok(None);
-    }
-    let files: Vec<tls::CertFiles> = config
-        .tls
-        .certs
-        .iter()
-        .map(|pair| tls::CertFiles { cert: pair.cert.clone(), key: pair.key_file.clone() })
-        .collect();
-    let min = match config.tls.min {
-        values::TlsMin::Tls12 => tls::MinVersion::Tls12,
-        values::TlsMin::Tls13 => tls::MinVersion::Tls13,
-    };
-    tls::server_config(&files, min, &house.tickets)
-        .map(Some)
-        .map_err(|problems| problems.iter().map(|problem| telemetry::chain(problem)).collect())
 }

@@ -1,24 +1,25 @@
-//! TLS towards visitors: certificate files, the choice by server name (SNI), the rustls configuration.
+//! TLS: certificate files, the choice by server name (SNI), the rustls configurations.
 //!
 //! Knows no sites and no connections. A certificate that cannot be used is a [`TlsProblem`] that names the file and what
 //! to do; nothing here panics. Tickets are made by a [`Tickets`] that outlives reloads, so that sessions resume.
 
+pub mod client;
+pub mod der;
+pub mod files;
+
+pub use files::CertFiles;
+pub use files::Certificate;
+pub use files::TlsProblem;
+
+use rustls::CipherSuite;
 use rustls::ServerConfig;
-use rustls::client::verify_server_name;
-use rustls::crypto::CryptoProvider;
+use rustls::SignatureAlgorithm;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::ServerName;
-use rustls::pki_types::pem;
-use rustls::pki_types::pem::PemObject;
 use rustls::server::ClientHello;
-use rustls::server::ParsedCertificate;
 use rustls::server::ProducesTickets;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
-use std::path::Path;
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The lowest protocol version that is spoken.
@@ -28,51 +29,6 @@ pub enum MinVersion {
     Tls12,
     /// TLS 1.3 only.
     Tls13,
-}
-
-/// One certificate chain and its key, as files in PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertFiles {
-    /// The chain, leaf first.
-    pub cert: PathBuf,
-    /// The private key: PKCS #8, PKCS #1 or SEC 1.
-    pub key: PathBuf,
-}
-
-/// Why a certificate or key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsProblem {
-    /// A file could not be read as PEM.
-    #[error("read {} ({what}); is the path right, may tidegate read it, and is it PEM?", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// `certificate` or `private key`.
-        what: &'static str,
-        /// What the reader said.
-        #[source]
-        source: pem::Error,
-    },
-    /// The chain file holds no certificate.
-    #[error("{} holds no certificate; it must begin with the site's own certificate, then the intermediates", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Certificate and key do not fit each other, or are of an unsupported kind.
-    #[error("use {} with {}; do they belong together?", cert.display(), key.display())]
-    Unusable {
-        /// The chain.
-        cert: PathBuf,
-        /// The key.
-        key: PathBuf,
-        /// What rustls said.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The library refused the set-up.
-    #[error("set up TLS")]
-    Setup(#[source] rustls::Error),
 }
 
 /// The ticket keys of this process.
@@ -89,98 +45,111 @@ impl Tickets {
     }
 }
 
-/// Reads all certificates and makes the configuration of one TLS listener.
+/// Reads all certificates.
 ///
 /// # Errors
 /// Every file that cannot be used, not only the first.
+pub fn load(files: &[CertFiles]) -> Result<Vec<Certificate>, Vec<TlsProblem>> {
+    let provider = aws_lc_rs::default_provider();
+    let (certs, problems): (Vec<_>, Vec<_>) =
+        files.iter().map(|pair| files::load(pair, &provider)).partition(Result::is_ok);
+    if problems.is_empty() {
+        Ok(certs.into_iter().filter_map(Result::ok).collect())
+    } else {
+        Err(problems.into_iter().filter_map(Result::err).collect())
+    }
+}
+
+/// Makes the configuration of TLS listeners.
+///
+/// # Errors
+/// When the library refuses it.
 pub fn server_config(
-    files: &[CertFiles],
+    certs: Vec<Certificate>,
     min: MinVersion,
     tickets: &Tickets,
-) -> Result<Arc<ServerConfig>, Vec<TlsProblem>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let (certs, problems): (Vec<_>, Vec<_>) = files.iter().map(|pair| load(pair, &provider)).partition(Result::is_ok);
-    if !problems.is_empty() {
-        return Err(problems.into_iter().filter_map(Result::err).collect());
-    }
-    let certs: Vec<Certificate> = certs.into_iter().filter_map(Result::ok).collect();
+) -> Result<Arc<ServerConfig>, TlsProblem> {
     let versions: &[&rustls::SupportedProtocolVersion] = match min {
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
-        .map_err(|source| vec![TlsProblem::Setup(source)])?
+        .map_err(TlsProblem::Setup)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName { certs }));
+        .with_cert_resolver(Arc::new(ByName::new(certs)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = Arc::clone(&tickets.0);
     config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 
-#[derive(Debug)]
-struct Certificate {
-    key: Arc<CertifiedKey>,
-}
-
-/// The first certificate whose names cover the one asked for; without a match the first of all, so that the visitor's
-/// browser can say what is wrong.
+/// The certificates by the names they cover, each name's in the operator's order. Of those the first is taken whose kind of
+/// key the visitor can verify, so ECDSA and RSA stand side by side. Without a match the first of all serves, so that the
+/// visitor's browser can say what is wrong.
 #[derive(Debug)]
 struct ByName {
     certs: Vec<Certificate>,
+    names: HashMap<String, Vec<usize>>,
 }
 
-impl Certificate {
-    fn covers(&self, name: &ServerName<'_>) -> bool {
-        self.key
-            .end_entity_cert()
-            .and_then(ParsedCertificate::try_from)
-            .and_then(|leaf| verify_server_name(&leaf, name))
-            .is_ok()
+impl ByName {
+    fn new(certs: Vec<Certificate>) -> Self {
+        let mut names: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, cert) in certs.iter().enumerate() {
+            for name in &cert.facts.names {
+                names.entry(name.clone()).or_default().push(at);
+            }
+        }
+        Self { certs, names }
+    }
+
+    /// The certificates for `name`: those that name it, then those with a wildcard in place of its first label (RFC 6125
+    /// 6.4.3).
+    fn covering(&self, name: &str) -> impl Iterator<Item = &Certificate> {
+        let wildcard = name.split_once('.').map(|(_, above)| format!("*.{above}"));
+        let exact = self.names.get(name);
+        let wild = wildcard.and_then(|name| self.names.get(&name));
+        exact.into_iter().chain(wild).flatten().filter_map(|at| self.certs.get(*at))
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
-        let chosen = named.and_then(|name| self.certs.iter().find(|cert| cert.covers(&name)));
-        chosen.or(self.certs.first()).map(|cert| Arc::clone(&cert.key))
+        let usable = |cert: &&Certificate| can_verify(&hello, &cert.key);
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let named = name.as_ref().and_then(|name| self.covering(name).find(usable));
+        // A visitor who can verify none of a name's certificates is not helped by another name's.
+        let fallback = || match name.as_ref().and_then(|name| self.covering(name).next()) {
+            None => self.certs.iter().find(usable).or(self.certs.first()),
+            first => first,
+        };
+        named.or_else(fallback).map(|cert| Arc::clone(&cert.key))
     }
 }
 
-fn load(files: &CertFiles, provider: &CryptoProvider) -> Result<Certificate, TlsProblem> {
-    let chain = read_chain(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsProblem::Read {
-        path: files.key.clone(),
-        what: "private key",
-        source,
-    })?;
-    let key = CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsProblem::Unusable {
-        cert: files.cert.clone(),
-        key: files.key.clone(),
-        source,
-    })?;
-    Ok(Certificate { key: Arc::new(key) })
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
-    let read = |source| TlsProblem::Read { path: path.to_owned(), what: "certificate", source };
-    let chain =
-        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<Vec<_>, pem::Error>>().map_err(read)?;
-    if chain.is_empty() {
-        return Err(TlsProblem::Empty { path: path.to_owned() });
-    }
-    Ok(chain)
+/// Whether the visitor can verify signatures of this key. Who speaks only TLS 1.2 says so by his cipher suites as well.
+fn can_verify(hello: &ClientHello<'_>, key: &CertifiedKey) -> bool {
+    let ecdsa = key.key.algorithm() == SignatureAlgorithm::ECDSA;
+    let fits = |suite: &CipherSuite| match suite.as_str() {
+        Some(name) if name.starts_with("TLS13_") => true,
+        Some(name) => name.contains("_ECDSA_") == ecdsa && name.contains("ECDHE"),
+        None => false,
+    };
+    key.key.choose_scheme(hello.signature_schemes()).is_some() && hello.cipher_suites().iter().any(fits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::path::PathBuf;
 
     fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
         let path = dir.join(name);
         std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         path
     }
 
@@ -189,20 +158,45 @@ mod tests {
         CertFiles {
             cert: write(dir, &format!("{name}.pem"), &made.cert.pem()),
             key: write(dir, &format!("{name}.key"), &made.signing_key.serialize_pem()),
+            ocsp: None,
         }
     }
 
     #[test]
     fn every_unusable_file_is_named_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (one, two) = (pair(dir.path(), "one.example"), pair(dir.path(), "two.example"));
-        let crossed = CertFiles { cert: one.cert.clone(), key: two.key.clone() };
-        let missing = CertFiles { cert: dir.path().join("none.pem"), key: one.key.clone() };
-        let empty = CertFiles { cert: write(dir.path(), "empty.pem", ""), key: one.key.clone() };
-        let tickets = Tickets::new().unwrap();
-        let problems = server_config(&[one, crossed, missing, empty], MinVersion::Tls12, &tickets).unwrap_err();
+        let (one, two, three) =
+            (pair(dir.path(), "one.example"), pair(dir.path(), "two.example"), pair(dir.path(), "three.example"));
+        std::fs::set_permissions(&three.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let crossed = CertFiles { cert: one.cert.clone(), ..two };
+        let missing = CertFiles { cert: dir.path().join("none.pem"), ..one.clone() };
+        let empty = CertFiles { cert: write(dir.path(), "empty.pem", ""), ..one.clone() };
+        let stapled = CertFiles { ocsp: Some(write(dir.path(), "one.ocsp", "no answer")), ..one.clone() };
+        let problems = load(&[one, crossed, missing, empty, three, stapled]).unwrap_err();
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(text.len(), 3, "{text:?}");
-        assert!(text[0].contains("two.example.key") && text[1].contains("none.pem") && text[2].contains("empty.pem"));
+        let expected =
+            ["two.example.key", "none.pem", "empty.pem", "three.example.key may be read by everybody", "one.ocsp"];
+        assert_eq!(text.len(), expected.len(), "{text:?}");
+        for (text, part) in text.iter().zip(expected) {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_its_own_certificates_before_those_with_a_wildcard() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<CertFiles> =
+            ["*.example.org", "www.example.org", "example.org"].iter().map(|name| pair(dir.path(), name)).collect();
+        let names = ByName::new(load(&files).unwrap());
+        for (name, expected) in [
+            ("www.example.org", &["www.example.org", "*.example.org"][..]),
+            ("other.example.org", &["*.example.org"]),
+            ("a.b.example.org", &[]),
+            ("example.org", &["example.org"]),
+            ("org", &[]),
+        ] {
+            let found: Vec<&str> = names.covering(name).map(|cert| cert.facts.names[0].as_str()).collect();
+            assert_eq!(found, expected, "{name}");
+        }
     }
 }

@@ -28,11 +28,12 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr(pub IpAddr);
 
-/// Where an origin listens: host name or IP literal, and port. Its text is the endpoint's identity.
+/// Where an origin listens: host name or IP literal, port, and whether it speaks TLS. Its text is the endpoint's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OriginAddr {
     host: Arc<str>,
     port: u16,
+    tls: bool,
 }
 
 /// What was wrong with a value, in one sentence that says what would have been right.
@@ -127,7 +128,7 @@ pub fn format_duration(value: Duration) -> String {
 }
 
 impl OriginAddr {
-    /// Reads `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
+    /// Reads `host:port`, `192.0.2.1:port` or `[2001:db8::1]:port`, each with `https://` before it if it speaks TLS.
     ///
     /// # Errors
     /// When the port is missing or zero, the host is empty, or a character stands in it that no host name has.
@@ -135,14 +136,18 @@ impl OriginAddr {
         let wrong = || {
             BadUnit(format!("`{text}` is no endpoint; write host:port, such as \"10.0.0.11:8080\" or \"[::1]:8080\""))
         };
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (tls, place) = match text.strip_prefix("https://") {
+            Some(place) => (true, place),
+            None => (false, text.strip_prefix("http://").unwrap_or(text)),
+        };
+        let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
         let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(literal) => literal.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?.to_string(),
             None if !host.is_empty() && host.bytes().all(is_host_byte) => host.to_ascii_lowercase(),
             None => return Err(wrong()),
         };
-        Ok(Self { host: host.into(), port })
+        Ok(Self { host: host.into(), port, tls })
     }
 
     /// The host name or IP literal, without brackets.
@@ -156,10 +161,25 @@ impl OriginAddr {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub fn tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Host and port as in the field `Host`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        Self { tls: false, ..self.clone() }.to_string()
+    }
 }
 
 impl fmt::Display for OriginAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tls {
+            f.write_str("https://")?;
+        }
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
@@ -254,6 +274,8 @@ mod tests {
             ("Zope1a:8080", "zope1a:8080"),
             ("[::1]:80", "[::1]:80"),
             ("[0:0::1]:80", "[::1]:80"),
+            ("https://Zope1a:8443", "https://zope1a:8443"),
+            ("http://zope1a:8080", "zope1a:8080"),
         ] {
             assert_eq!(OriginAddr::parse(text).unwrap().to_string(), shown);
         }
@@ -269,6 +291,9 @@ mod tests {
             "[zope]:80",
             "a/b:80",
             "::1:80",
+            "https://zope",
+            "ftp://zope:80",
+            "https://https://zope:80",
         ] {
             assert!(OriginAddr::parse(text).is_err(), "{text}");
         }

@@ -20,6 +20,7 @@ pub use asker::Asker;
 pub use body::ClientFault;
 pub use body::OriginBody;
 pub use body::RequestBody;
+pub use connect::Secure;
 pub use fetch::FetchError;
 pub use fetch::Fetched;
 pub use live::EndpointView;
@@ -70,6 +71,8 @@ pub struct Plan {
     pub buffer: u64,
     /// The ZEO servers behind the endpoints.
     pub storage: Vec<OriginAddr>,
+    /// How endpoints that speak TLS are believed; without it none is spoken to.
+    pub secure: Option<Secure>,
     /// How endpoints are checked.
     pub check: Check,
     /// How often a request that was not sent, or may be repeated, is tried elsewhere.

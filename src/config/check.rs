@@ -5,8 +5,10 @@ use crate::config::decode::nearest;
 use crate::config::settings::Config;
 use crate::config::settings::Site;
 use crate::config::settings::Upstream;
+use crate::config::settings::UpstreamTls;
 use crate::config::values::Listen;
 use crate::config::values::Memory;
+use crate::config::values::Scheme;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
 use crate::units::SetName;
@@ -104,6 +106,10 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
         let message = "there are certificates, but no listener speaks TLS".to_owned();
         context.warning("W0305", "tls.certs", message, "write one listener as \"https://ADDR:PORT\"");
     }
+    cert_files(config, context);
+}
+
+fn cert_files(config: &Config, context: &mut Context<'_>) {
     for (at, cert) in config.tls.certs.iter().enumerate() {
         for (key, path) in [("cert", &cert.cert), ("key_file", &cert.key_file)] {
             if path.as_os_str().is_empty() {
@@ -224,6 +230,10 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
     {
         context.error("E0314", &format!("{path}.zope"), bad.to_string(), "");
     }
+    if !site.hsts.is_zero() && !config.listens().iter().any(|listen| listen.tls) && site.scheme != Scheme::Https {
+        let message = format!("site \"{name}\" sets `hsts`, but visitors never come by TLS");
+        context.warning("W0325", &format!("{path}.hsts"), message, "add a listener \"https://ADDR:PORT\"");
+    }
     for (at, limit) in site.limits.iter().enumerate() {
         if limit.as_str() != BUILT_IN_LIMIT && !config.limit.contains_key(limit) {
             let mut known: Vec<&str> = config.limit.keys().map(crate::units::LimitName::as_str).collect();
@@ -288,6 +298,7 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
             context.error("E0324", &format!("{path}.warmup.paths.{at}"), message, "write it like \"/news\"");
         }
     }
+    upstream_tls(path, upstream, context);
     if !upstream.servers.is_empty() && !upstream.set.is_empty() {
         let message = format!("[{path}] has both `servers` and `set`");
         context.error("E0320", &format!("{path}.servers"), message, "keep one: `servers` is short for one set");
@@ -299,6 +310,23 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
         check_endpoints(&format!("{path}.set.{name}"), endpoints, context);
     }
     check_active(path, upstream, context);
+}
+
+fn upstream_tls(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
+    let tls = &upstream.tls;
+    if tls.cert.is_some() != tls.key_file.is_some() {
+        let message = format!("[{path}.tls] has one of `cert` and `key_file`, which go together");
+        context.error("E0326", &format!("{path}.tls"), message, "add the other");
+    }
+    let speaks = upstream.sets().values().flatten().any(|server| server.addr.tls());
+    if *tls != UpstreamTls::default() && !speaks {
+        let message = format!("[{path}.tls] is set, but no endpoint speaks TLS");
+        context.warning("W0327", &format!("{path}.tls"), message, "write endpoints as \"https://HOST:PORT\"");
+    }
+    for (at, server) in upstream.storage.iter().enumerate().filter(|(_, server)| server.tls()) {
+        let message = format!("`{path}.storage`: {server} cannot be asked by TLS");
+        context.error("E0328", &format!("{path}.storage.{at}"), message, "write it as \"HOST:PORT\"");
+    }
 }
 
 fn check_active(path: &str, upstream: &Upstream, context: &mut Context<'_>) {

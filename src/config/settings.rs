@@ -6,6 +6,8 @@ use crate::config::values::Balance;
 use crate::config::values::CheckKind;
 use crate::config::values::ClientCacheControl;
 use crate::config::values::ClientKey;
+use crate::config::values::FieldName;
+use crate::config::values::FieldValue;
 use crate::config::values::Listen;
 use crate::config::values::LogFormat;
 use crate::config::values::LogLevel;
@@ -120,8 +122,9 @@ settings! {
     /// TLS towards visitors.
     Tls {
         /// Certificates, chosen by the name that a visitor asks for (SNI); the first serves who asks for none.
-        /// Each is `{ cert = "PATH", key_file = "PATH" }`, PEM, leaf first. Read again at every reload.
-        certs: Vec<Cert> = Vec::new(),
+        /// Each is `{ cert = "PATH", key_file = "PATH" }`, PEM, leaf first. Of several for one name the first is taken whose
+        /// key the visitor can verify: ECDSA before RSA. Read again at every reload.
+        certs: Vec<CertPair> = Vec::new(),
         /// The lowest version: "1.2" or "1.3".
         min: TlsMin = TlsMin::Tls12,
     }
@@ -129,11 +132,13 @@ settings! {
 
 settings! {
     /// One certificate.
-    Cert {
+    CertPair {
         /// The chain, leaf first, PEM.
         cert: PathBuf = PathBuf::new(),
-        /// Its private key, PEM.
+        /// Its private key, PEM; a file that everybody on the machine may read is refused.
         key_file: PathBuf = PathBuf::new(),
+        /// What its authority says of it now (OCSP, DER), to be stapled to it. Renew the file and reload.
+        ocsp_file: Option<PathBuf> = None,
     }
 }
 
@@ -190,6 +195,14 @@ settings! {
         limits: Vec<LimitName> = LimitName::parse("per-client").into_iter().collect(),
         /// Networks that may see this site; empty: everybody. Others are answered 403.
         allow: Vec<IpNet> = Vec::new(),
+        /// How long browsers shall remember to come by TLS only (Strict-Transport-Security), such as "180d"; "0s" says
+        /// nothing. Hard to take back: begin with "5min".
+        hsts: Duration = Duration::ZERO,
+        /// Whether that holds for all names below this one, too.
+        hsts_subdomains: bool = false,
+        /// Fields that each answer gets unless the origin set them, such as
+        /// `{ x-content-type-options = "nosniff", referrer-policy = "strict-origin-when-cross-origin" }`.
+        headers: BTreeMap<FieldName, FieldValue> = BTreeMap::new(),
         /// Bytes of a request's body, if not as `server.limits.body`.
         body: Option<ByteSize> = None,
     }
@@ -200,7 +213,7 @@ settings! {
     Upstream {
         /// Requests in flight at one endpoint, never more: waitress's `threads`. What comes besides waits here, not there.
         threads: u32 = 4,
-        /// The endpoints, each "HOST:PORT", if wanted with ` weight=N` (its share of the load, 1 to 100) and ` backup` (used
+        /// The endpoints, each "HOST:PORT" ("https://HOST:PORT" if it speaks TLS), if wanted with ` weight=N` (its share of the load, 1 to 100) and ` backup` (used
         /// only while no other is open). Either this or `set`.
         servers: Vec<Endpoint> = Vec::new(),
         /// Alternative sets of endpoints by name, such as `primary = ["HOST:PORT"]`, of which one serves.
@@ -228,10 +241,26 @@ settings! {
         /// The ZEO servers behind these Zopes, each "HOST:PORT". They are asked as often as endpoints are checked; while none
         /// takes writes, requests wait (`queue.hold`) and what is stored is served stale: a Zope would hang with each.
         storage: Vec<OriginAddr> = Vec::new(),
+        /// How endpoints that speak TLS are believed.
+        tls: UpstreamTls = UpstreamTls::default(),
         /// How endpoints are checked.
         check: Check = Check::default(),
         /// How often a request that was certainly not sent, or may be repeated, is tried again elsewhere. 1 to 5.
         retries: u32 = 1,
+    }
+}
+
+settings! {
+    /// How endpoints that speak TLS are believed. Their certificates are always verified.
+    UpstreamTls {
+        /// The authorities that sign their certificates, PEM. Without it the system's.
+        ca_file: Option<PathBuf> = None,
+        /// The name that their certificates must have. Without it the one in each endpoint's address.
+        name: Option<String> = None,
+        /// The certificate that we show when they ask who we are, PEM, leaf first; with `key_file`.
+        cert: Option<PathBuf> = None,
+        /// Its private key, PEM.
+        key_file: Option<PathBuf> = None,
     }
 }
 

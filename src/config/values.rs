@@ -16,7 +16,10 @@ use crate::units::SiteName;
 use crate::units::UpstreamName;
 use crate::units::format_duration;
 use crate::units::parse_duration;
+use http::HeaderName;
+use http::HeaderValue;
 use ipnet::IpNet;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +39,28 @@ pub struct Server {
     /// Used only while no other is open.
     pub backup: bool,
 }
+
+/// Fields whose values are ours or the origin's alone: framing, and what caches go by.
+const OWN_FIELDS: &[&str] = &[
+    "age",
+    "cache-status",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "etag",
+    "keep-alive",
+    "last-modified",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+];
 
 /// Where to listen: `"ADDR:PORT"`, or `"https://ADDR:PORT"` for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +129,26 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
+/// The name of a header field that an operator may set, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldName(pub HeaderName);
+
+impl Ord for FieldName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.as_str().cmp(other.0.as_str())
+    }
+}
+
+impl PartialOrd for FieldName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The value of a header field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldValue(pub HeaderValue);
+
 /// Reads a string by `parse`, or notes what was wrong with it.
 fn text<T>(
     value: &Spanned<DeValue<'_>>,
@@ -162,6 +207,7 @@ text_setting!(Memory, Memory::parse, |memory| match memory {
 });
 text_setting!(ClientKey, ClientKey::parse, |key| format!("ip/{},{}", key.v4_bits, key.v6_bits));
 text_setting!(Rate, Rate::parse, Rate::show_text);
+text_setting!(FieldValue, FieldValue::parse, |value| String::from_utf8_lossy(value.0.as_bytes()).into_owned());
 text_setting!(Mode, Mode::parse, |mode| format!("{:04o}", mode.0));
 
 fn parse_path(written: &str) -> Result<PathBuf, BadUnit> {
@@ -274,6 +320,28 @@ impl Rate {
             _ => "h",
         };
         format!("{}/{unit}", self.count)
+    }
+}
+
+impl FieldValue {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let value = HeaderValue::from_str(written).ok().filter(|_| written.trim() == written);
+        value.map(Self).ok_or_else(|| BadUnit(format!("`{written}` cannot be the value of a header field")))
+    }
+}
+
+impl Name for FieldName {
+    fn read(text: &str) -> Result<Self, BadUnit> {
+        let wrong = |why: &str| BadUnit(format!("`{text}` {why}"));
+        let name = HeaderName::try_from(text).map_err(|_| wrong("is no name of a header field"))?;
+        if OWN_FIELDS.contains(&name.as_str()) {
+            return Err(wrong("is written by tidegate itself"));
+        }
+        Ok(Self(name))
+    }
+
+    fn text(&self) -> &str {
+        self.0.as_str()
     }
 }
 

@@ -97,8 +97,8 @@ pub enum WhyPass {
 pub enum Judged<'r> {
     /// Good.
     Question(Question<'r>),
-    /// It belongs at another address of the same site.
-    Redirect(String),
+    /// It belongs at another address of the same site, to which it came by this scheme.
+    Redirect(String, &'r Arc<Site>, &'static str),
     /// `OPTIONS *`: about the server itself (RFC 9110 9.3.7).
     AboutServer,
     /// Refused, and by which site, if it got so far.
@@ -230,9 +230,9 @@ fn question<'r, B: http_body::Body>(
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
     vhost::refuse_words(&target.path).map_err(refused)?;
-    let scheme = site.scheme.unwrap_or(if approach.tls { "https" } else { "http" });
+    let scheme = site.seen_scheme(approach.tls);
     if let Some(location) = moved(snapshot, approach, site, scheme, &authority, &target, canonical) {
-        return Ok(Judged::Redirect(location));
+        return Ok(Judged::Redirect(location, site, scheme));
     }
     for limit in &site.limits {
         limit

@@ -105,11 +105,14 @@ impl Service<Request<Incoming>> for Session {
                 Answer::Ready(Some(response))
             }
             First::Pass(errand, trail) => Answer::Pending(Box::pin(async move {
-                let response = fetch::pass(&errand, trail, request).await;
+                let mut response = fetch::pass(&errand, trail, request).await;
+                errand.site.dress(response.headers_mut(), errand.scheme);
                 response.map(|body| body.watched(watch))
             })),
             First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
-                let response = fetch::shared(*errand, trail, request).await;
+                let (site, scheme) = (Arc::clone(&errand.site), errand.scheme);
+                let mut response = fetch::shared(*errand, trail, request).await;
+                site.dress(response.headers_mut(), scheme);
                 response.map(|body| body.watched(watch))
             })),
         }
@@ -126,15 +129,21 @@ fn first(
 ) -> First {
     let question = match intake::judge(snapshot, approach, request) {
         Judged::Question(question) => question,
-        Judged::Redirect(location) => {
-            return First::Answered(deliver::redirect(edge, approach, request, &location, now));
+        Judged::Redirect(location, site, scheme) => {
+            let mut response = deliver::redirect(edge, approach, request, &location, now);
+            site.dress(response.headers_mut(), scheme);
+            return First::Answered(response);
         }
         Judged::AboutServer => return First::Answered(deliver::about_server(edge, approach, request, now)),
         Judged::Refused(refusal, site, client) => {
-            return First::Answered(deliver::refused(edge, approach, request, site, client, &refusal, now));
+            let mut response = deliver::refused(edge, approach, request, site, client, &refusal, now);
+            if let Some(site) = site {
+                site.dress(response.headers_mut(), site.seen_scheme(approach.tls));
+            }
+            return First::Answered(response);
         }
     };
-    match question.kind {
+    let mut first = match question.kind {
         Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
         Kind::Pass(why) => match Errand::new(edge, snapshot, &question, request.headers(), None, why.status()) {
             Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
@@ -143,7 +152,11 @@ fn first(
             }
         },
         Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
+    };
+    if let First::Answered(response) = &mut first {
+        question.site.dress(response.headers_mut(), question.scheme);
     }
+    first
 }
 
 /// The cache's part: what is stored and may be reused is the answer.

@@ -241,7 +241,7 @@ impl Upstream {
             }
         }
         let began = clock::mono();
-        match connect::open(&endpoint.addr, plan.timeouts.connect).await {
+        match connect::open(&endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await {
             Ok(sender) => {
                 self.counters.connected(clock::mono().saturating_duration_since(began));
                 send(sender, request, first_byte, false).await

@@ -2,10 +2,10 @@
 //! that takes no thread's place in the count.
 
 use crate::clock;
-use crate::upstream::Check;
 use crate::upstream::CheckKind;
 use crate::upstream::Hold;
 use crate::upstream::Plan;
+use crate::upstream::Secure;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::endpoint::Endpoint;
@@ -103,7 +103,7 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
         if plan.check.kind == CheckKind::Off {
             upstream.try_unchecked();
         } else {
-            let result = tokio::time::timeout(plan.check.timeout, check(&endpoint, &plan.check)).await;
+            let result = tokio::time::timeout(plan.check.timeout, check(&endpoint, plan)).await;
             let word = match &result {
                 Ok(Ok(())) => "ok",
                 Ok(Err(_)) => "failed",
@@ -141,7 +141,9 @@ async fn warm_up(endpoint: &Endpoint, plan: &Plan) -> Option<Duration> {
     let mut slowest = Duration::ZERO;
     for path in &plan.warmup.paths {
         let began = clock::mono();
-        let page = tokio::time::timeout(plan.warmup.at_most, get(endpoint, path, plan.timeouts.connect)).await;
+        let page =
+            tokio::time::timeout(plan.warmup.at_most, get(endpoint, path, plan.secure.as_ref(), plan.timeouts.connect))
+                .await;
         if let Err(why) = page.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             endpoint.note_error(format!("warm-up {path}: {why}"));
             return None;
@@ -151,7 +153,8 @@ async fn warm_up(endpoint: &Endpoint, plan: &Plan) -> Option<Duration> {
     Some(slowest)
 }
 
-async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
+async fn check(endpoint: &Endpoint, plan: &Plan) -> Result<(), String> {
+    let check = &plan.check;
     let path = match &check.kind {
         CheckKind::Off => return Ok(()),
         CheckKind::Tcp => {
@@ -162,15 +165,16 @@ async fn check(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
         }
         CheckKind::Http { path } => path,
     };
-    get(endpoint, path, check.timeout).await
+    get(endpoint, path, plan.secure.as_ref(), check.timeout).await
 }
 
 /// Gets a page on a connection of its own.
-async fn get(endpoint: &Endpoint, path: &str, connect: Duration) -> Result<(), String> {
-    let mut sender = connect::open(&endpoint.addr, connect).await.map_err(|error| crate::telemetry::chain(&error))?;
+async fn get(endpoint: &Endpoint, path: &str, secure: Option<&Secure>, connect: Duration) -> Result<(), String> {
+    let opened = connect::open(&endpoint.addr, secure, connect).await;
+    let mut sender = opened.map_err(|error| crate::telemetry::chain(&error))?;
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = path.parse().map_err(|_| format!("check path `{path}` is no path"))?;
-    let host = HeaderValue::try_from(endpoint.addr.to_string()).map_err(|error| error.to_string())?;
+    let host = HeaderValue::try_from(endpoint.addr.authority()).map_err(|error| error.to_string())?;
     request.headers_mut().insert(header::HOST, host);
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("tidegate-check"));
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
