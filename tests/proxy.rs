@@ -4,8 +4,6 @@
 mod client;
 #[path = "proxy/edge.rs"]
 mod edge;
-#[path = "proxy/hostile.rs"]
-mod hostile;
 #[path = "proxy/origin.rs"]
 mod origin;
 #[path = "proxy/queue.rs"]

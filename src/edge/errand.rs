@@ -114,6 +114,9 @@ impl Errand {
             self.site.metrics.headers_stripped(dropped);
         }
         hop::join_cookies(&mut headers);
+        if method == Method::OPTIONS {
+            hop::count_hop(&mut headers);
+        }
         let trusted = hop::is_trusted(self.peer, &self.snapshot.server.trusted);
         hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &self.authority);
         let host =

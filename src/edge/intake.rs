@@ -99,7 +99,7 @@ pub enum Judged<'r> {
     Question(Question<'r>),
     /// It belongs at another address of the same site, to which it came by this scheme.
     Redirect(String, &'r Arc<Site>, &'static str),
-    /// `OPTIONS *`: about the server itself (RFC 9110 9.3.7).
+    /// `OPTIONS *`, or one that may go no further: about the server itself (RFC 9110 9.3.7, 7.6.2).
     AboutServer,
     /// Refused, and by which site, if it got so far.
     Refused(Refusal, Option<&'r Arc<Site>>, ClientAddr),
@@ -197,6 +197,10 @@ fn question<'r, B: http_body::Body>(
 ) -> Result<Judged<'r>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
     framing::request(method, request.version(), headers).map_err(refused)?;
+    // hyper counts the fields of HTTP/1 only; in HTTP/2 the size of the list would allow ten times as many.
+    if headers.len() > snapshot.server.limits.headers as usize {
+        return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers"));
+    }
     let authority = host::effective(request.uri(), headers, approach.http2).map_err(refused)?;
     if method == Method::OPTIONS && request.uri().path() == "*" {
         return Ok(Judged::AboutServer);
@@ -211,6 +215,9 @@ fn question<'r, B: http_body::Body>(
         None => return Err(UNKNOWN_SITE),
     };
     *seen = Some(site);
+    if method == Method::OPTIONS && hop::max_forwards(headers) == Some(0) {
+        return Ok(Judged::AboutServer);
+    }
     if purge {
         let question = Question {
             approach,
@@ -306,7 +313,6 @@ const UNKNOWN_SITE: Refusal =
     Refusal { status: StatusCode::MISDIRECTED_REQUEST, why: "unknown_site", retry_after: None, close: false };
 
 fn refused(refused: framing::Refused) -> Refusal {
-    // What follows a request that could be read in two ways cannot be trusted to be a request.
     let refusal = Refusal::new(refused.status, refused.why);
-    if refused.status == StatusCode::BAD_REQUEST { refusal.closing() } else { refusal }
+    if refused.ends_connection() { refusal.closing() } else { refusal }
 }

@@ -40,11 +40,20 @@ const METHODS: &[&str] = &[
     "PURGE",
 ];
 
+/// What follows a CONNECT may be meant for a tunnel and not for us (RFC 9110 9.3.6).
+pub const CONNECT: Refused = Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "connect" };
+
 impl Refused {
     /// A refusal with 400.
     #[must_use]
     pub const fn bad(why: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, why }
+    }
+
+    /// Whether what follows on the connection cannot be trusted to be a request: this one could be read in two ways.
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        self.status == StatusCode::BAD_REQUEST || *self == CONNECT
     }
 }
 
@@ -53,7 +62,10 @@ impl Refused {
 /// # Errors
 /// What it is refused for.
 pub fn request(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refused> {
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    if *method == Method::CONNECT {
+        return Err(CONNECT);
+    }
+    if *method == Method::TRACE {
         return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "method" });
     }
     if !METHODS.contains(&method.as_str()) {

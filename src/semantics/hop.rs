@@ -62,8 +62,23 @@ const FORBIDDEN: &[&str] = &[
     "x-method-override",
     "x-anonymous",
     "x-varnish-routed",
+    "x-host",
+    "x-script-name",
+    "x-wsgi-path",
+    "x-url-scheme",
+    "x-vhm-host",
+    "x-vhm-root",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "front-end-https",
     "expect",
 ];
+
+/// What begins so is a proxy's word about the client, and is written by us or by nobody.
+const FORWARDED_PREFIX: &str = "x-forwarded";
 
 /// Fields that say who the client is and how it reached us; ours replace them.
 const FORWARDED: &[&str] = &[
@@ -76,6 +91,9 @@ const FORWARDED: &[&str] = &[
     "x-real-ip",
     "forwarded",
 ];
+
+/// The most hops that a request may still make when it leaves us (RFC 9110 7.6.2 lets each hop have its own maximum).
+const MAX_FORWARDS: u64 = 64;
 
 /// More hops than this are not believed.
 const HOPS_MAX: usize = 20;
@@ -94,7 +112,31 @@ pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
     remove_listed(headers);
     remove_where(headers, |name| HOP_BY_HOP.contains(&name));
     // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
-    Ok(remove_where(headers, |name| FORBIDDEN.contains(&name) || name.contains('_')))
+    Ok(remove_where(headers, |name| {
+        FORBIDDEN.contains(&name)
+            || name.contains('_')
+            || (name.starts_with(FORWARDED_PREFIX) && !FORWARDED.contains(&name))
+    }))
+}
+
+/// How many more hops a request may make, if it says so (RFC 9110 7.6.2). What is no number says nothing.
+#[must_use]
+pub fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::MAX_FORWARDS)?.as_bytes();
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let hop = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    digits.then(|| value.iter().fold(0, hop).min(MAX_FORWARDS))
+}
+
+/// Counts our own hop in the Max-Forwards of an OPTIONS; it must have one left.
+pub fn count_hop(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::MAX_FORWARDS) {
+        return;
+    }
+    match max_forwards(headers).map(|hops| hops.saturating_sub(1)) {
+        Some(left) => headers.insert(header::MAX_FORWARDS, HeaderValue::from(left)),
+        None => headers.remove(header::MAX_FORWARDS),
+    };
 }
 
 /// Makes an answer's fields fit to be stored and delivered; framing is written anew by hyper. What Connection lists is
@@ -314,6 +356,24 @@ mod tests {
             [("close", false), ("Keep-Alive, TE", false), ("", false), ("accept", true), ("close, X-A", true)]
         {
             assert_eq!(drops_fields(&headers(&[("connection", value)])), hides, "{value}");
+        }
+    }
+
+    #[test]
+    fn each_hop_of_an_options_is_counted() {
+        for (value, hops, left) in [
+            ("0", Some(0), Some("0")),
+            ("1", Some(1), Some("0")),
+            ("70", Some(64), Some("63")),
+            ("99999999999999999999999", Some(64), Some("63")),
+            ("", None, None),
+            ("-1", None, None),
+            ("1, 2", None, None),
+        ] {
+            let mut request = headers(&[("max-forwards", value)]);
+            assert_eq!(max_forwards(&request), hops, "{value}");
+            count_hop(&mut request);
+            assert_eq!(request.get("max-forwards").map(|value| value.to_str().unwrap()), left, "{value}");
         }
     }
 

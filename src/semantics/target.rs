@@ -32,8 +32,10 @@ pub fn parse(uri: &Uri, max: usize) -> Result<Target<'_>, Refused> {
     {
         return Err(Refused::bad("target_scheme"));
     }
-    // `GET x` is parsed as an authority with an empty path; with a scheme an empty path means `/` (RFC 9110 4.2.3).
-    if !whole.starts_with('/') && uri.scheme().is_none() {
+    // `GET x` is parsed as an authority with an empty path; with a scheme an empty path means `/` (RFC 9110 4.2.3). HTTP/2's
+    // `:path` comes with a scheme, and may be anything at all (RFC 9113 8.3.1 wants what HTTP/1.1 wants).
+    let empty = uri.scheme().is_some() && (whole.is_empty() || whole.starts_with('?'));
+    if !empty && !whole.starts_with('/') {
         return Err(Refused::bad("target"));
     }
     let (path, query) = match whole.split_once('?') {

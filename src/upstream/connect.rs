@@ -133,6 +133,7 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_MAX)
+        .max_header_size(BUFFER_MAX)
         .handshake::<_, RequestBody>(TokioIo::new(stream))
         .await
         .map_err(|source| ConnectError::Http { addr: addr.clone(), source })?;

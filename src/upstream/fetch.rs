@@ -28,8 +28,14 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
+use tokio::sync::Notify;
+
+/// More interim answers to one request are a flood: 100, 103 and a few 102 are all that anybody has a use for.
+const INTERIM_MAX: u32 = 64;
 
 /// An answer's head, with its body still to be read.
 pub struct Fetched {
@@ -251,13 +257,38 @@ impl Upstream {
     }
 }
 
+/// The interim answers (1xx) to one request. They are passed over; an origin that has no end of them is cut off.
+#[derive(Default)]
+struct Interim {
+    heard: AtomicU32,
+    flood: Notify,
+}
+
+impl Interim {
+    fn one(&self) {
+        if self.heard.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
+            self.flood.notify_one();
+        }
+    }
+}
+
 async fn send(
     mut sender: SendRequest<RequestBody>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     first_byte: Duration,
     reused: bool,
 ) -> Attempt {
-    match tokio::time::timeout(first_byte, sender.try_send_request(request)).await {
+    let interim = Arc::new(Interim::default());
+    let heard = Arc::clone(&interim);
+    hyper::ext::on_informational(&mut request, move |_| heard.one());
+    let answer = tokio::time::timeout(first_byte, sender.try_send_request(request));
+    // Both arms are cancel-safe: dropped, the answer's future closes its connection.
+    let answer = tokio::select! {
+        biased;
+        () = interim.flood.notified() => return Attempt::Lost(FetchError::BadAnswer("interim_flood"), false),
+        answer = answer => answer,
+    };
+    match answer {
         Ok(Ok(response)) => Attempt::Answered(response, sender),
         Ok(Err(mut error)) => {
             if let Some(whole) = error.take_message() {

@@ -66,13 +66,22 @@ impl Client {
 
     /// The next answer's head.
     pub fn head(&mut self) -> Reply {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = self.reader.read_line(&mut head).expect("an answer in time");
-            assert!(read > 0, "the connection was closed within a head: {head:?}");
+        self.head_if_any().expect("the connection was closed before or within a head")
+    }
+
+    /// The next answer's head, unless the other side has closed.
+    pub fn head_if_any(&mut self) -> Option<Reply> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match self.reader.read_until(b'\n', &mut head) {
+                Ok(0) => return None,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                read => assert!(read.is_ok(), "an answer in time: {read:?}"),
+            }
         }
+        let head = String::from_utf8_lossy(&head).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        Reply { status, head, body: Vec::new(), whole: false }
+        Some(Reply { status, head, body: Vec::new(), whole: false })
     }
 
     /// So many bytes of what comes next.

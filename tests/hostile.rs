@@ -1,0 +1,20 @@
+//! Clients and origins that mean harm, over real sockets: tables of what they do, by the sentence of the RFC that bears on it.
+
+#[allow(dead_code, reason = "shared with the tests of the proxy, which use all of it")]
+#[path = "proxy/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with the tests of the proxy, which use all of it")]
+#[path = "proxy/edge.rs"]
+mod edge;
+#[allow(dead_code, reason = "shared with the tests of the proxy, which use all of it")]
+#[path = "proxy/origin.rs"]
+mod origin;
+
+#[path = "hostile/answers.rs"]
+mod answers;
+#[path = "hostile/recorder.rs"]
+mod recorder;
+#[path = "hostile/requests.rs"]
+mod requests;
+#[path = "hostile/table.rs"]
+mod table;
