@@ -110,9 +110,10 @@ fn stored() -> Arc<Stored> {
         if_error: Duration::ZERO,
         heuristic: false,
         explicit: true,
+        strict: false,
     };
     let body = StoredBody::Whole(Bytes::from(vec![b'x'; 1024]));
-    Arc::new(Stored { status: StatusCode::OK, head, body, freshness, selection: Selection::default() })
+    Arc::new(Stored { status: StatusCode::OK, head, body, freshness, selection: Selection::default(), hidden: None })
 }
 
 fn judge<'r>(snapshot: &'r Snapshot, request: &'r Request<Empty<Bytes>>) -> Question<'r> {

@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod inbound;
 pub mod intake;
 pub mod listener;
+pub mod obsolete;
 pub mod permits;
 pub mod pipeline;
 pub mod purge;

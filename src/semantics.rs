@@ -1,4 +1,4 @@
-//! What HTTP and its caches mean (RFC 9110, 9111, 9112, 5861, 9211), as functions of their inputs.
+//! What HTTP and its caches mean (RFC 9110, 9111, 9112, 5861, 9211, 9213), as functions of their inputs.
 //!
 //! No IO, clock, lock or log. What comes from outside never panics here: it is understood, or refused with a reason.
 
@@ -6,13 +6,19 @@ pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
 pub mod date;
+pub mod delivery;
+pub mod downstream;
 pub mod framing;
 pub mod freshness;
 pub mod hop;
 pub mod host;
 pub mod key;
+pub mod obsolete;
+pub mod policy;
+pub mod range;
 pub mod reuse;
 pub mod storable;
+pub mod structured;
 pub mod target;
 pub mod validator;
 pub mod vary;

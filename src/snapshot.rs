@@ -118,6 +118,8 @@ pub struct CachePolicy {
     pub honour_client: bool,
     /// Whether visitors are told what the cache did.
     pub tell: bool,
+    /// Whether s-maxage goes no further than here.
+    pub hide_shared: bool,
     /// Who may purge.
     pub purge: Vec<IpNet>,
 }
@@ -551,10 +553,12 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {
             grace_error: cache.grace_error,
             override_must_revalidate: cache.override_must_revalidate,
             error_ttl_max: cache.error_ttl_max,
+            trust_origin: cache.trust_origin,
         },
         object_max: cache.object_max.0,
         honour_client: cache.client_cache_control == values::ClientCacheControl::Honour,
         tell: cache.status,
+        hide_shared: cache.hide_s_maxage,
         purge,
     }
 }

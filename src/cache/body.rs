@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
+use std::task::ready;
 
 /// How much a relaying fill holds for its slowest reader before the origin has to wait.
 const RELAY_WINDOW: u64 = 256 * 1024;
@@ -95,6 +96,8 @@ pub struct FillWriter {
 pub enum Write {
     /// Go on.
     Accepted,
+    /// Nobody reads it now, but it is kept: go on for a while.
+    Unread,
     /// No reader is left and the body is too large to keep: stop fetching.
     Abandoned,
 }
@@ -109,6 +112,15 @@ pub enum BodyReader {
     Segments(Arc<[Bytes]>, usize),
     /// Follows a fill.
     Filling(FillReader),
+    /// Follows a fill, but for the bytes before a part of it, and ends with that part.
+    Part {
+        /// The whole.
+        reader: FillReader,
+        /// The bytes still to be left out.
+        skip: u64,
+        /// The bytes still to be read.
+        left: u64,
+    },
 }
 
 /// A reader's place in a [`Fill`].
@@ -171,6 +183,53 @@ impl StoredBody {
             Self::Filling(fill) => BodyReader::Filling(Fill::join(fill)?),
         })
     }
+}
+
+impl StoredBody {
+    /// A reader of `len` bytes from the byte `first` on, which must lie within the body; `None` when a fill can no longer be
+    /// joined.
+    #[must_use]
+    pub fn part(&self, first: u64, len: u64) -> Option<BodyReader> {
+        if let Self::Filling(fill) = self {
+            return Some(BodyReader::Part { reader: Fill::join(fill)?, skip: first, left: len });
+        }
+        let mut pieces = Vec::new();
+        self.pieces(first, len, &mut pieces);
+        Some(BodyReader::Segments(pieces.into(), 0))
+    }
+
+    /// Appends the pieces of a complete body that hold `len` bytes from the byte `first` on, without copying them; says
+    /// whether it is complete.
+    pub fn pieces(&self, first: u64, len: u64, pieces: &mut Vec<Bytes>) -> bool {
+        let segments = match self {
+            Self::Whole(bytes) => std::slice::from_ref(bytes),
+            Self::Segments(segments, _) => &segments[..],
+            Self::Filling(_) => return false,
+        };
+        let (mut skip, mut left) = (first, len);
+        for segment in segments {
+            if left == 0 {
+                break;
+            }
+            let piece = cut(segment, &mut skip, &mut left);
+            if !piece.is_empty() {
+                pieces.push(piece);
+            }
+        }
+        true
+    }
+}
+
+/// What of `bytes` lies behind `skip` and within `left`, both of which are counted down.
+fn cut(bytes: &Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
+    let size = bytes.len() as u64;
+    let from = size.min(*skip);
+    *skip -= from;
+    let to = from + (size - from).min(*left);
+    *left -= to - from;
+    // Both are at most the length, which is a usize.
+    let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    bytes.slice(at(from)..at(to))
 }
 
 impl Fill {
@@ -290,7 +349,8 @@ impl FillWriter {
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Write> {
         let mut state = self.fill.lock();
         if state.mode == Mode::Keep {
-            return Poll::Ready(Write::Accepted);
+            let read = state.readers.iter().any(Option::is_some);
+            return Poll::Ready(if read { Write::Accepted } else { Write::Unread });
         }
         if state.readers.iter().all(Option::is_none) {
             return Poll::Ready(Write::Abandoned);
@@ -375,6 +435,23 @@ impl BodyReader {
                 Poll::Ready(piece.map(Ok))
             }
             Self::Filling(reader) => Pin::new(reader).poll_next(cx),
+            Self::Part { reader, skip, left } => loop {
+                if *left == 0 {
+                    // The place among the fill's readers is given back at once.
+                    *self = Self::Done;
+                    return Poll::Ready(None);
+                }
+                match ready!(Pin::new(&mut *reader).poll_next(cx)) {
+                    Some(Ok(bytes)) => {
+                        let piece = cut(&bytes, skip, left);
+                        if !piece.is_empty() {
+                            return Poll::Ready(Some(Ok(piece)));
+                        }
+                    }
+                    Some(Err(truncated)) => return Poll::Ready(Some(Err(truncated))),
+                    None => return Poll::Ready(Some(Err(Truncated))),
+                }
+            },
         }
     }
 
@@ -384,6 +461,7 @@ impl BodyReader {
         match self {
             Self::Done => true,
             Self::Segments(segments, next) => *next >= segments.len(),
+            Self::Part { left, .. } => *left == 0,
             Self::Whole(_) | Self::Filling(_) => false,
         }
     }
@@ -494,6 +572,25 @@ mod tests {
         drop(reader);
         assert_eq!(writer.write(Bytes::from(vec![7; 500])).await, Write::Abandoned);
         assert!(StoredBody::Filling(writer.fill()).reader().is_none(), "its beginning is gone");
+    }
+
+    #[tokio::test]
+    async fn a_part_can_be_read_of_what_is_stored_and_of_what_arrives() {
+        let body: Vec<u8> = (0..2 * SEGMENT + 10).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let (writer, _) = fill(Some(body.len() as u64), u64::MAX);
+        let arriving = StoredBody::Filling(writer.fill());
+        let spans = [(0, 1), (5, 10), (SEGMENT as u64 - 1, 3), (0, body.len() as u64), (2 * SEGMENT as u64 + 9, 1)];
+        let early: Vec<_> =
+            spans.iter().map(|(first, len)| tokio::spawn(read_all(arriving.part(*first, *len).unwrap()))).collect();
+        for piece in body.chunks(70_001) {
+            writer.write(Bytes::copy_from_slice(piece)).await;
+        }
+        let stored = writer.finish().unwrap().unwrap();
+        for ((first, len), early) in spans.into_iter().zip(early) {
+            let expected = &body[usize::try_from(first).unwrap()..][..usize::try_from(len).unwrap()];
+            assert_eq!(read_all(stored.part(first, len).unwrap()).await.unwrap(), expected);
+            assert_eq!(early.await.unwrap().unwrap(), expected);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! A leader that is dropped without a word has failed, so no follower ever waits for nobody.
 
 use crate::cache::entry::Stored;
+use http::StatusCode;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
@@ -15,6 +16,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::watch;
 
 const SHARDS: usize = 32;
@@ -28,8 +30,19 @@ pub enum Landing {
     Shared(Arc<Stored>),
     /// With a response for its leader alone: everyone else asks for himself, at once and side by side.
     Private,
-    /// Without a response: one of the waiting may try once more.
-    Failed,
+    /// Without a response, perhaps for a reason that holds for all: one of the waiting may try once more.
+    Failed(Option<Failure>),
+}
+
+/// Why a fetch gave no response, for those who waited for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What a client is answered.
+    pub status: StatusCode,
+    /// The word for logs and metrics.
+    pub why: &'static str,
+    /// When to come back, if that can help.
+    pub retry_after: Option<Duration>,
 }
 
 type ByKey = HashMap<Box<[u8]>, Arc<Flight>>;
@@ -123,7 +136,7 @@ impl Flight {
         let mut landing = self.landing.subscribe();
         match landing.wait_for(|landing| !matches!(landing, Landing::Airborne)).await {
             Ok(landing) => landing.clone(),
-            Err(_) => Landing::Failed,
+            Err(_) => Landing::Failed(None),
         }
     }
 }
@@ -150,6 +163,14 @@ impl Leader {
         self.flight.landing.send_replace(Landing::Private);
     }
 
+    /// Lands without a response, and tells those who wait why.
+    pub fn fail(mut self, failure: Failure) {
+        self.landed = true;
+        // Out of the map first: whoever comes now tries anew.
+        self.flights.leave(&self.key, &self.flight);
+        self.flight.landing.send_replace(Landing::Failed(Some(failure)));
+    }
+
     /// Runs `store` unless the key was purged since the flight began; a purge during `store` waits for it.
     pub fn store_unless_purged(&self, store: impl FnOnce()) -> bool {
         let shard = self.flights.shard(&self.key);
@@ -166,7 +187,7 @@ impl Drop for Leader {
     fn drop(&mut self) {
         self.flights.leave(&self.key, &self.flight);
         if !self.landed {
-            self.flight.landing.send_replace(Landing::Failed);
+            self.flight.landing.send_replace(Landing::Failed(None));
         }
     }
 }
@@ -195,7 +216,12 @@ mod tests {
         let first = leader(&flights, b"k");
         let waiting = follower(&flights, b"k");
         drop(first);
-        assert!(matches!(waiting.landed().await, Landing::Failed));
+        assert!(matches!(waiting.landed().await, Landing::Failed(None)));
+        let second = leader(&flights, b"k");
+        let waiting = follower(&flights, b"k");
+        let failure = Failure { status: StatusCode::BAD_GATEWAY, why: "reset", retry_after: None };
+        second.fail(failure);
+        assert!(matches!(waiting.landed().await, Landing::Failed(Some(told)) if told == failure));
         leader(&flights, b"k").keep_private();
     }
 

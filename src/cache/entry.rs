@@ -26,6 +26,8 @@ pub struct Stored {
     pub freshness: Freshness,
     /// Which requests it answers (`Vary`).
     pub selection: Selection,
+    /// The fields of the origin's head that visitors do not get, for a 304 is judged with them; mostly none.
+    pub hidden: Option<Box<HeaderMap>>,
 }
 
 /// The variants of one URL, newest first.
@@ -47,17 +49,21 @@ impl Stored {
             body,
             freshness: self.freshness.clone(),
             selection: self.selection.clone(),
+            hidden: self.hidden.clone(),
         }
     }
 
     /// The bytes it holds, everything counted.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let fields: usize =
-            self.head.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum();
+        let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, |hidden| 96 + weight_of(hidden));
         let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
         RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(body)
     }
+}
+
+fn weight_of(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
 }
 
 impl Shelf {

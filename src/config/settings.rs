@@ -163,6 +163,12 @@ settings! {
         heuristic: Duration = Duration::ZERO,
         /// The longest lifetime of anything but 200, 203, 301 and 308. Plone sends a 404 with the lifetime of a page.
         error_ttl_max: Duration = seconds(60),
+        /// Believe the origin where RFC 9111 lets a cache do so: store any status and answers that set cookies, if they say how
+        /// long. Not for Zope, whose errors come with the fields of success.
+        trust_origin: bool = false,
+        /// Tell visitors `s-maxage=0` whatever the origin says, and nothing of proxy-revalidate: caches in front of us hear of
+        /// no purge. What is meant for a CDN there is said in CDN-Cache-Control, which is passed on.
+        hide_s_maxage: bool = true,
         /// Whether a visitor's Cache-Control is minded: "ignore", or "honour" (RFC 9111 5.2.1). Ignored, no visitor can
         /// order renderings by pressing reload.
         client_cache_control: ClientCacheControl = ClientCacheControl::Ignore,

@@ -13,6 +13,10 @@ use crate::edge::trail::Trail;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
+use crate::semantics::delivery;
+use crate::semantics::delivery::Shape;
+use crate::semantics::range;
+use crate::semantics::range::Span;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
 use crate::units::ClientAddr;
@@ -26,6 +30,8 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,7 +88,8 @@ pub fn hit<B>(
     Some(response)
 }
 
-/// Answers with a shared response, stored or still arriving; `None` if its beginning is gone.
+/// Answers with a shared response, stored or still arriving; `None` if its beginning is gone, or if the request has a
+/// condition that it does not meet.
 fn respond(
     method: &Method,
     asked: &HeaderMap,
@@ -98,16 +105,64 @@ fn respond(
     } else {
         head.remove(CACHE_STATUS);
     }
-    if conditional::evaluate(asked, stored.status, &stored.head) == Conditional::NotModified {
-        keep_304(&mut head);
-        return Some(assemble(StatusCode::NOT_MODIFIED, head, OutBody::empty()));
+    match delivery::shape(method, asked, stored.status, &stored.head, stored.body.len()) {
+        Shape::NotModified => {
+            keep_304(&mut head);
+            Some(assemble(StatusCode::NOT_MODIFIED, head, OutBody::empty()))
+        }
+        Shape::AskOrigin => None,
+        Shape::Unsatisfiable => Some(unsatisfiable(head, stored.body.len().unwrap_or(0))),
+        Shape::Part(span) => part(head, stored, span),
+        Shape::Parts(spans) => parts(&mut head, stored, &spans)
+            .map(|body| assemble(StatusCode::PARTIAL_CONTENT, head.clone(), body))
+            .or_else(|| whole(method, head, stored)),
+        Shape::Full => whole(method, head, stored),
     }
+}
+
+fn whole(method: &Method, head: HeaderMap, stored: &Stored) -> Option<Response<OutBody>> {
     let body = if method == Method::HEAD {
         OutBody::stored(BodyReader::Done, None)
     } else {
         OutBody::stored(stored.body.reader()?, stored.body.len())
     };
     Some(assemble(stored.status, head, body))
+}
+
+/// RFC 9110 15.3.7.1.
+fn part(mut head: HeaderMap, stored: &Stored, span: Span) -> Option<Response<OutBody>> {
+    let body = OutBody::stored(stored.body.part(span.first, span.size())?, Some(span.size()));
+    head.insert(header::CONTENT_RANGE, span.content_range(stored.body.len()?));
+    set_length(&mut head, Some(span.size()));
+    Some(assemble(StatusCode::PARTIAL_CONTENT, head, body))
+}
+
+/// RFC 9110 15.3.7.2; `None` while the body is still arriving: parts in any order would have to wait for its end.
+fn parts(head: &mut HeaderMap, stored: &Stored, spans: &[Span]) -> Option<OutBody> {
+    let len = stored.body.len()?;
+    // No content can hold it: it is drawn anew for each answer.
+    let boundary = format!("tidegate-{:016x}", RandomState::new().hash_one(len));
+    let (heads, end) = range::part_heads(&boundary, &stored.head, spans, len);
+    let mut pieces = Vec::new();
+    for (part_head, span) in heads.into_iter().zip(spans) {
+        pieces.push(part_head);
+        if !stored.body.pieces(span.first, span.size(), &mut pieces) {
+            return None;
+        }
+    }
+    pieces.push(end);
+    let sent = pieces.iter().map(|piece| piece.len() as u64).sum();
+    head.insert(header::CONTENT_TYPE, range::multipart(&boundary));
+    set_length(head, Some(sent));
+    Some(OutBody::stored(BodyReader::Segments(pieces.into(), 0), Some(sent)))
+}
+
+/// RFC 9110 15.5.17.
+fn unsatisfiable(mut head: HeaderMap, len: u64) -> Response<OutBody> {
+    keep_304(&mut head);
+    head.insert(header::CONTENT_RANGE, range::unsatisfied(len));
+    set_length(&mut head, Some(0));
+    assemble(StatusCode::RANGE_NOT_SATISFIABLE, head, OutBody::empty())
 }
 
 /// Takes content metadata out of a head for a 304.

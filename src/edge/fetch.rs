@@ -9,24 +9,31 @@ use crate::cache::Leader;
 use crate::cache::Stored;
 use crate::cache::StoredBody;
 use crate::cache::body::Write;
+use crate::cache::collapse::Failure;
 use crate::cache::collapse::Landing;
 use crate::clock;
 use crate::edge::body::OutBody;
 use crate::edge::deliver;
 use crate::edge::errand::Errand;
 use crate::edge::inbound;
-use crate::edge::purge;
+use crate::edge::obsolete;
 use crate::edge::refusal::Refusal;
 use crate::edge::trail::Trail;
 use crate::edge::tunnel;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::conditional;
+use crate::semantics::downstream;
 use crate::semantics::framing;
+use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
 use crate::semantics::hop;
+use crate::semantics::obsolete::is_cause;
+use crate::semantics::policy;
 use crate::semantics::reuse;
 use crate::semantics::storable;
 use crate::semantics::storable::Storable;
+use crate::semantics::storable::Terms;
 use crate::semantics::storable::WhyNotStored;
 use crate::semantics::validator;
 use crate::semantics::vary::Selection;
@@ -39,13 +46,16 @@ use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
 use crate::upstream::fetch::Timings;
 use http::HeaderMap;
+use http::HeaderName;
 use http::Request;
 use http::Response;
 use http::StatusCode;
+use http::header;
 use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -55,11 +65,16 @@ const TAKEN_AT_ONCE: u64 = 16 * 1024;
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
 
+/// How long a body is fetched on for the cache alone when nobody reads it any more.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+
 /// An origin's answer, judged and cleaned, its body still to be read.
 struct Answered {
     status: StatusCode,
     head: HeaderMap,
     body: OriginBody,
+    /// Whether the end of the body can be told from a connection that broke.
+    delimited: bool,
     times: Times,
     endpoint: OriginAddr,
     timings: Timings,
@@ -70,7 +85,14 @@ struct Answered {
 /// How a shared fetch ended for the one who started it.
 enum Outcome {
     /// With a response for all, and the origin's status.
-    Shared { stored: Arc<Stored>, status: StatusCode, endpoint: OriginAddr, timings: Timings },
+    Shared {
+        stored: Arc<Stored>,
+        status: StatusCode,
+        /// Fields for him alone.
+        own: HeaderMap,
+        endpoint: OriginAddr,
+        timings: Timings,
+    },
     /// With a response for him alone.
     Private(Box<Answered>, WhyNotStored),
     /// With what was stored: the origin failed, and stale is better than nothing.
@@ -109,14 +131,15 @@ async fn try_pass(
         return Ok(tunnel::open(client_side, fetched));
     }
     let answered = clean(fetched);
-    if !method.is_safe() && (answered.status.is_success() || answered.status.is_redirection()) {
-        purge::after_unsafe(errand);
+    if is_cause(&method, answered.status) {
+        obsolete::after(errand, &answered.head);
     }
     Ok(answered.into_response(errand))
 }
 
 impl Answered {
-    fn into_response(self, errand: &Errand) -> Response<OutBody> {
+    fn into_response(mut self, errand: &Errand) -> Response<OutBody> {
+        downstream::conceal(&mut self.head, errand.snapshot.cache.hide_shared);
         let mut response = Response::new(unhurried(self.body, errand));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.head;
@@ -164,9 +187,10 @@ fn clean(fetched: Fetched) -> Answered {
     let times = Times { asked: fetched.asked, answered: clock::now() };
     let (parts, body) = fetched.response.into_parts();
     let mut head = parts.headers;
+    let delimited = framing::is_delimited(parts.status, &head);
     hop::clean_response(&mut head);
     let (endpoint, timings) = (fetched.endpoint.addr.clone(), fetched.timings);
-    Answered { status: parts.status, head, body, times, endpoint, timings, epoch: fetched.epoch }
+    Answered { status: parts.status, head, body, delimited, times, endpoint, timings, epoch: fetched.epoch }
 }
 
 /// Answers from the one fetch that all equal requests share.
@@ -183,6 +207,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
         }
     }
     if !errand.edge.cache.is_private(&key) {
+        let mut failure = None;
         for _ in 0..TOGETHER {
             match errand.edge.cache.flights().join(&key) {
                 Joined::Leader(leader) => return lead(Arc::new(errand), trail, request, leader).await,
@@ -193,12 +218,20 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
                             Ok(response) => return response,
                             Err(unused) => trail = unused,
                         }
+                        failure = None;
                         break;
                     }
-                    Followed::OnMyOwn => break,
-                    Followed::Again => {}
+                    Followed::OnMyOwn => {
+                        failure = None;
+                        break;
+                    }
+                    Followed::Again(why) => failure = why,
                 },
             }
+        }
+        if let Some(Failure { status, why, retry_after }) = failure {
+            // Twice the origin gave no answer: that all who wait ask it once more helps nobody.
+            return deliver::failed(trail, &Refusal::new(status, why).retry_after(retry_after));
         }
     }
     // Alone: the client's own conditions go along, and its answer is its own.
@@ -210,7 +243,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
 enum Followed {
     Response(Arc<Stored>),
     OnMyOwn,
-    Again,
+    Again(Option<Failure>),
 }
 
 async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Flight>) -> Followed {
@@ -221,7 +254,8 @@ async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Fligh
     match landing {
         Landing::Shared(stored) if stored.selection.matches(request.headers()) => Followed::Response(stored),
         Landing::Shared(_) | Landing::Private => Followed::OnMyOwn,
-        Landing::Failed | Landing::Airborne => Followed::Again,
+        Landing::Failed(why) => Followed::Again(why),
+        Landing::Airborne => Followed::Again(None),
     }
 }
 
@@ -239,19 +273,22 @@ async fn lead(
     let journey = Journey { errand: Arc::clone(&errand), client: request.headers().clone(), leader };
     tokio::spawn(journey.run(head, Some(reply)));
     match outcome.await {
-        Ok(Outcome::Shared { stored, status, endpoint, timings }) => {
+        Ok(Outcome::Shared { stored, status, own, endpoint, timings }) => {
             trail.travelled(&endpoint, timings);
             let mut told = errand.status.stored();
             if status != stored.status {
                 told = told.origin_status(status.as_u16());
             }
             match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &told) {
-                Ok(response) => response,
+                Ok(mut response) => {
+                    response.headers_mut().extend(own);
+                    response
+                }
                 Err(trail) => pass(&errand, trail, request).await,
             }
         }
-        Ok(Outcome::Private(answered, _)) if request.headers().contains_key(http::header::COOKIE) => {
-            // It was asked without the client's cookies, for the cache's sake; his own answer may depend on them.
+        Ok(Outcome::Private(answered, _)) if asks_for_more(request.headers()) => {
+            // It was asked without the client's cookies, and for the whole, for the cache's sake; his own answer may be another.
             drop(answered);
             pass(&errand, trail, request).await
         }
@@ -271,6 +308,11 @@ async fn lead(
         // The journey's task is gone without a word: it panicked.
         Err(_) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
     }
+}
+
+/// Whether a request has more to it than a fetch for all asks for.
+fn asks_for_more(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::COOKIE) || headers.contains_key(header::RANGE) || conditional::is_for_origin(headers)
 }
 
 /// Refreshes what is stored in the background, unless somebody is at it already.
@@ -339,11 +381,10 @@ impl Journey {
             answered.times,
         );
         match verdict {
-            Storable::Yes(freshness, fields) if self.admit_place() => {
-                let selection = Selection::of(&fields, &self.client);
-                self.fill(reply, answered, freshness, selection).await;
-            }
-            Storable::Yes(..) => self.keep_private(reply, answered, WhyNotStored::Size),
+            // RFC 9112 8: a body that only the end of the connection ends looks complete wherever it breaks off.
+            Storable::Yes(_) if !answered.delimited => self.keep_private(reply, answered, WhyNotStored::Undelimited),
+            Storable::Yes(terms) if self.admit_place() => self.fill(reply, answered, terms).await,
+            Storable::Yes(_) => self.keep_private(reply, answered, WhyNotStored::Size),
             Storable::No(why) => self.keep_private(reply, answered, why),
         }
     }
@@ -356,10 +397,12 @@ impl Journey {
         if self.errand.found.is_some() {
             self.errand.site.metrics.revalidation(Revalidation::Error);
         }
-        match usable_stale(&self.errand) {
-            Some(stale) => self.land_stale(reply, stale),
-            None => tell(reply, Outcome::Failed(refusal)),
+        if let Some(stale) = usable_stale(&self.errand) {
+            return self.land_stale(reply, stale);
         }
+        let Refusal { status, why, retry_after, .. } = refusal;
+        self.leader.fail(Failure { status, why, retry_after });
+        tell(reply, Outcome::Failed(refusal));
     }
 
     fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {
@@ -394,11 +437,14 @@ impl Journey {
             return;
         };
         self.errand.site.metrics.revalidation(Revalidation::NotModified);
-        let mut head = validator::freshen(&found.head, &answered.head);
-        let policy = &self.errand.snapshot.cache;
-        let directives = cache_control::parse(&head);
-        let freshness =
-            crate::semantics::freshness::assess(found.status, &head, &directives, &policy.bounds, answered.times);
+        let before = found.hidden.as_deref().map(|hidden| downstream::reveal(&found.head, hidden));
+        let mut head = validator::freshen(before.as_ref().unwrap_or(&found.head), &answered.head);
+        for name in storable::withheld(&head) {
+            head.remove(name);
+        }
+        let rules = &self.errand.snapshot.cache;
+        let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
+        let hidden = hide(&mut head, rules.hide_shared);
         deliver::decorate(&mut head);
         let stored = Arc::new(Stored {
             status: found.status,
@@ -406,11 +452,12 @@ impl Journey {
             body: found.body.clone(),
             freshness,
             selection: found.selection.clone(),
+            hidden,
         });
         self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
         let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
-        tell(reply, Outcome::Shared { stored, status, endpoint, timings });
+        tell(reply, Outcome::Shared { stored, status, own: HeaderMap::new(), endpoint, timings });
     }
 
     /// Stores it, unless another set serves by now: what the old one said may be of a storage that is no more.
@@ -423,22 +470,21 @@ impl Journey {
     }
 
     /// Lets everybody read while the body arrives, and stores it at its end.
-    async fn fill(
-        mut self,
-        reply: Reply,
-        answered: Answered,
-        freshness: crate::semantics::freshness::Freshness,
-        selection: Selection,
-    ) {
+    async fn fill(mut self, reply: Reply, answered: Answered, terms: Terms) {
         let cache = &self.errand.edge.cache;
         let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
-        let Answered { status, mut head, mut body, times, endpoint, timings, epoch } = answered;
+        let Answered { status, mut head, mut body, times, endpoint, timings, epoch, .. } = answered;
+        let selection = Selection::of(&terms.vary, &self.client);
+        let own = withhold(&mut head, &terms.withheld);
+        let hidden = hide(&mut head, self.errand.snapshot.cache.hide_shared);
         deliver::prepare(&mut head, len, times.answered);
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
-        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection });
+        let freshness = terms.freshness;
+        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden });
         self.leader.share(Arc::clone(&stored));
-        tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, endpoint, timings });
+        tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings });
+        let mut read = clock::mono();
         while let Some(frame) = body.frame().await {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -448,8 +494,10 @@ impl Journey {
                 }
             };
             let Ok(data) = frame.into_data() else { continue };
-            if writer.write(data).await == Write::Abandoned {
-                return;
+            match writer.write(data).await {
+                Write::Accepted => read = clock::mono(),
+                Write::Unread if clock::mono().saturating_duration_since(read) < UNREAD_MAX => {}
+                Write::Unread | Write::Abandoned => return,
             }
         }
         drop(body);
@@ -459,4 +507,22 @@ impl Journey {
             self.store(&Arc::new(whole), epoch);
         }
     }
+}
+
+/// Takes out of a head what visitors do not get.
+fn hide(head: &mut HeaderMap, hide_shared: bool) -> Option<Box<HeaderMap>> {
+    let hidden = downstream::conceal(head, hide_shared);
+    (!hidden.is_empty()).then(|| Box::new(hidden))
+}
+
+/// Takes out of a head what is for the one who asked.
+fn withhold(head: &mut HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for name in names {
+        for value in head.get_all(name) {
+            own.append(name.clone(), value.clone());
+        }
+        head.remove(name);
+    }
+    own
 }

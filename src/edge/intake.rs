@@ -81,9 +81,9 @@ pub enum WhyPass {
     Body,
     /// It shows who asks.
     Identity,
-    /// It asks for a part of the whole.
+    /// It asks for a later part of a whole that is not stored.
     Range,
-    /// It has a condition that only the origin may judge (RFC 9111 4.3.2).
+    /// It has a condition that only the origin may judge (RFC 9111 4.3.2), and that nothing stored meets.
     Condition,
     /// It hides fields from the origin, so the answer may be none for others.
     Hidden,
@@ -298,13 +298,6 @@ fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: Identit
     }
     if hop::drops_fields(request.headers()) {
         return Kind::Pass(WhyPass::Hidden);
-    }
-    if request.headers().contains_key(http::header::RANGE) {
-        return Kind::Pass(WhyPass::Range);
-    }
-    let headers = request.headers();
-    if headers.contains_key(http::header::IF_MATCH) || headers.contains_key(http::header::IF_UNMODIFIED_SINCE) {
-        return Kind::Pass(WhyPass::Condition);
     }
     Kind::Shared
 }

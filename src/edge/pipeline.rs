@@ -17,15 +17,20 @@ use crate::edge::intake::Approach;
 use crate::edge::intake::Judged;
 use crate::edge::intake::Kind;
 use crate::edge::intake::Question;
+use crate::edge::intake::WhyPass;
 use crate::edge::purge;
 use crate::edge::trail::Trail;
 use crate::semantics::cache_control;
+use crate::semantics::cache_control::Directives;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
+use crate::semantics::conditional;
 use crate::semantics::key::KeyBuf;
+use crate::semantics::range;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
+use http::HeaderMap;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -145,18 +150,42 @@ fn first(
     };
     let mut first = match question.kind {
         Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
-        Kind::Pass(why) => match Errand::new(edge, snapshot, &question, request.headers(), None, why.status()) {
-            Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, &question, now))),
-            Err(refusal) => {
-                First::Answered(deliver::own(edge, request, &question, refusal.response(), refusal.why, now))
-            }
-        },
+        Kind::Pass(why) => pass(edge, snapshot, request, &question, why.status(), now),
         Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
     };
     if let First::Answered(response) = &mut first {
         question.site.dress(response.headers_mut(), question.scheme);
     }
     first
+}
+
+/// To the origin, past the cache.
+fn pass(
+    edge: &Arc<Edge>,
+    snapshot: &Arc<Snapshot>,
+    request: &Request<Incoming>,
+    question: &Question<'_>,
+    status: CacheStatus,
+    now: Instant,
+) -> First {
+    match Errand::new(edge, snapshot, question, request.headers(), None, status) {
+        Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
+        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
+    }
+}
+
+/// Why a request that the cache could not answer goes alone all the same, if it asks for what a fetch for all does not give.
+fn alone(headers: &HeaderMap, directives: &Directives, found: Option<Reuse>) -> Option<CacheStatus> {
+    if directives.no_store {
+        // RFC 9111 5.2.1.5: nothing of it is stored, and so nobody may wait for it.
+        return Some(CacheStatus::forwarded(Why::Request).detail("no-store"));
+    }
+    // What is stale becomes fresh first, and may meet the condition then.
+    let stale = matches!(found, Some(Reuse::Stale | Reuse::Request));
+    if conditional::is_for_origin(headers) && !stale {
+        return Some(WhyPass::Condition.status());
+    }
+    (found.is_none() && range::begins_later(headers)).then(|| WhyPass::Range.status())
 }
 
 /// The cache's part: what is stored and may be reused is the answer.
@@ -175,7 +204,7 @@ fn lookup(
     let reuse =
         found.map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now)));
     let status = match reuse {
-        Some((stored, Reuse::Fresh)) => {
+        Some((stored, Reuse::Fresh | Reuse::MaxStale)) => {
             let status = CacheStatus::hit(stored.freshness.ttl(now));
             if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
                 return First::Answered(response);
@@ -203,6 +232,9 @@ fn lookup(
         // RFC 9111 5.2.1.7.
         let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
         return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+    }
+    if let Some(status) = alone(request.headers(), &directives, reuse.map(|(_, reuse)| reuse)) {
+        return pass(edge, snapshot, request, question, status, now);
     }
     let lookup = Lookup { key, found };
     match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {

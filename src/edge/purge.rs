@@ -1,11 +1,10 @@
-//! Forgetting: PURGE from those who may, and what unsafe requests make obsolete.
+//! Forgetting: PURGE from those who may.
 
 use crate::admission::acl;
 use crate::cache::Cache;
 use crate::edge::Edge;
 use crate::edge::body::OutBody;
 use crate::edge::deliver;
-use crate::edge::errand::Errand;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
 use crate::semantics::host::Authority;
@@ -100,12 +99,4 @@ fn visitors_path(cache: &Cache, site: &Site, path: &str, query: Option<&str>) ->
         u64::from(cache.purge(buffer.build(&Parts { scheme, authority: &authority, path, query })))
     };
     cache.places(&site.name).into_iter().map(forget).sum()
-}
-
-/// RFC 9111 4.4: after an unsafe request that did not fail, what was stored for its target is obsolete.
-pub fn after_unsafe(errand: &Errand) {
-    let mut buffer = KeyBuf::new();
-    let parts =
-        Parts { scheme: errand.scheme, authority: &errand.place, path: &errand.path, query: errand.query.as_deref() };
-    errand.edge.cache.purge(buffer.build(&parts));
 }

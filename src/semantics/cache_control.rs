@@ -1,6 +1,7 @@
 //! The directives of Cache-Control (RFC 9111 5.2, RFC 5861), of requests and of responses.
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::header;
 use std::time::Duration;
 
@@ -65,6 +66,73 @@ pub fn parse(headers: &HeaderMap) -> Directives {
     directives
 }
 
+/// The fields that the directive `name` names in its qualified form, such as `no-cache="set-cookie"` (RFC 9111 5.2.2.4).
+#[must_use]
+pub fn named_fields(headers: &HeaderMap, name: &[u8]) -> Vec<HeaderName> {
+    let lines = headers.get_all(header::CACHE_CONTROL).iter();
+    let items = lines.flat_map(|line| Items(line.as_bytes())).filter(|item| item.name.eq_ignore_ascii_case(name));
+    items
+        .filter_map(|item| item.value)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .filter_map(|field| HeaderName::from_bytes(field.trim_ascii()).ok())
+        .collect()
+}
+
+/// The lines of Cache-Control in one, without what is for shared caches: `s-maxage=0` stands for what s-maxage said. `None`
+/// if it said nothing.
+#[must_use]
+pub fn without_shared(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let mut shared = false;
+    let mut line = Vec::new();
+    for item in headers.get_all(header::CACHE_CONTROL).iter().flat_map(|line| Items(line.as_bytes())) {
+        let text = if item.name.eq_ignore_ascii_case(b"s-maxage") {
+            if shared {
+                continue;
+            }
+            shared = true;
+            &b"s-maxage=0"[..]
+        } else if item.name.eq_ignore_ascii_case(b"proxy-revalidate") {
+            // RFC 9111 5.2.2.10: s-maxage implies it.
+            continue;
+        } else {
+            item.text
+        };
+        if !line.is_empty() {
+            line.extend_from_slice(b", ");
+        }
+        line.extend_from_slice(text);
+    }
+    shared.then_some(line)
+}
+
+/// Reads the directives of Surrogate-Control (Edge Architecture 1.0): like Cache-Control's, but `max-age=60+10` says how long
+/// it may be stale besides, and what is targeted at others by `;name` is for others. `None` if there is nothing about storing.
+#[must_use]
+pub fn parse_surrogate(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
+    let mut directives = Directives::default();
+    let mut says = false;
+    for item in headers.get_all(name).iter().flat_map(|line| Items(line.as_bytes())) {
+        if item.text.contains(&b';') {
+            continue;
+        }
+        match item.name.to_ascii_lowercase().as_slice() {
+            b"no-store" => directives.no_store = true,
+            b"max-age" => {
+                let value = item.value.unwrap_or(&[]);
+                let mut parts = value.splitn(2, |byte| *byte == b'+');
+                let lifetime = parts.next().and_then(seconds).unwrap_or(Duration::ZERO);
+                directives.max_age = Some(shorter(directives.max_age, lifetime));
+                if let Some(besides) = parts.next().and_then(seconds) {
+                    directives.stale_while_revalidate = Some(shorter(directives.stale_while_revalidate, besides));
+                }
+            }
+            _ => continue,
+        }
+        says = true;
+    }
+    says.then_some(directives)
+}
+
 /// Reads a request's directives. RFC 9111 5.4: without Cache-Control, `Pragma: no-cache` means no-cache.
 #[must_use]
 pub fn parse_request(headers: &HeaderMap) -> Directives {
@@ -79,7 +147,7 @@ pub fn parse_request(headers: &HeaderMap) -> Directives {
 
 impl Directives {
     fn take(&mut self, item: Item<'_>) {
-        let scope = if item.value.is_some_and(|value| !value.is_empty()) { Scope::Fields } else { Scope::All };
+        let scope = if item.value.is_some_and(names_fields) { Scope::Fields } else { Scope::All };
         match item.name.to_ascii_lowercase().as_slice() {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = wider(self.no_cache, scope),
@@ -105,6 +173,13 @@ impl Directives {
     }
 }
 
+/// Whether a value is a list of field names and nothing else; what is not names no fields, so it is about the whole.
+fn names_fields(value: &[u8]) -> bool {
+    let mut names =
+        value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()).peekable();
+    names.peek().is_some() && names.all(|name| HeaderName::from_bytes(name).is_ok())
+}
+
 fn wider(one: Scope, other: Scope) -> Scope {
     if one == Scope::All || other == Scope::All { Scope::All } else { Scope::Fields }
 }
@@ -115,6 +190,8 @@ fn shorter(before: Option<Duration>, now: Duration) -> Duration {
 
 #[derive(Clone, Copy)]
 struct Item<'a> {
+    /// As it is written.
+    text: &'a [u8],
     name: &'a [u8],
     /// Without its quotes.
     value: Option<&'a [u8]>,
@@ -161,7 +238,7 @@ impl<'a> Iterator for Items<'a> {
             let mut parts = item.splitn(2, |byte| *byte == b'=');
             let name = parts.next().unwrap_or(&[]).trim_ascii_end();
             let value = parts.next().map(|value| unquote(value.trim_ascii_start()));
-            return Some(Item { name, value });
+            return Some(Item { text: item, name, value });
         }
     }
 }
@@ -227,6 +304,46 @@ mod tests {
         assert_eq!(read(&["max-stale"]).max_stale, secs(SECONDS_MAX));
         assert_eq!(read(&["max-age=-1"]).max_age, secs(0));
         assert_eq!(read(&["xmax-age=1, max-agex=2"]).max_age, None);
+    }
+
+    #[test]
+    fn what_is_for_shared_caches_goes_no_further() {
+        for (lines, expected) in [
+            (&["max-age=0, s-maxage=86400, must-revalidate"][..], Some("max-age=0, s-maxage=0, must-revalidate")),
+            (&["max-age=10, S-MaxAge=60, proxy-revalidate, public"], Some("max-age=10, s-maxage=0, public")),
+            (&["s-maxage=1", "private=\"a, b\", s-maxage=2"], Some("s-maxage=0, private=\"a, b\"")),
+            (&["max-age=60, proxy-revalidate"], None),
+            (&["x=\"s-maxage=9\""], None),
+        ] {
+            let values = lines.iter().map(|line| (header::CACHE_CONTROL, HeaderValue::from_static(line)));
+            let headers = values.fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            });
+            assert_eq!(without_shared(&headers).as_deref(), expected.map(str::as_bytes), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_named_in_quotes() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("no-cache=\"Set-Cookie, x-a\", private=x-b"));
+        assert_eq!(named_fields(&headers, b"no-cache"), [header::SET_COOKIE, HeaderName::from_static("x-a")]);
+        assert_eq!(named_fields(&headers, b"private"), [HeaderName::from_static("x-b")]);
+        assert_eq!(read(&["private=\"a b\""]).private, Scope::All, "what names no fields is about the whole");
+    }
+
+    #[test]
+    fn surrogates_are_told_in_their_own_way() {
+        let name = HeaderName::from_static("surrogate-control");
+        let read = |line: &'static str| {
+            let headers: HeaderMap = [(name.clone(), HeaderValue::from_static(line))].into_iter().collect();
+            parse_surrogate(&headers, &name).map(|found| (found.no_store, found.max_age, found.stale_while_revalidate))
+        };
+        assert_eq!(read("max-age=60+10, content=\"ESI/1.0\""), Some((false, secs(60), secs(10))));
+        assert_eq!(read("no-store, max-age=60;other"), Some((true, None, None)));
+        assert_eq!(read("content=\"ESI/1.0\""), None);
+        assert_eq!(read("max-age=x"), Some((false, secs(0), None)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::semantics::date;
 use crate::semantics::validator::opaque;
 use http::HeaderMap;
 use http::HeaderName;
+use http::HeaderValue;
 use http::StatusCode;
 use http::header;
 
@@ -14,14 +15,20 @@ pub enum Conditional {
     Full,
     /// The client has it already: 304.
     NotModified,
+    /// The condition is not met by what is stored, and only the origin may say so.
+    AskOrigin,
 }
 
-/// Judges a GET or HEAD (RFC 9110 13.2.2). If-Match and If-Unmodified-Since are the origin's business (RFC 9111 4.3.2) and
-/// are not minded here.
+/// Judges a GET or HEAD, in the order of RFC 9110 13.2.2. If-Match and If-Unmodified-Since are the origin's business (RFC
+/// 9111 4.3.2): where what is stored meets them, the origin would say the same; where not, it is asked.
 #[must_use]
 pub fn evaluate(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> Conditional {
-    if status != StatusCode::OK {
+    // RFC 9110 13.2.1: conditions bear on successful answers only.
+    if !status.is_success() {
         return Conditional::Full;
+    }
+    if is_for_origin(request) && !meets(request, stored) {
+        return Conditional::AskOrigin;
     }
     if request.contains_key(header::IF_NONE_MATCH) {
         let tag = stored.get(header::ETAG).map(|tag| opaque(tag.as_bytes()));
@@ -32,6 +39,30 @@ pub fn evaluate(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> 
     // RFC 9111 4.3.2: without Last-Modified, Date stands in.
     let modified = date::of(stored, &header::LAST_MODIFIED).or_else(|| date::of(stored, &header::DATE));
     if modified.is_some_and(|modified| modified <= since) { Conditional::NotModified } else { Conditional::Full }
+}
+
+/// Whether a request has a condition that is the origin's to judge.
+#[must_use]
+pub fn is_for_origin(request: &HeaderMap) -> bool {
+    request.contains_key(header::IF_MATCH) || request.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
+/// RFC 9110 13.1.1 and 13.1.4, the former before the latter.
+fn meets(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    if request.contains_key(header::IF_MATCH) {
+        // By strong comparison: a weak tag matches nothing.
+        let tag = stored.get(header::ETAG).map(HeaderValue::as_bytes).filter(|tag| !tag.starts_with(b"W/"));
+        return request.get_all(header::IF_MATCH).iter().any(|line| lists_strongly(line.as_bytes(), tag));
+    }
+    // A date that cannot be read is no condition, but let the origin say so.
+    let since = date::of(request, &header::IF_UNMODIFIED_SINCE);
+    let modified = date::of(stored, &header::LAST_MODIFIED);
+    matches!((modified, since), (Some(modified), Some(since)) if modified <= since)
+}
+
+fn lists_strongly(line: &[u8], tag: Option<&[u8]>) -> bool {
+    // A weak member could only be told from a strong one by its mark; where there is one, the origin decides.
+    !line.starts_with(b"W/") && !line.windows(3).any(|part| part == b" W/" || part == b",W/") && lists(line, tag)
 }
 
 /// Whether a line of If-None-Match lists `tag` by weak comparison, or is `*`. Tags are opaque: what stands between quotes
@@ -75,7 +106,6 @@ pub fn belongs_in_304(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -122,6 +152,27 @@ mod tests {
         let asked = headers(&[("if-none-match", "\"a\""), ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT")]);
         assert_eq!(evaluate(&asked, StatusCode::OK, &stored), Conditional::Full);
         assert_eq!(evaluate(&headers(&[("if-none-match", "*")]), StatusCode::NOT_FOUND, &stored), Conditional::Full);
+    }
+
+    #[test]
+    fn what_is_stored_meets_a_condition_or_the_origin_is_asked() {
+        let stored = headers(&[("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        for (lines, expected) in [
+            (&[("if-match", "\"x\", \"a\"")][..], Conditional::Full),
+            (&[("if-match", "*")], Conditional::Full),
+            (&[("if-match", "\"b\"")], Conditional::AskOrigin),
+            (&[("if-match", "W/\"a\"")], Conditional::AskOrigin),
+            (&[("if-match", "\"x\", W/\"a\"")], Conditional::AskOrigin),
+            (&[("if-unmodified-since", "Sun, 06 Nov 1994 08:49:37 GMT")], Conditional::Full),
+            (&[("if-unmodified-since", "Sun, 06 Nov 1994 08:49:36 GMT")], Conditional::AskOrigin),
+            (&[("if-unmodified-since", "yesterday")], Conditional::AskOrigin),
+            (&[("if-match", "\"a\""), ("if-none-match", "\"a\"")], Conditional::NotModified),
+            (&[("if-match", "\"a\""), ("if-unmodified-since", "Sun, 06 Nov 1904 08:49:36 GMT")], Conditional::Full),
+        ] {
+            assert_eq!(evaluate(&headers(lines), StatusCode::OK, &stored), expected, "{lines:?}");
+        }
+        let weak = headers(&[("etag", "W/\"a\"")]);
+        assert_eq!(evaluate(&headers(&[("if-match", "\"a\"")]), StatusCode::OK, &weak), Conditional::AskOrigin);
     }
 
     proptest! {

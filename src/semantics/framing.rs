@@ -103,6 +103,15 @@ fn asks_for_h2c(headers: &HeaderMap) -> bool {
     headers.get_all(header::UPGRADE).iter().any(|line| contains_token(line.as_bytes(), b"h2c"))
 }
 
+/// Whether a body's end can be told from a connection that broke (RFC 9112 6.3): its length or its chunks say where it is, or
+/// it has none.
+#[must_use]
+pub fn is_delimited(status: StatusCode, headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH)
+        || headers.contains_key(header::TRANSFER_ENCODING)
+        || matches!(status.as_u16(), 204 | 304)
+}
+
 fn is_only_chunked(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))

@@ -1,10 +1,10 @@
 //! How long a response is fresh, how old it is, and how long it may be served stale (RFC 9111 4.2, RFC 5861).
 
 use crate::semantics::cache_control;
-use crate::semantics::cache_control::Directives;
 use crate::semantics::cache_control::Scope;
 use crate::semantics::cache_status;
 use crate::semantics::date;
+use crate::semantics::policy::Policy;
 use crate::units::Now;
 use http::HeaderMap;
 use http::StatusCode;
@@ -26,9 +26,12 @@ pub struct Bounds {
     pub override_must_revalidate: bool,
     /// The most that anything but 200, 203, 301 and 308 may be fresh: Zope sends errors with the headers of success.
     pub error_ttl_max: Duration,
+    /// Believe the origin in what RFC 9111 allows and Zope should not be believed in: any final status, Set-Cookie.
+    pub trust_origin: bool,
 }
 
 /// What reuse has to know of a stored response.
+#[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// The freshness lifetime.
@@ -47,6 +50,8 @@ pub struct Freshness {
     pub heuristic: bool,
     /// Whether the response named a lifetime at all.
     pub explicit: bool,
+    /// Whether it must never be served stale, whatever the request allows.
+    pub strict: bool,
 }
 
 /// When the request was sent and its answer came, by both clocks.
@@ -86,21 +91,19 @@ impl Freshness {
 
 /// Assesses a response.
 #[must_use]
-pub fn assess(
-    status: StatusCode,
-    headers: &HeaderMap,
-    directives: &Directives,
-    bounds: &Bounds,
-    times: Times,
-) -> Freshness {
-    let explicit = explicit_lifetime(headers, directives, times.answered.wall);
+pub fn assess(status: StatusCode, headers: &HeaderMap, policy: &Policy, bounds: &Bounds, times: Times) -> Freshness {
+    let Policy { directives, .. } = policy;
+    let explicit = explicit_lifetime(headers, policy, times.answered.wall);
+    // RFC 9111 4.2.2: of other statuses only what is marked as cacheable, as `public` does.
+    let guessable = is_heuristically_cacheable(status) || directives.public;
     let guessed =
-        explicit.is_none().then(|| heuristic_lifetime(status, headers, bounds, times.answered.wall)).flatten();
+        (explicit.is_none() && guessable).then(|| heuristic_lifetime(headers, bounds, times.answered.wall)).flatten();
     let mut lifetime = explicit.or(guessed).unwrap_or(Duration::ZERO);
     if !is_success_or_permanent(status) {
         lifetime = lifetime.min(bounds.error_ttl_max);
     }
-    let must_ask = directives.no_cache != Scope::No;
+    // With names, no-cache is about those fields only (RFC 9111 5.2.2.4); they are not stored.
+    let must_ask = directives.no_cache == Scope::All;
     // RFC 9111 4.2.4: none of these may be served stale; s-maxage implies proxy-revalidate (5.2.2.10).
     let strict = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
     let forbidden = must_ask || strict && !bounds.override_must_revalidate;
@@ -114,6 +117,7 @@ pub fn assess(
         if_error: window(directives.stale_if_error.unwrap_or(Duration::MAX), bounds.grace_error),
         heuristic: guessed.is_some(),
         explicit: explicit.is_some(),
+        strict: forbidden,
     }
 }
 
@@ -122,14 +126,15 @@ fn is_success_or_permanent(status: StatusCode) -> bool {
 }
 
 /// RFC 9111 4.2.1, in its order: s-maxage, max-age, Expires.
-fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, now: SystemTime) -> Option<Duration> {
-    if let Some(shared) = directives.s_maxage {
+fn explicit_lifetime(headers: &HeaderMap, policy: &Policy, now: SystemTime) -> Option<Duration> {
+    if let Some(shared) = policy.directives.s_maxage {
         return Some(shared);
     }
-    if let Some(age) = directives.max_age {
+    if let Some(age) = policy.directives.max_age {
         return Some(age);
     }
-    if !headers.contains_key(header::EXPIRES) {
+    // RFC 9213 2.2: where a targeted field governs, Expires is ignored.
+    if !policy.minds_expires() || !headers.contains_key(header::EXPIRES) {
         return None;
     }
     // RFC 9111 5.3: an invalid Expires, above all "0", lies in the past.
@@ -139,8 +144,8 @@ fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, now: SystemTi
 }
 
 /// RFC 9111 4.2.2: a tenth of the time since the last modification, within the operator's bound.
-fn heuristic_lifetime(status: StatusCode, headers: &HeaderMap, bounds: &Bounds, now: SystemTime) -> Option<Duration> {
-    if bounds.heuristic_max.is_zero() || !is_heuristically_cacheable(status) {
+fn heuristic_lifetime(headers: &HeaderMap, bounds: &Bounds, now: SystemTime) -> Option<Duration> {
+    if bounds.heuristic_max.is_zero() {
         return None;
     }
     let modified = date::of(headers, &header::LAST_MODIFIED)?;
@@ -174,6 +179,7 @@ fn age_value(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::policy;
     use http::HeaderName;
     use http::HeaderValue;
 
@@ -183,6 +189,7 @@ mod tests {
         grace_error: Duration::from_secs(3600),
         override_must_revalidate: false,
         error_ttl_max: Duration::from_secs(60),
+        trust_origin: false,
     };
 
     fn wall() -> SystemTime {
@@ -201,7 +208,7 @@ mod tests {
         let headers = headers(lines);
         let mono = Instant::now();
         let times = Times { asked: mono, answered: Now { mono, wall: wall() } };
-        assess(StatusCode::from_u16(status).unwrap(), &headers, &cache_control::parse(&headers), bounds, times)
+        assess(StatusCode::from_u16(status).unwrap(), &headers, &policy::of(&headers), bounds, times)
     }
 
     #[test]
@@ -267,5 +274,7 @@ mod tests {
         let guess = Bounds { heuristic_max: Duration::from_secs(5), ..BOUNDS };
         assert_eq!(of(200, &lines, &guess).lifetime, Duration::from_secs(5));
         assert_eq!(of(302, &lines, &guess).lifetime, Duration::ZERO);
+        let marked = [("last-modified", "Sun, 06 Nov 1994 08:48:37 GMT"), ("cache-control", "public")];
+        assert_eq!(of(302, &marked, &guess).lifetime, Duration::from_secs(5), "RFC 9111 4.2.2");
     }
 }

@@ -13,6 +13,8 @@ pub enum Reuse {
     Fresh,
     /// Serve it, stale, and refresh it meanwhile (RFC 5861 3).
     StaleWhileRevalidate,
+    /// Serve it, stale, for the request takes it so (RFC 9111 5.2.1.2).
+    MaxStale,
     /// It is stale: ask the origin first.
     Stale,
     /// The request wants it newer than it is: ask the origin first.
@@ -37,6 +39,11 @@ pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: In
     }
     if age.saturating_sub(stored.lifetime) < stored.while_revalidate {
         return Reuse::StaleWhileRevalidate;
+    }
+    // RFC 9111 4.2.4: not even then if the response forbids it.
+    let accepted = directives.max_stale.filter(|_| honour && !stored.strict);
+    if accepted.is_some_and(|most| age.saturating_sub(stored.lifetime) <= most) {
+        return Reuse::MaxStale;
     }
     Reuse::Stale
 }
@@ -70,6 +77,7 @@ mod tests {
             if_error: seconds(if_error),
             heuristic: false,
             explicit: true,
+            strict: false,
         };
         (freshness, received)
     }
@@ -106,6 +114,18 @@ mod tests {
             assert_eq!(decide(&stored, &directives, false, now), Reuse::Fresh);
             assert_eq!(decide(&stored, &directives, true, now), Reuse::Request);
         }
+    }
+
+    #[test]
+    fn a_request_may_take_stale_unless_the_response_forbids_it() {
+        let (mut stored, began) = stored(10, 0, 0);
+        let now = began + Duration::from_secs(15);
+        let takes = |seconds| Directives { max_stale: Some(Duration::from_secs(seconds)), ..Directives::default() };
+        assert_eq!(decide(&stored, &takes(5), true, now), Reuse::MaxStale);
+        assert_eq!(decide(&stored, &takes(4), true, now), Reuse::Stale);
+        assert_eq!(decide(&stored, &takes(5), false, now), Reuse::Stale);
+        stored.strict = true;
+        assert_eq!(decide(&stored, &takes(5), true, now), Reuse::Stale);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Whether a response may be stored for others (RFC 9111 3), stricter where Zope's habits ask for it.
 
 use crate::semantics::cache_control;
+use crate::semantics::cache_control::Directives;
 use crate::semantics::cache_control::Scope;
 use crate::semantics::freshness;
 use crate::semantics::freshness::Bounds;
 use crate::semantics::freshness::Freshness;
 use crate::semantics::freshness::Times;
+use crate::semantics::policy;
+use crate::semantics::policy::Policy;
 use crate::semantics::vary;
 use crate::semantics::vary::Vary;
 use http::HeaderMap;
@@ -17,10 +20,21 @@ use std::time::Duration;
 /// May it be stored?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storable {
-    /// Yes, to be reused so, for requests selected by these fields.
-    Yes(Freshness, Vec<HeaderName>),
+    /// Yes, on these terms.
+    Yes(Terms),
     /// No.
     No(WhyNotStored),
+}
+
+/// How a response may be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How it may be reused.
+    pub freshness: Freshness,
+    /// The request fields that select it.
+    pub vary: Vec<HeaderName>,
+    /// Fields that are for the one who asked, or not without asking again: they are not stored (RFC 9111 5.2.2.4, 5.2.2.7).
+    pub withheld: Vec<HeaderName>,
 }
 
 /// Why a response is not stored. The words are label values of `tidegate_cache_uncacheable_total`.
@@ -46,6 +60,8 @@ pub enum WhyNotStored {
     NeverFresh,
     /// It is larger than an object may be.
     Size,
+    /// Only the end of the connection ends it, so that nobody could tell if it were cut off.
+    Undelimited,
 }
 
 impl WhyNotStored {
@@ -63,6 +79,7 @@ impl WhyNotStored {
             Self::NoFreshness => "no_freshness",
             Self::NeverFresh => "never_fresh",
             Self::Size => "size",
+            Self::Undelimited => "undelimited",
         }
     }
 }
@@ -78,17 +95,21 @@ pub fn judge(
     object_max: u64,
     times: Times,
 ) -> Storable {
-    let directives = cache_control::parse(response);
-    if !may_be_stored(status) {
+    let policy = policy::of(response);
+    let directives = &policy.directives;
+    if !may_be_stored(status, directives, bounds.trust_origin) {
         return Storable::No(WhyNotStored::Status);
     }
-    if directives.no_store || request_no_store {
+    // RFC 9111 5.2.2.3: who understands the status ignores a no-store that comes with must-understand.
+    if directives.no_store && !directives.must_understand || request_no_store {
         return Storable::No(WhyNotStored::NoStore);
     }
-    if directives.private != Scope::No {
+    if directives.private == Scope::All {
         return Storable::No(WhyNotStored::Private);
     }
-    if response.contains_key(header::SET_COOKIE) {
+    let withheld = withheld(response);
+    let sets_cookie = response.contains_key(header::SET_COOKIE) && !withheld.contains(&header::SET_COOKIE);
+    if sets_cookie && !bounds.trust_origin {
         return Storable::No(WhyNotStored::SetCookie);
     }
     let fields = match vary::parse(response) {
@@ -104,17 +125,33 @@ pub fn judge(
     if announced(response).is_some_and(|len| len > object_max) {
         return Storable::No(WhyNotStored::Size);
     }
-    let freshness = freshness::assess(status, response, &directives, bounds, times);
+    let freshness = freshness::assess(status, response, &policy, bounds, times);
     if let Some(why) = useless(status, response, &freshness) {
         return Storable::No(why);
     }
-    Storable::Yes(freshness, fields)
+    Storable::Yes(Terms { freshness, vary: fields, withheld })
 }
 
 /// Statuses that are whole answers to a GET and no refusal of the one who asked. Never 401, 403 and 407: Plone sends them
 /// with `public`. Never 5xx: a passing fault is not content. 206 and 304 are parts.
-fn may_be_stored(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414)
+///
+/// Deviation from RFC 9111 3, which lets a cache store any final status with explicit freshness, unless `trust`.
+fn may_be_stored(status: StatusCode, directives: &Directives, trust: bool) -> bool {
+    let usual = matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 404 | 405 | 410 | 414);
+    // RFC 9111 3: with must-understand the cache has to know what the status means.
+    let any = trust && !directives.must_understand && matches!(status.as_u16(), 200..=205 | 207..=303 | 305..=599);
+    usual || any
+}
+
+/// The fields that a qualified no-cache or private names.
+#[must_use]
+pub fn withheld(response: &HeaderMap) -> Vec<HeaderName> {
+    let Policy { directives, .. } = policy::of(response);
+    if directives.no_cache != Scope::Fields && directives.private != Scope::Fields {
+        return Vec::new();
+    }
+    let named = |name: &str| cache_control::named_fields(response, name.as_bytes());
+    named("no-cache").into_iter().chain(named("private")).collect()
 }
 
 /// What can never be reused is not worth its room.
@@ -156,17 +193,22 @@ mod tests {
         grace_error: Duration::from_secs(3600),
         override_must_revalidate: false,
         error_ttl_max: Duration::from_secs(60),
+        trust_origin: false,
     };
 
     fn verdict(status: u16, lines: &[(&'static str, &str)]) -> String {
+        verdict_by(&BOUNDS, status, lines)
+    }
+
+    fn verdict_by(bounds: &Bounds, status: u16, lines: &[(&'static str, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
         let mono = Instant::now();
         let times = Times { asked: mono, answered: Now { mono, wall: SystemTime::now() } };
-        match judge(StatusCode::from_u16(status).unwrap(), &headers, false, &BOUNDS, 1000, times) {
-            Storable::Yes(freshness, _) => format!("{}", freshness.lifetime.as_secs()),
+        match judge(StatusCode::from_u16(status).unwrap(), &headers, false, bounds, 1000, times) {
+            Storable::Yes(terms) => format!("{}", terms.freshness.lifetime.as_secs()),
             Storable::No(why) => why.as_str().to_owned(),
         }
     }
@@ -178,7 +220,13 @@ mod tests {
             (200, &[fresh], "60"),
             (200, &[fresh, ("set-cookie", "a=b")], "set_cookie"),
             (200, &[("cache-control", "private, max-age=60")], "private"),
-            (200, &[("cache-control", "private=\"x\", max-age=60")], "private"),
+            (200, &[("cache-control", "private=\"x\", max-age=60")], "60"),
+            (200, &[("cache-control", "private=\"set-cookie\", max-age=60"), ("set-cookie", "a=b")], "60"),
+            (200, &[("cache-control", "private=\"a b\", max-age=60")], "private"),
+            (200, &[("cache-control", "no-store, must-understand, max-age=60")], "60"),
+            (599, &[("cache-control", "no-store, must-understand, max-age=60")], "status"),
+            (200, &[("cache-control", "no-store"), ("tidegate-cache-control", "max-age=60")], "60"),
+            (200, &[fresh, ("tidegate-cache-control", "no-store")], "no_store"),
             (200, &[("cache-control", "no-store, max-age=60")], "no_store"),
             (200, &[fresh, ("vary", "*")], "vary_star"),
             (200, &[fresh, ("vary", "accept, Cookie")], "vary_cookie"),
@@ -199,6 +247,25 @@ mod tests {
         ];
         for (status, lines, expected) in cases {
             assert_eq!(verdict(*status, lines), *expected, "{status} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_origin_is_believed_in_what_the_rfc_allows() {
+        let trusting = Bounds { trust_origin: true, ..BOUNDS };
+        let fresh = ("cache-control", "public, max-age=60");
+        let understood = ("cache-control", "no-store, must-understand, max-age=60");
+        let cases: &[(u16, &[(&'static str, &str)], &str)] = &[
+            (500, &[fresh], "60"),
+            (299, &[fresh], "60"),
+            (200, &[fresh, ("set-cookie", "a=b")], "60"),
+            (206, &[fresh], "status"),
+            (304, &[fresh], "status"),
+            (599, &[understood], "status"),
+            (200, &[fresh, ("vary", "Cookie")], "vary_cookie"),
+        ];
+        for (status, lines, expected) in cases {
+            assert_eq!(verdict_by(&trusting, *status, lines), *expected, "{status} {lines:?}");
         }
     }
 }

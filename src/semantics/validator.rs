@@ -4,8 +4,28 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::header;
 
-/// The fields that a 304 may change. Content metadata is not among them: Zope has sent 304s with the type of an error page.
-const FRESHENED: [HeaderName; 4] = [header::DATE, header::EXPIRES, header::CACHE_CONTROL, header::ETAG];
+/// The fields that a 304 may not change, whatever it says. RFC 9111 3.2 has it change all but those that belong to how the
+/// body is coded and framed. Deviation from RFC 9111 4.3.4: nothing that says what the content is, because Zope has sent 304s
+/// with the type of an error page; no cookie, for others will see it; and Vary as it was when the variant was chosen.
+const FIXED: [HeaderName; 17] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_RANGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_DISPOSITION,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("digest"),
+    header::ACCEPT_RANGES,
+    header::SET_COOKIE,
+    HeaderName::from_static("set-cookie2"),
+    header::VARY,
+    header::VIA,
+    header::AGE,
+];
 
 /// Makes a request conditional upon what is stored: both validators where both are known (RFC 9111 4.3.1). Entity tags are
 /// opaque bytes: Plone's hold spaces.
@@ -47,12 +67,9 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
         head.remove(header::CACHE_CONTROL);
         head.remove(header::EXPIRES);
     }
-    for name in FRESHENED {
-        if !not_modified.contains_key(&name) {
-            continue;
-        }
-        head.remove(&name);
-        for value in not_modified.get_all(&name) {
+    for name in not_modified.keys().filter(|name| !FIXED.contains(name)) {
+        head.remove(name);
+        for value in not_modified.get_all(name) {
             head.append(name.clone(), value.clone());
         }
     }
@@ -90,6 +107,10 @@ mod tests {
         assert_eq!(head["content-type"], "image/png");
         assert_eq!(head["content-length"], "9");
         assert_eq!(head["cache-control"], "max-age=7");
+        let answer = headers(&[("x-frame-options", "deny"), ("set-cookie", "a=b"), ("vary", "cookie")]);
+        let head = freshen(&stored, &answer);
+        assert_eq!(head["x-frame-options"], "deny");
+        assert!(!head.contains_key("set-cookie") && !head.contains_key("vary"));
     }
 
     #[test]

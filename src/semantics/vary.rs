@@ -75,13 +75,19 @@ fn normalised(name: &HeaderName, request: &HeaderMap) -> Vec<u8> {
     if name == header::ACCEPT_ENCODING {
         return encodings(request);
     }
+    // RFC 9110 12.5.4: language ranges are matched in any case.
+    let lower = name == header::ACCEPT_LANGUAGE;
     let mut joined = Vec::new();
     for line in request.get_all(name) {
         for item in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if !joined.is_empty() {
                 joined.push(b',');
             }
-            joined.extend_from_slice(item);
+            if lower {
+                joined.extend(item.iter().filter(|byte| !matches!(byte, b' ' | b'\t')).map(u8::to_ascii_lowercase));
+            } else {
+                joined.extend_from_slice(item);
+            }
         }
     }
     joined
@@ -145,6 +151,9 @@ mod tests {
         for (field, one, other, same) in [
             ("accept-language", "de, en", "de,en", true),
             ("accept-language", "de", "en", false),
+            ("accept-language", "DE , en; Q=0.5", "de,en;q=0.5", true),
+            // Deviation from RFC 9110 12.5.4, which gives no meaning to the order: Plone does.
+            ("accept-language", "de, en", "en, de", false),
             ("accept-encoding", "gzip, deflate, br", "br,gzip", true),
             ("accept-encoding", "gzip;q=0, br", "br", true),
             ("accept-encoding", "identity", "", true),

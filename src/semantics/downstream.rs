@@ -1,0 +1,85 @@
+//! What an origin tells us and visitors need not know, or must not act upon.
+//!
+//! It is taken out of the head that visitors get and kept aside, for a later 304 is judged with it.
+
+use crate::semantics::cache_control;
+use crate::semantics::policy;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+
+/// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
+const OURS: [HeaderName; 2] = [policy::OWN, policy::SURROGATE];
+
+/// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
+/// in front of us hears of no purge.
+pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> HeaderMap {
+    let mut hidden = HeaderMap::new();
+    for name in OURS {
+        if head.contains_key(&name) {
+            take(head, &mut hidden, &name);
+        }
+    }
+    if hide_shared
+        && let Some(line) = cache_control::without_shared(head)
+        && let Ok(line) = HeaderValue::from_bytes(&line)
+    {
+        take(head, &mut hidden, &header::CACHE_CONTROL);
+        head.insert(header::CACHE_CONTROL, line);
+    }
+    hidden
+}
+
+fn take(head: &mut HeaderMap, hidden: &mut HeaderMap, name: &HeaderName) {
+    for value in head.get_all(name) {
+        hidden.append(name.clone(), value.clone());
+    }
+    head.remove(name);
+}
+
+/// The head as the origin sent it.
+#[must_use]
+pub fn reveal(head: &HeaderMap, hidden: &HeaderMap) -> HeaderMap {
+    let mut whole = head.clone();
+    for name in hidden.keys() {
+        whole.remove(name);
+        for value in hidden.get_all(name) {
+            whole.append(name.clone(), value.clone());
+        }
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_lost() {
+        let said = headers(&[
+            ("cache-control", "max-age=0"),
+            ("cache-control", "s-maxage=60"),
+            ("surrogate-control", "max-age=5"),
+            ("tidegate-cache-control", "max-age=6"),
+            ("cdn-cache-control", "max-age=7"),
+        ]);
+        let mut head = said.clone();
+        let hidden = conceal(&mut head, true);
+        assert_eq!(head, headers(&[("cache-control", "max-age=0, s-maxage=0"), ("cdn-cache-control", "max-age=7")]));
+        assert_eq!(reveal(&head, &hidden), said);
+        let mut head = said.clone();
+        conceal(&mut head, false);
+        assert_eq!(head.get_all("cache-control").iter().count(), 2);
+        let mut plain = headers(&[("cache-control", "max-age=60")]);
+        assert!(conceal(&mut plain, true).is_empty());
+    }
+}
