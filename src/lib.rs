@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod edge;
+pub mod heartbeat;
 pub mod semantics;
 pub mod snapshot;
 pub mod telemetry;

@@ -1,0 +1,7 @@
+//! The pair: two ZEO storage servers and their witnesses, of which one storage serves, and what happens when it does not.
+//!
+//! [`machine`] decides and is pure. What surrounds it (links, journal, fence, address, resources, monitors) does what it is
+//! told and reports what came of it. Knows nothing of HTTP. When parts of it fail, the machine hears of it as a completion
+//! and either finds another way or refuses, and says why.
+
+pub mod machine;

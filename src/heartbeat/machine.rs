@@ -1,0 +1,40 @@
+//! The pair's decision machine: pure, without IO, clock or chance. One machine runs on each voter, member or witness.
+
+pub mod claim;
+pub mod io;
+pub mod message;
+pub mod names;
+pub mod saved;
+pub mod settings;
+
+pub use claim::Ground;
+pub use claim::ProofKind;
+pub use claim::TakeoverProof;
+pub use io::Action;
+pub use io::Failure;
+pub use io::Fenced;
+pub use io::Input;
+pub use io::Journal;
+pub use io::Note;
+pub use io::Order;
+pub use io::PairView;
+pub use io::Phase;
+pub use io::Power;
+pub use io::Refusal;
+pub use io::SelfFenceWhy;
+pub use io::TakeoverReport;
+pub use message::Beat;
+pub use message::Service;
+pub use message::Standing;
+pub use message::Vote;
+pub use names::BootId;
+pub use names::ClusterName;
+pub use names::Epoch;
+pub use names::LinkId;
+pub use names::NodeId;
+pub use names::NodeName;
+pub use names::Roster;
+pub use names::Tid;
+pub use saved::Saved;
+pub use settings::Mode;
+pub use settings::Settings;
