@@ -5,6 +5,7 @@
 pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
+pub mod cookie;
 pub mod date;
 pub mod delivery;
 pub mod downstream;
@@ -14,6 +15,7 @@ pub mod hop;
 pub mod host;
 pub mod key;
 pub mod obsolete;
+pub mod pattern;
 pub mod policy;
 pub mod range;
 pub mod reuse;

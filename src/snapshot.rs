@@ -4,23 +4,28 @@
 //! changed: `control/publisher`, and nobody else, replaces it whole. Live counters, buckets and health are not in it; it
 //! holds their handles, found again by identity, so a reload forgets nothing.
 
+pub mod limits;
+mod lists;
 mod secure;
 
-use crate::admission::rate::Quotas;
+pub use limits::Asking;
+pub use limits::Limit;
+pub use limits::Meter;
+pub use limits::Said;
+pub use lists::Doorkeeper;
+
+use crate::admission::acl::Networks;
 use crate::admission::rate::RateLimit;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::config::check::BUILT_IN_LIMIT;
 use crate::config::settings;
 use crate::config::values;
 use crate::semantics::freshness::Bounds;
+use crate::semantics::pattern::Pattern;
 use crate::telemetry::access::AccessLog;
-use crate::telemetry::metrics::Decision;
-use crate::telemetry::metrics::LimitMetrics;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
 use crate::tls::Tickets;
-use crate::units::ClientAddr;
 use crate::units::LimitName;
 use crate::units::OriginAddr;
 use crate::units::SetName;
@@ -39,6 +44,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 use ipnet::IpNet;
+use lists::Lists;
 use rustls::ServerConfig;
 use secure::Secured;
 use std::collections::BTreeMap;
@@ -49,8 +55,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::Duration;
 
 /// What outlives snapshots.
 pub struct House {
@@ -96,6 +100,8 @@ pub struct Server {
     pub places: Vec<(SocketAddr, bool)>,
     /// Whose X-Forwarded-For is believed.
     pub trusted: Vec<IpNet>,
+    /// Who is turned away.
+    pub deny: Arc<Networks>,
     /// Where uploads are taken in.
     pub spool: PathBuf,
     /// HTTP/2 without TLS.
@@ -138,10 +144,12 @@ pub struct Site {
     pub cache: bool,
     /// Its rate limits.
     pub limits: Vec<Arc<Limit>>,
-    /// Who may see it; empty: everybody.
-    pub allow: Vec<IpNet>,
+    /// Who may see it.
+    pub doorkeeper: Doorkeeper,
     /// The most bytes of a request's body.
-    pub body_max: u64,
+    body_max: u64,
+    /// The same by path; the first that matches counts.
+    body_rules: Vec<(Pattern, u64)>,
     /// What is told besides in each answer, unless the origin said otherwise.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// What is told over TLS about TLS (RFC 6797).
@@ -150,15 +158,6 @@ pub struct Site {
     pub identity_cookies: Arc<Vec<String>>,
     /// Its counters.
     pub metrics: Arc<SiteMetrics>,
-}
-
-/// A rate limit with its counters.
-pub struct Limit {
-    /// Its name.
-    pub name: LimitName,
-    /// Its buckets; none when it is off.
-    pub buckets: Option<Arc<RateLimit>>,
-    metrics: Arc<LimitMetrics>,
 }
 
 enum Host {
@@ -229,6 +228,7 @@ impl Snapshot {
             server: Server {
                 places: Vec::new(),
                 trusted: Vec::new(),
+                deny: Arc::default(),
                 spool: config.server.spool.clone(),
                 h2c: false,
                 redirect_https: false,
@@ -269,6 +269,12 @@ impl Site {
         self.scheme.unwrap_or(if tls { "https" } else { "http" })
     }
 
+    /// The most bytes of a body that is sent to `path`.
+    #[must_use]
+    pub fn body_max(&self, path: &str) -> u64 {
+        self.body_rules.iter().find(|(pattern, _)| pattern.matches(path)).map_or(self.body_max, |(_, max)| *max)
+    }
+
     /// Adds to an answer what visitors are told besides; what the origin said itself stays.
     pub fn dress(&self, headers: &mut HeaderMap, scheme: &str) {
         for (name, value) in &self.headers {
@@ -281,48 +287,25 @@ impl Site {
     }
 }
 
-impl Limit {
-    /// Takes one request of `client`; the time after which he may come again when he has to wait.
-    ///
-    /// # Errors
-    /// That time.
-    pub fn check(&self, client: ClientAddr) -> Result<(), Duration> {
-        let Some(buckets) = &self.buckets else { return Ok(()) };
-        match buckets.check(client) {
-            Ok(()) => {
-                self.metrics.decision(Decision::Allow);
-                Ok(())
-            }
-            Err(wait) => {
-                self.metrics.decision(Decision::Reject);
-                Err(wait.retry_after)
-            }
-        }
-    }
-
-    /// Forgets idle buckets.
-    pub fn forget_idle(&self) {
-        if let Some(buckets) = &self.buckets {
-            self.metrics.keys(buckets.forget_idle());
-        }
-    }
-}
-
 /// Does with a checked configuration everything that can fail or take long: certificates are read, names resolved. Nothing
 /// is changed by it; that happens in [`Compiled::put_in_force`], which does neither and can be repeated.
 ///
 /// # Errors
-/// What only the machine can tell: certificates that cannot be used.
+/// What only the machine can tell: certificates and lists that cannot be used.
 pub fn compile(config: Config, house: &House) -> Result<Compiled, Vec<String>> {
-    let secured = secure::secure(&config, house)?;
+    let (secured, lists) = match (secure::secure(&config, house), lists::read(&config)) {
+        (Ok(secured), Ok(lists)) => (secured, lists),
+        (secured, lists) => return Err(secured.err().into_iter().chain(lists.err()).flatten().collect()),
+    };
     let purge = purge_networks(&config);
-    Ok(Compiled { config, secured, purge })
+    Ok(Compiled { config, secured, lists, purge })
 }
 
 /// A configuration that has passed every test.
 pub struct Compiled {
     config: Config,
     secured: Secured,
+    lists: Lists,
     purge: Vec<IpNet>,
 }
 
@@ -345,7 +328,7 @@ impl Compiled {
     pub fn put_in_force(&self, choices: &Choices, house: &House) -> Snapshot {
         let config = &self.config;
         house.metrics.certificates(self.secured.until.clone());
-        let limits = limits(config, house);
+        let limits = limits::limits(config, house);
         let mut upstreams: BTreeMap<UpstreamName, Arc<Upstream>> = BTreeMap::new();
         for (name, upstream) in &config.upstream {
             let active = choices.sets.get(name).cloned().or_else(|| upstream.active_set());
@@ -360,7 +343,7 @@ impl Compiled {
         let mut default = None;
         for (name, site) in &config.site {
             let Some(upstream) = self.site_upstream(name, site, house, &mut upstreams) else { continue };
-            let compiled = Arc::new(compile_site(config, name, site, upstream, &limits, &identity_cookies, house));
+            let compiled = Arc::new(self.site(name, site, upstream, &limits, &identity_cookies, house));
             hosts.insert(name.to_string(), Host::Site(Arc::clone(&compiled)));
             for alias in &site.aliases {
                 hosts.insert(alias.as_str().to_lowercase(), Host::Alias(Arc::clone(&compiled)));
@@ -376,6 +359,7 @@ impl Compiled {
             server: Server {
                 places,
                 trusted: config.server.trusted.clone(),
+                deny: Arc::clone(&self.lists.deny),
                 spool: config.server.spool.clone(),
                 h2c: config.server.h2c,
                 redirect_https: config.server.redirect_https,
@@ -389,6 +373,38 @@ impl Compiled {
             hosts,
             default,
             all,
+        }
+    }
+
+    fn site(
+        &self,
+        name: &SiteName,
+        site: &settings::Site,
+        upstream: Arc<Upstream>,
+        limits: &BTreeMap<LimitName, Arc<Limit>>,
+        identity_cookies: &Arc<Vec<String>>,
+        house: &House,
+    ) -> Site {
+        let config = &self.config;
+        let doorkeeper = self.lists.sites.get(name).cloned().unwrap_or_default();
+        Site {
+            name: name.clone(),
+            zope: site.zope.as_deref().and_then(|root| VirtualHost::parse(root).ok()),
+            scheme: match site.scheme {
+                values::Scheme::Auto => None,
+                values::Scheme::Http => Some("http"),
+                values::Scheme::Https => Some("https"),
+            },
+            upstream,
+            cache: site.cache,
+            limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
+            doorkeeper,
+            body_max: site.body.unwrap_or(config.server.limits.body).0,
+            body_rules: site.body_for.iter().map(|rule| (rule.path.clone(), rule.max.0)).collect(),
+            headers: site.headers.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect(),
+            hsts: hsts(site),
+            identity_cookies: Arc::clone(identity_cookies),
+            metrics: house.metrics.site(name),
         }
     }
 
@@ -410,35 +426,6 @@ impl Compiled {
                 Some(upstream)
             }
         }
-    }
-}
-
-fn compile_site(
-    config: &Config,
-    name: &SiteName,
-    site: &settings::Site,
-    upstream: Arc<Upstream>,
-    limits: &BTreeMap<LimitName, Arc<Limit>>,
-    identity_cookies: &Arc<Vec<String>>,
-    house: &House,
-) -> Site {
-    Site {
-        name: name.clone(),
-        zope: site.zope.as_deref().and_then(|root| VirtualHost::parse(root).ok()),
-        scheme: match site.scheme {
-            values::Scheme::Auto => None,
-            values::Scheme::Http => Some("http"),
-            values::Scheme::Https => Some("https"),
-        },
-        upstream,
-        cache: site.cache,
-        limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
-        allow: site.allow.clone(),
-        body_max: site.body.unwrap_or(config.server.limits.body).0,
-        headers: site.headers.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect(),
-        hsts: hsts(site),
-        identity_cookies: Arc::clone(identity_cookies),
-        metrics: house.metrics.site(name),
     }
 }
 
@@ -511,38 +498,6 @@ fn plan(
 
 fn server(server: values::Server) -> upstream::ServerPlan {
     upstream::ServerPlan { addr: server.addr, weight: server.weight, backup: server.backup }
-}
-
-fn limits(config: &Config, house: &House) -> BTreeMap<LimitName, Arc<Limit>> {
-    let mut wanted = config.limit.clone();
-    if let Ok(built_in) = LimitName::parse(BUILT_IN_LIMIT) {
-        wanted.entry(built_in).or_default();
-    }
-    let mut known = house.limits.lock().unwrap_or_else(PoisonError::into_inner);
-    known.retain(|name, _| wanted.contains_key(name));
-    wanted
-        .into_iter()
-        .map(|(name, settings)| {
-            let buckets = quotas(&settings).map(|quotas| {
-                let kept = known.get(&name).filter(|limit| limit.quotas() == quotas).cloned();
-                let limit = kept.unwrap_or_else(|| Arc::new(RateLimit::new(quotas)));
-                known.insert(name.clone(), Arc::clone(&limit));
-                limit
-            });
-            let metrics = house.metrics.limit(&name);
-            (name.clone(), Arc::new(Limit { name, buckets, metrics }))
-        })
-        .collect()
-}
-
-fn quotas(limit: &settings::Limit) -> Option<Quotas> {
-    let values::Switchable::On(rate) = &limit.rate else { return None };
-    Some(Quotas {
-        v4_bits: limit.key.v4_bits,
-        v6_bits: limit.key.v6_bits,
-        period: rate.per / rate.count.max(1),
-        burst: limit.burst.try_into().ok()?,
-    })
 }
 
 fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {

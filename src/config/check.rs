@@ -152,6 +152,12 @@ fn limits(config: &Config, context: &mut Context<'_>) {
     }
     for (name, limit) in &config.limit {
         range(context, &format!("limit.{name}.burst"), limit.burst, 1..=1_000_000);
+        for (at, method) in limit.method.iter().enumerate() {
+            if http::Method::from_bytes(method.as_bytes()).is_err() {
+                let message = format!("`{method}` is no method");
+                context.error("E0329", &format!("limit.{name}.method.{at}"), message, "write it like \"POST\"");
+            }
+        }
     }
 }
 

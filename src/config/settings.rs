@@ -3,16 +3,19 @@
 use crate::config::decode::settings;
 use crate::config::values::AccessFormat;
 use crate::config::values::Balance;
+use crate::config::values::BodyRule;
 use crate::config::values::CheckKind;
 use crate::config::values::ClientCacheControl;
-use crate::config::values::ClientKey;
+use crate::config::values::Cost;
 use crate::config::values::FieldName;
 use crate::config::values::FieldValue;
+use crate::config::values::LimitKey;
 use crate::config::values::Listen;
 use crate::config::values::LogFormat;
 use crate::config::values::LogLevel;
 use crate::config::values::Memory;
 use crate::config::values::Mode;
+use crate::config::values::Over;
 use crate::config::values::PurgeAllow;
 use crate::config::values::Rate;
 use crate::config::values::Scheme;
@@ -20,6 +23,7 @@ use crate::config::values::Server as Endpoint;
 use crate::config::values::Switchable;
 use crate::config::values::TlsMin;
 use crate::config::values::UpstreamRef;
+use crate::semantics::pattern::Pattern;
 use crate::units::ByteSize;
 use crate::units::LimitName;
 use crate::units::OriginAddr;
@@ -72,6 +76,10 @@ settings! {
         h2c: bool = false,
         /// Networks of proxies in front of us whose X-Forwarded-For is believed. Nobody, unless named.
         trusted: Vec<IpNet> = Vec::new(),
+        /// Networks that are turned away: their connections are closed at once, and behind a trusted proxy they get 403.
+        deny: Vec<IpNet> = Vec::new(),
+        /// Files with more of them, one in a line, `#` for comments. Read again at every reload.
+        deny_files: Vec<PathBuf> = Vec::new(),
         /// Answer 308 to https on HTTP listeners when there is a TLS listener.
         redirect_https: bool = true,
         /// Where uploads of more than 64 KiB are kept until they are whole, for only then they get a thread. Where it cannot
@@ -199,8 +207,14 @@ settings! {
         cache: bool = true,
         /// The rate limits that apply, by name.
         limits: Vec<LimitName> = LimitName::parse("per-client").into_iter().collect(),
-        /// Networks that may see this site; empty: everybody. Others are answered 403.
+        /// Networks that may see this site; without them and `allow_files` everybody. Others are answered 403.
         allow: Vec<IpNet> = Vec::new(),
+        /// Files with more of them, one in a line, `#` for comments. Read again at every reload.
+        allow_files: Vec<PathBuf> = Vec::new(),
+        /// Networks that may not see this site, even if it is allowed to them.
+        deny: Vec<IpNet> = Vec::new(),
+        /// Files with more of them.
+        deny_files: Vec<PathBuf> = Vec::new(),
         /// How long browsers shall remember to come by TLS only (Strict-Transport-Security), such as "180d"; "0s" says
         /// nothing. Hard to take back: begin with "5min".
         hsts: Duration = Duration::ZERO,
@@ -211,6 +225,8 @@ settings! {
         headers: BTreeMap<FieldName, FieldValue> = BTreeMap::new(),
         /// Bytes of a request's body, if not as `server.limits.body`.
         body: Option<ByteSize> = None,
+        /// The same by path, each "PATH SIZE", such as ["/uploads/** 1GiB", "** 1MiB"]; the first that matches counts.
+        body_for: Vec<BodyRule> = Vec::new(),
     }
 }
 
@@ -338,12 +354,28 @@ settings! {
 settings! {
     /// A rate limit.
     Limit {
-        /// What counts as one client: "ip/V4BITS,V6BITS".
-        key: ClientKey = ClientKey { v4_bits: 32, v6_bits: 56 },
-        /// How many requests are earned in a time: "N/s", "N/min", "N/h", or "off".
+        /// What counts as one client: "ip/V4BITS,V6BITS" (so many bits of his address), "cookie/NAME" (the cookie's value;
+        /// who has none counts by "ip/32,56"), or "all" (everybody together). A client who makes up cookies is a new one
+        /// each time, so let a limit by address stand beside one by cookie.
+        key: LimitKey = LimitKey::Network { v4_bits: 32, v6_bits: 56 },
+        /// How many units are earned in a time: "N/s", "N/min", "N/h", or "off".
         rate: Switchable<Rate> = Switchable::On(Rate { count: 50, per: seconds(1) }),
-        /// How many may come at once: a page of Plone with all its parts is about 60. Above: 429.
+        /// How many may be spent at once: a page of Plone with all its parts is about 60 requests.
         burst: u32 = 200,
+        /// What a unit is: "request", or "origin-time": a second that a request kept an endpoint busy, charged when it is
+        /// known; what the cache answers costs a thousandth. Who owes has to wait, up to 10 minutes.
+        cost: Cost = Cost::Request,
+        /// Only requests for these paths count, such as "**/@@search" or "/news/**" (`*` stays within a segment). Empty: all.
+        path: Vec<Pattern> = Vec::new(),
+        /// Only requests with these methods count. Empty: all.
+        method: Vec<String> = Vec::new(),
+        /// Networks whose requests do not count.
+        exempt: Vec<IpNet> = Vec::new(),
+        /// What happens to what is over it: 429 (refused, with the time to come back), "queue-last" (it waits for an
+        /// endpoint until nobody else does), or "close" (429, and the connection ends).
+        over: Over = Over::Refuse,
+        /// Only count what would happen (`tidegate_limit_decisions_total{decision="dry-run"}`).
+        dry_run: bool = false,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::decode::Setting;
 use crate::config::decode::join;
 use crate::config::decode::table;
 use crate::config::decode::wrong_type;
+use crate::semantics::pattern::Pattern;
 use crate::units::BadUnit;
 use crate::units::ByteSize;
 use crate::units::LimitName;
@@ -107,13 +108,40 @@ pub enum PurgeAllow {
     Networks(Vec<IpNet>),
 }
 
-/// How many bits of a client's address make one client: `"ip/32,56"`.
+/// Whose requests a limit counts together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitKey {
+    /// `"ip/32,56"`: of one network.
+    Network {
+        /// Bits of an IPv4 address.
+        v4_bits: u8,
+        /// Bits of an IPv6 address.
+        v6_bits: u8,
+    },
+    /// `"cookie/NAME"`: with the same value of this cookie.
+    Cookie(String),
+    /// `"all"`: everybody's.
+    All,
+}
+
+/// What happens to requests over a limit: `429`, `"queue-last"` or `"close"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientKey {
-    /// Of an IPv4 address.
-    pub v4_bits: u8,
-    /// Of an IPv6 address.
-    pub v6_bits: u8,
+pub enum Over {
+    /// They are refused.
+    Refuse,
+    /// They leave the queue last.
+    QueueLast,
+    /// They are refused, and their connection is closed.
+    Close,
+}
+
+/// The most bytes of a body for some paths: `"PATH SIZE"`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BodyRule {
+    /// The paths.
+    pub path: Pattern,
+    /// The bound.
+    pub max: ByteSize,
 }
 
 /// So many in such a time: `"50/s"`, `"30/min"`, `"1000/h"`.
@@ -205,13 +233,23 @@ text_setting!(Memory, Memory::parse, |memory| match memory {
     Memory::Bytes(bytes) => bytes.to_string(),
     Memory::Percent(percent) => format!("{percent}%"),
 });
-text_setting!(ClientKey, ClientKey::parse, |key| format!("ip/{},{}", key.v4_bits, key.v6_bits));
+text_setting!(LimitKey, LimitKey::parse, |key| match key {
+    LimitKey::Network { v4_bits, v6_bits } => format!("ip/{v4_bits},{v6_bits}"),
+    LimitKey::Cookie(name) => format!("cookie/{name}"),
+    LimitKey::All => "all".to_owned(),
+});
+text_setting!(Pattern, parse_pattern, ToString::to_string);
+text_setting!(BodyRule, BodyRule::parse, |rule| format!("{} {}", rule.path, rule.max));
 text_setting!(Rate, Rate::parse, Rate::show_text);
 text_setting!(FieldValue, FieldValue::parse, |value| String::from_utf8_lossy(value.0.as_bytes()).into_owned());
 text_setting!(Mode, Mode::parse, |mode| format!("{:04o}", mode.0));
 
 fn parse_path(written: &str) -> Result<PathBuf, BadUnit> {
     if written.is_empty() { Err(BadUnit("a path must not be empty".to_owned())) } else { Ok(written.into()) }
+}
+
+fn parse_pattern(written: &str) -> Result<Pattern, BadUnit> {
+    Pattern::glob(written).map_err(|bad| BadUnit(bad.0))
 }
 
 fn parse_addr(written: &str) -> Result<SocketAddr, BadUnit> {
@@ -284,18 +322,67 @@ impl Memory {
     }
 }
 
-impl ClientKey {
+impl LimitKey {
     fn parse(written: &str) -> Result<Self, BadUnit> {
+        let wrong = || {
+            BadUnit(format!(
+                "`{written}` is no kind of client; write \"ip/32,56\" (bits of IPv4, bits of IPv6), \"cookie/NAME\" or \"all\""
+            ))
+        };
+        if written == "all" {
+            return Ok(Self::All);
+        }
+        if let Some(name) = written.strip_prefix("cookie/") {
+            // RFC 6265 4.1.1: a cookie's name is a token.
+            let good = !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte));
+            return if good { Ok(Self::Cookie(name.to_owned())) } else { Err(wrong()) };
+        }
         let bits = written.strip_prefix("ip/").and_then(|bits| bits.split_once(','));
         let bits = bits.and_then(|(v4, v6)| Some((v4.trim().parse().ok()?, v6.trim().parse().ok()?)));
         match bits {
-            Some((v4_bits @ 1..=32, v6_bits @ 1..=128)) => Ok(Self { v4_bits, v6_bits }),
-            _ => Err(BadUnit(format!(
-                "`{written}` is no kind of client; write \"ip/32,56\": bits of IPv4, bits of IPv6"
-            ))),
+            Some((v4_bits @ 1..=32, v6_bits @ 1..=128)) => Ok(Self::Network { v4_bits, v6_bits }),
+            _ => Err(wrong()),
         }
     }
 }
+
+impl BodyRule {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let Some((path, size)) = written.trim().rsplit_once(char::is_whitespace) else {
+            return Err(BadUnit(format!(
+                "`{written}` says no size; write \"PATH SIZE\", such as \"/uploads/** 1GiB\""
+            )));
+        };
+        Ok(Self { path: parse_pattern(path.trim())?, max: ByteSize::parse(size)? })
+    }
+}
+
+impl Setting for Over {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        let number = value.get_ref().as_integer().map(|number| number.as_str().to_owned());
+        match number.as_deref().or(value.get_ref().as_str()) {
+            Some("429") => Some(Self::Refuse),
+            Some("queue-last") => Some(Self::QueueLast),
+            Some("close") => Some(Self::Close),
+            _ => {
+                let message = format!("`{path}` must be one of 429, \"queue-last\", \"close\"");
+                context.error_at("E0205", value.span(), message, None);
+                None
+            }
+        }
+    }
+
+    fn show(&self) -> Option<Value> {
+        Some(match self {
+            Self::Refuse => Value::Integer(429),
+            Self::QueueLast => Value::String("queue-last".to_owned()),
+            Self::Close => Value::String("close".to_owned()),
+        })
+    }
+}
+
+impl Nested for Over {}
 
 impl Rate {
     fn parse(written: &str) -> Result<Self, BadUnit> {
@@ -611,6 +698,16 @@ choice!(
         Ignore = "ignore",
         /// As RFC 9111 5.2.1 describes.
         Honour = "honour",
+    }
+);
+
+choice!(
+    /// What a limit counts.
+    Cost {
+        /// Requests.
+        Request = "request",
+        /// Seconds that requests keep endpoints busy.
+        OriginTime = "origin-time",
     }
 );
 

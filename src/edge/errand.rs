@@ -7,6 +7,8 @@ use crate::edge::refusal::Refusal;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop;
 use crate::semantics::validator;
+use crate::snapshot::Asking;
+use crate::snapshot::Meter;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
 use crate::upstream::Asker;
@@ -62,6 +64,8 @@ pub struct Errand {
     pub status: CacheStatus,
     /// For whom.
     pub asker: Asker,
+    /// What its time at an origin is charged to.
+    pub meters: Vec<Meter>,
 }
 
 impl Errand {
@@ -79,6 +83,7 @@ impl Errand {
     ) -> Result<Self, Refusal> {
         let uri =
             Uri::try_from(question.origin_target()).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
+        let class = if question.demoted { Class::Background } else { class(question, headers) };
         Ok(Self {
             edge: Arc::clone(edge),
             snapshot: Arc::clone(snapshot),
@@ -93,13 +98,8 @@ impl Errand {
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
             status,
-            asker: Asker::new(
-                question.client,
-                session::login(headers),
-                class(question, headers),
-                &question.target.path,
-                question.writes,
-            ),
+            asker: Asker::new(question.client, session::login(headers), class, &question.target.path, question.writes),
+            meters: meters(question, headers),
         })
     }
 
@@ -153,6 +153,12 @@ impl Errand {
         }
         Ok(parts)
     }
+}
+
+/// What the request's time at an origin is charged to.
+fn meters(question: &Question<'_>, headers: &HeaderMap) -> Vec<Meter> {
+    let asking = Asking { client: question.client, method: question.method, path: &question.target.path, headers };
+    question.site.limits.iter().filter_map(|limit| limit.meter(asking)).collect()
 }
 
 /// How urgent a request is: work before visits, visits before robots.

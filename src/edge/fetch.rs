@@ -37,6 +37,7 @@ use crate::semantics::storable::Terms;
 use crate::semantics::storable::WhyNotStored;
 use crate::semantics::validator;
 use crate::semantics::vary::Selection;
+use crate::snapshot::Meter;
 use crate::telemetry::metrics::Revalidation;
 use crate::units::OriginAddr;
 use crate::upstream::Class;
@@ -56,6 +57,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -172,14 +174,49 @@ fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
 
 /// Makes the journey.
 async fn travel(errand: &Errand, head: Parts, body: RequestBody) -> Result<Fetched, Refusal> {
+    let bill = Bill::begin(&errand.meters);
     match errand.site.upstream.fetch(head, body, &errand.asker).await {
-        Ok(fetched) => Ok(fetched),
+        Ok(fetched) => {
+            bill.settle(fetched.timings.first_byte);
+            Ok(fetched)
+        }
         Err(error) => {
+            if matches!(error, FetchError::Queue(_) | FetchError::Connect(_)) {
+                bill.settle(Duration::ZERO);
+            }
             debug!(site = %errand.site.name, error = crate::telemetry::chain(&error), "no answer from upstream");
             let refusal = Refusal::new(error.status(), error.why()).retry_after(error.retry_after());
             // A body that broke off leaves the connection in the middle of a request.
             Err(if matches!(error, FetchError::Client(_)) { refusal.closing() } else { refusal })
         }
+    }
+}
+
+/// What a journey costs, charged to the limits that count it. One that is not settled, because the client left or no answer
+/// came, costs all the time since it began: else leaving would make it free.
+struct Bill<'a> {
+    meters: &'a [Meter],
+    began: Instant,
+    known: Option<Duration>,
+}
+
+impl<'a> Bill<'a> {
+    fn begin(meters: &'a [Meter]) -> Self {
+        Self { meters, began: clock::mono(), known: None }
+    }
+
+    fn settle(mut self, took: Duration) {
+        self.known = Some(took);
+    }
+}
+
+impl Drop for Bill<'_> {
+    fn drop(&mut self) {
+        if self.meters.is_empty() {
+            return;
+        }
+        let took = self.known.unwrap_or_else(|| clock::mono().saturating_duration_since(self.began));
+        self.meters.iter().for_each(|meter| meter.charge(took));
     }
 }
 

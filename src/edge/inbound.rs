@@ -40,7 +40,7 @@ pub fn body(errand: &Errand, incoming: Incoming) -> Result<RequestBody, Refusal>
     if incoming.is_end_stream() {
         return Ok(RequestBody::Empty);
     }
-    let most = errand.site.body_max;
+    let most = errand.site.body_max(&errand.path);
     if incoming.size_hint().lower() > most {
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").closing());
     }

@@ -2,7 +2,6 @@
 //!
 //! One parsed structure is judged here and forwarded later; nothing is parsed twice or differently.
 
-use crate::admission::acl;
 use crate::edge::refusal::Refusal;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
@@ -14,9 +13,12 @@ use crate::semantics::key::KeyBuf;
 use crate::semantics::key::Parts;
 use crate::semantics::target;
 use crate::semantics::target::Target;
+use crate::snapshot::Asking;
 use crate::snapshot::Found;
+use crate::snapshot::Said;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
+use crate::snapshot::limits;
 use crate::units::ClientAddr;
 use crate::zope::session;
 use crate::zope::session::Identity;
@@ -43,6 +45,8 @@ pub struct Approach {
 pub struct Question<'r> {
     /// How it came.
     pub approach: Approach,
+    /// Its method.
+    pub method: &'r Method,
     /// The site it is for.
     pub site: &'r Arc<Site>,
     /// The scheme that visitors see.
@@ -57,6 +61,8 @@ pub struct Question<'r> {
     pub identity: Identity,
     /// Whether it may change something.
     pub writes: bool,
+    /// Whether a limit says that it leaves the queue last.
+    pub demoted: bool,
     /// What kind of request it is.
     pub kind: Kind,
 }
@@ -221,6 +227,7 @@ fn question<'r, B: http_body::Body>(
     if purge {
         let question = Question {
             approach,
+            method,
             site,
             scheme: "http",
             authority,
@@ -228,11 +235,12 @@ fn question<'r, B: http_body::Body>(
             client,
             identity: Identity::Anonymous,
             writes: false,
+            demoted: false,
             kind: Kind::Purge,
         };
         return Ok(Judged::Question(question));
     }
-    if !site.allow.is_empty() && !acl::contains(&site.allow, client.0) {
+    if !site.doorkeeper.admits(client.0) || snapshot.server.deny.contains(client.0) {
         site.metrics.acl_denied();
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
@@ -241,15 +249,18 @@ fn question<'r, B: http_body::Body>(
     if let Some(location) = moved(snapshot, approach, site, scheme, &authority, &target, canonical) {
         return Ok(Judged::Redirect(location, site, scheme));
     }
-    for limit in &site.limits {
-        limit
-            .check(client)
-            .map_err(|wait| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(wait)))?;
+    let said = limits::check(&site.limits, Asking { client, method, path: &target.path, headers });
+    if let Said::Stop { retry_after, close } = said {
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(retry_after));
+        return Err(if close { refusal.closing() } else { refusal });
     }
     let identity = session::identity(headers, &site.identity_cookies);
     let kind = kind(site, request, identity);
     let writes = !method.is_safe();
-    Ok(Judged::Question(Question { approach, site, scheme, authority, target, client, identity, writes, kind }))
+    let demoted = said == Said::Last;
+    let question =
+        Question { approach, method, site, scheme, authority, target, client, identity, writes, demoted, kind };
+    Ok(Judged::Question(question))
 }
 
 /// Where the request belongs instead: the canonical host, or the TLS listener.

@@ -34,22 +34,25 @@ use http::HeaderMap;
 use http::Request;
 use http::Response;
 use http::StatusCode;
+use http::header;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// One client connection, as the service that answers its requests.
 pub struct Session {
     edge: Arc<Edge>,
     approach: Approach,
     activity: Arc<Activity>,
+    /// Ends the connection after the requests under way.
+    closing: CancellationToken,
 }
 
 /// The answer to one request: at hand, or under way.
@@ -87,9 +90,8 @@ thread_local! {
 impl Session {
     /// The service of a connection from `peer`.
     #[must_use]
-    pub fn new(edge: &Arc<Edge>, peer: SocketAddr, tls: bool, http2: bool, activity: &Arc<Activity>) -> Self {
-        let approach = Approach { peer: peer.ip().to_canonical(), tls, http2 };
-        Self { edge: Arc::clone(edge), approach, activity: Arc::clone(activity) }
+    pub fn new(edge: &Arc<Edge>, approach: Approach, activity: &Arc<Activity>, closing: &CancellationToken) -> Self {
+        Self { edge: Arc::clone(edge), approach, activity: Arc::clone(activity), closing: closing.clone() }
     }
 }
 
@@ -104,6 +106,10 @@ impl Service<Request<Incoming>> for Session {
         let snapshot = self.edge.snapshots.load();
         match first(&self.edge, &snapshot, self.approach, &request, now) {
             First::Answered(mut response) => {
+                if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
+                    // HTTP/1 reads it in the answer; HTTP/2 has to be told.
+                    self.closing.cancel();
+                }
                 let small = response.body().len().is_some_and(|len| len <= deliver::TOLD_AT_ONCE);
                 response.body_mut().watch(if small { watch.ending_at(now) } else { watch });
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.

@@ -12,6 +12,7 @@ use crate::edge::connection;
 use crate::edge::connection::Ended;
 use crate::edge::connection::Limits;
 use crate::edge::connection::Protocol;
+use crate::edge::intake::Approach;
 use crate::edge::listener::Place;
 use crate::edge::permits::Permit;
 use crate::edge::pipeline::Session;
@@ -142,6 +143,9 @@ impl Accepting {
         let snapshot = self.edge.snapshots.load();
         let server = &snapshot.server;
         let limits = &server.limits;
+        if server.deny.contains(peer.ip()) {
+            return self.edge.metrics.connection_rejected("denied");
+        }
         match self.edge.permits.take(peer.ip(), limits.connections as usize, limits.per_client as usize) {
             Ok(permit) => {
                 let visit = Visit {
@@ -256,9 +260,11 @@ impl Visit {
         let tls = self.door.place.tls;
         let activity = Arc::new(Activity::new(clock::mono(), http2));
         let listener = self.edge.metrics.listener(self.door.local, Carrier::of(tls, http2));
-        let session = Session::new(&self.edge, self.peer, tls, http2, &activity);
+        let closing = self.stop.child_token();
+        let approach = Approach { peer: self.peer.ip().to_canonical(), tls, http2 };
+        let session = Session::new(&self.edge, approach, &activity, &closing);
         listener.opened();
-        let ended = connection::serve(stream, ahead, protocol, activity, &self.limits, session, &self.stop).await;
+        let ended = connection::serve(stream, ahead, protocol, activity, &self.limits, session, &closing).await;
         listener.closed();
         match ended {
             Ended::Normally | Ended::TimedOut(Closed::Idle) => {}

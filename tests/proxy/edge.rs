@@ -119,6 +119,15 @@ impl Edge {
         self.client().ask(path, more).reply()
     }
 
+    /// Waits until it is so, and fails at the deadline.
+    pub fn wait_until(&self, so: impl Fn(&Self) -> bool) {
+        let began = std::time::Instant::now();
+        while !so(self) {
+            assert!(began.elapsed() < DEADLINE, "it does not come to pass");
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     /// The value of the first metric line that begins so.
     pub fn metric(&self, begins: &str) -> f64 {
         let (_, page) = self.publisher.house().metrics.encode();

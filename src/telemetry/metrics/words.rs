@@ -171,10 +171,12 @@ words!(
     Decision {
         /// Within the limit.
         Allow = "allow",
-        /// Within it after a wait.
+        /// Beyond it, and therefore last in the queue.
         Delay = "delay",
         /// Beyond it.
         Reject = "reject",
+        /// Beyond it, but the limit only counts.
+        DryRun = "dry-run",
     }
 );
 
