@@ -15,6 +15,7 @@ use tidegate::cache;
 use tidegate::cache::Cache;
 use tidegate::cache::Stored;
 use tidegate::cache::StoredBody;
+use tidegate::cache::Tagged;
 use tidegate::clock;
 use tidegate::config;
 use tidegate::edge::Edge;
@@ -113,7 +114,15 @@ fn stored() -> Arc<Stored> {
         strict: false,
     };
     let body = StoredBody::Whole(Bytes::from(vec![b'x'; 1024]));
-    Arc::new(Stored { status: StatusCode::OK, head, body, freshness, selection: Selection::default(), hidden: None })
+    Arc::new(Stored {
+        status: StatusCode::OK,
+        head,
+        body,
+        freshness,
+        selection: Selection::default(),
+        hidden: None,
+        tagged: Tagged::new(Vec::new(), 0),
+    })
 }
 
 fn judge<'r>(snapshot: &'r Snapshot, request: &'r Request<Empty<Bytes>>) -> Question<'r> {

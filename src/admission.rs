@@ -2,3 +2,4 @@
 
 pub mod acl;
 pub mod rate;
+pub mod token;

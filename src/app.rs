@@ -356,6 +356,14 @@ fn show_live_state(publisher: &Arc<Publisher>) {
         let Some(publisher) = weak.upgrade() else { return };
         let house = publisher.house();
         metrics.cache_tiers(house.cache.tiers().iter().map(tier).collect());
+        let ledger = house.cache.ledger().view();
+        metrics.purge_ledger(metrics::PurgeLedger {
+            sequence: ledger.sequence,
+            records: ledger.records as u64,
+            patterns: ledger.patterns as u64,
+            dropped: house.cache.dropped(),
+            overflows: ledger.raised,
+        });
         for upstream in house.snapshots.load_full().upstreams.values() {
             upstream.show_gauges();
         }

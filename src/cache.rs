@@ -6,6 +6,7 @@
 pub mod body;
 pub mod collapse;
 pub mod entry;
+pub mod ledger;
 pub mod store;
 
 pub use body::BodyReader;
@@ -16,5 +17,6 @@ pub use collapse::Joined;
 pub use collapse::Leader;
 pub use entry::Shelf;
 pub use entry::Stored;
+pub use ledger::Tagged;
 pub use store::Cache;
 pub use store::Settings;

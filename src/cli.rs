@@ -83,14 +83,12 @@ pub enum Verb {
     Hold(UpstreamArgs),
     /// End a hold: who waits is served, no faster than the threads allow.
     Release(UpstreamArgs),
-    /// Forget the stored response of one URL in all its variants, or of all with the word `all`.
-    Purge {
-        /// The URL as visitors write it, such as <https://www.example.org/news>, or `all`.
-        url: String,
-        /// Which running tidegate.
-        #[command(flatten)]
-        socket: SocketArg,
-    },
+    /// Forget stored responses: of one URL, below a path, by pattern or tag, of a site, or all.
+    #[command(after_help = "Examples:\n  tidegate purge https://www.example.org/news\n  \
+                            tidegate purge --prefix /news --site www.example.org\n  \
+                            tidegate purge --glob '/news/**/*.png'\n  tidegate purge --tag 2f1c9e --soft\n  \
+                            tidegate purge all")]
+    Purge(PurgeArgs),
     /// Re-read the configuration file, as the signal HUP does, and report what came of it.
     Reload {
         /// Which running tidegate.
@@ -134,6 +132,63 @@ impl UpstreamArgs {
     }
 }
 
+/// What to forget.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct PurgeArgs {
+    /// A URL as visitors write it (<https://www.example.org/news>), a path as Zope or visitors write it, a pattern, a tag,
+    /// or the word `all`. In Plone all spellings of a URL (`/news/`, `/news/view`) and all queries are meant.
+    #[arg(required_unless_present_any = ["site"])]
+    pub what: Option<String>,
+    /// It is a URL or path: what lies at or below it.
+    #[arg(long, group = "kind")]
+    pub prefix: bool,
+    /// It is a pattern of paths: `*` within a segment, `**` for anything.
+    #[arg(long, group = "kind")]
+    pub glob: bool,
+    /// It is a regular expression for path and query.
+    #[arg(long, group = "kind")]
+    pub regex: bool,
+    /// It is a tag, such as the UID of an object, or several.
+    #[arg(long, group = "kind")]
+    pub tag: bool,
+    /// Only of the site of this host; without anything else, all of that site.
+    #[arg(long, value_name = "HOST")]
+    pub site: Option<String>,
+    /// Make it stale instead: it is asked for again when somebody wants it, and served if the upstream fails.
+    #[arg(long)]
+    pub soft: bool,
+    /// Make it go, even if `cache.purge_soft` is set.
+    #[arg(long, conflicts_with = "soft")]
+    pub hard: bool,
+    /// Which running tidegate.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+impl PurgeArgs {
+    fn order(&self) -> ExitCode {
+        let kind = match &self.what {
+            None => "site",
+            Some(_) if self.prefix => "prefix",
+            Some(_) if self.glob => "glob",
+            Some(_) if self.regex => "regex",
+            Some(_) if self.tag => "tag",
+            Some(what) if what == "all" => "all",
+            Some(_) => "url",
+        };
+        let what = percent_encode(self.what.as_deref().unwrap_or_default());
+        let mut target = format!("/purge?kind={kind}&what={what}");
+        if let Some(site) = &self.site {
+            let _ = write!(target, "&site={}", percent_encode(site));
+        }
+        if self.soft || self.hard {
+            target.push_str(if self.soft { "&mode=soft" } else { "&mode=hard" });
+        }
+        order(&self.socket, &target)
+    }
+}
+
 /// How to run.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -174,7 +229,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Verb::Undrain(which) => which.order("undrain"),
         Verb::Hold(which) => which.order("hold"),
         Verb::Release(which) => which.order("release"),
-        Verb::Purge { url, socket } => order(&socket, &format!("/purge?url={}", percent_encode(&url))),
+        Verb::Purge(args) => args.order(),
         Verb::Reload { socket } => order(&socket, "/reload"),
     }
 }

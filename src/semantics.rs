@@ -21,6 +21,7 @@ pub mod range;
 pub mod reuse;
 pub mod storable;
 pub mod structured;
+pub mod tags;
 pub mod target;
 pub mod validator;
 pub mod vary;

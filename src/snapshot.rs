@@ -16,12 +16,14 @@ pub use lists::Doorkeeper;
 
 use crate::admission::acl::Networks;
 use crate::admission::rate::RateLimit;
+use crate::admission::token::Tokens;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::config::settings;
 use crate::config::values;
 use crate::semantics::freshness::Bounds;
 use crate::semantics::pattern::Pattern;
+use crate::semantics::tags::Mode;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
@@ -36,6 +38,7 @@ use crate::upstream::Plan;
 use crate::upstream::Registry;
 use crate::upstream::Secure;
 use crate::upstream::Upstream;
+use crate::zope::preset::Preset;
 use crate::zope::vhost::VirtualHost;
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
@@ -128,12 +131,20 @@ pub struct CachePolicy {
     pub hide_shared: bool,
     /// Who may purge.
     pub purge: Vec<IpNet>,
+    /// Who may purge from anywhere.
+    pub purge_tokens: Tokens,
+    /// How thoroughly, unless an order says so.
+    pub purge_mode: Mode,
+    /// The fields in which answers name their tags.
+    pub tags: Vec<HeaderName>,
 }
 
 /// One site.
 pub struct Site {
     /// Its canonical host, or a label.
     pub name: SiteName,
+    /// What kind of application it is.
+    pub preset: Preset,
     /// Where it lies in the ZODB.
     pub zope: Option<VirtualHost>,
     /// The scheme that visitors see, if not the listener's.
@@ -236,7 +247,7 @@ impl Snapshot {
                 limits: settings::Limits::default(),
             },
             tls: None,
-            cache: cache_policy(&config.cache, Vec::new()),
+            cache: cache_policy(&config.cache, Vec::new(), Tokens::default()),
             upstreams: BTreeMap::new(),
             limits: Vec::new(),
             hosts: HashMap::new(),
@@ -252,6 +263,14 @@ impl Snapshot {
             Some(Host::Site(site)) => Some(Found::Site(site)),
             Some(Host::Alias(site)) => Some(Found::Alias(site)),
             None => self.default.as_ref().map(Found::Site),
+        }
+    }
+
+    /// The site that has the name `host`, leaving out the one that answers for unknown hosts.
+    #[must_use]
+    pub fn named(&self, host: &str) -> Option<&Arc<Site>> {
+        match self.hosts.get(host)? {
+            Host::Site(site) | Host::Alias(site) => Some(site),
         }
     }
 
@@ -298,7 +317,8 @@ pub fn compile(config: Config, house: &House) -> Result<Compiled, Vec<String>> {
         (secured, lists) => return Err(secured.err().into_iter().chain(lists.err()).flatten().collect()),
     };
     let purge = purge_networks(&config);
-    Ok(Compiled { config, secured, lists, purge })
+    let tokens = purge_tokens(&config).map_err(|problem| vec![problem])?;
+    Ok(Compiled { config, secured, lists, purge, tokens })
 }
 
 /// A configuration that has passed every test.
@@ -307,6 +327,7 @@ pub struct Compiled {
     secured: Secured,
     lists: Lists,
     purge: Vec<IpNet>,
+    tokens: Tokens,
 }
 
 impl Compiled {
@@ -367,7 +388,7 @@ impl Compiled {
                 limits: config.server.limits.clone(),
             },
             tls: self.secured.server.clone(),
-            cache: cache_policy(&config.cache, self.purge.clone()),
+            cache: cache_policy(&config.cache, self.purge.clone(), self.tokens.clone()),
             upstreams,
             limits: limits.into_values().collect(),
             hosts,
@@ -389,6 +410,7 @@ impl Compiled {
         let doorkeeper = self.lists.sites.get(name).cloned().unwrap_or_default();
         Site {
             name: name.clone(),
+            preset: preset(site.preset),
             zope: site.zope.as_deref().and_then(|root| VirtualHost::parse(root).ok()),
             scheme: match site.scheme {
                 values::Scheme::Auto => None,
@@ -426,6 +448,15 @@ impl Compiled {
                 Some(upstream)
             }
         }
+    }
+}
+
+fn preset(preset: values::Preset) -> Preset {
+    match preset {
+        values::Preset::Plain => Preset::Plain,
+        values::Preset::Zope => Preset::Zope,
+        values::Preset::PloneClassic => Preset::PloneClassic,
+        values::Preset::PloneVolto => Preset::PloneVolto,
     }
 }
 
@@ -500,7 +531,7 @@ fn server(server: values::Server) -> upstream::ServerPlan {
     upstream::ServerPlan { addr: server.addr, weight: server.weight, backup: server.backup }
 }
 
-fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {
+fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens) -> CachePolicy {
     CachePolicy {
         bounds: Bounds {
             heuristic_max: cache.heuristic,
@@ -515,7 +546,17 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>) -> CachePolicy {
         tell: cache.status,
         hide_shared: cache.hide_s_maxage,
         purge,
+        purge_tokens,
+        purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
+        tags: cache.tags.iter().map(|name| name.0.clone()).collect(),
     }
+}
+
+fn purge_tokens(config: &Config) -> Result<Tokens, String> {
+    let Some(path) = &config.cache.purge_token_file else { return Ok(Tokens::default()) };
+    let wrong = |why: &str| format!("the file of `cache.purge_token_file`, {}: {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    Tokens::parse(&text).map_err(|why| wrong(&why))
 }
 
 /// The networks that may purge. Endpoints given by name are resolved here, once per configuration; what does not resolve

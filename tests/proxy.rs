@@ -8,6 +8,8 @@ mod edge;
 mod limits;
 #[path = "proxy/origin.rs"]
 mod origin;
+#[path = "proxy/purge.rs"]
+mod purge;
 #[path = "proxy/queue.rs"]
 mod queue;
 #[path = "proxy/tls.rs"]

@@ -112,6 +112,12 @@ impl Flights {
         }
     }
 
+    /// Notes that what this flight brings was purged: nobody joins it any more. A later flight for `key` goes on.
+    pub fn bar(&self, key: &[u8], flight: &Arc<Flight>) {
+        flight.purged.store(true, Ordering::Release);
+        self.leave(key, flight);
+    }
+
     /// Notes a purge of everything.
     pub fn purge_all(&self) {
         for shard in &self.shards {

@@ -1,11 +1,13 @@
 //! A stored response, and the shelf on which the variants of one URL stand.
 
 use crate::cache::body::StoredBody;
+use crate::cache::ledger::Tagged;
 use crate::semantics::freshness::Freshness;
 use crate::semantics::vary::Selection;
 use http::HeaderMap;
 use http::StatusCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a shelf and a response cost beyond the bytes they hold: their structs, counters and allocator rounding.
 const RESPONSE_OVERHEAD: usize = size_of::<Stored>() + 32;
@@ -28,6 +30,8 @@ pub struct Stored {
     pub selection: Selection,
     /// The fields of the origin's head that visitors do not get, for a 304 is judged with them; mostly none.
     pub hidden: Option<Box<HeaderMap>>,
+    /// By what it can be forgotten besides its URL.
+    pub tagged: Tagged,
 }
 
 /// The variants of one URL, newest first.
@@ -50,7 +54,17 @@ impl Stored {
             freshness: self.freshness.clone(),
             selection: self.selection.clone(),
             hidden: self.hidden.clone(),
+            tagged: self.tagged.clone(),
         }
+    }
+
+    /// The same response, stale since `at`, with soft purges up to `sequence` seen to.
+    #[must_use]
+    pub fn softened(&self, at: Instant, sequence: u64) -> Self {
+        let mut soft = self.completed(self.body.clone());
+        soft.freshness.lifetime = soft.freshness.lifetime.min(soft.freshness.age(at));
+        soft.tagged = self.tagged.softened(sequence);
+        soft
     }
 
     /// The bytes it holds, everything counted.
@@ -58,7 +72,7 @@ impl Stored {
     pub fn weight(&self) -> usize {
         let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, |hidden| 96 + weight_of(hidden));
         let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
-        RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(body)
+        RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(self.tagged.weight()).saturating_add(body)
     }
 }
 
@@ -83,6 +97,12 @@ impl Shelf {
             return Self::One(Arc::clone(response));
         }
         Self::Many(std::iter::once(Arc::clone(response)).chain(others).collect())
+    }
+
+    /// A shelf with these variants; `None` if there are none.
+    #[must_use]
+    pub fn of(mut variants: Vec<Arc<Stored>>) -> Option<Self> {
+        if variants.len() > 1 { Some(Self::Many(variants.into())) } else { variants.pop().map(Self::One) }
     }
 
     /// All variants.

@@ -7,6 +7,9 @@ use crate::cache::body::FillBudget;
 use crate::cache::collapse::Flights;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
+use crate::cache::ledger::Ledger;
+use crate::cache::ledger::Verdict;
+use crate::semantics::tags::Mode;
 use crate::units::SiteName;
 use foldhash::quality::RandomState;
 use moka::notification::RemovalCause;
@@ -17,9 +20,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 /// A shelf that weighs more than this is a large object.
 const LARGE: u32 = 64 * 1024;
@@ -62,6 +67,11 @@ pub struct Cache {
     fills: Arc<FillBudget>,
     evicted: Arc<[AtomicU64; 2]>,
     places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
+    ledger: Ledger,
+    /// URLs dropped because a tag or a pattern of theirs was purged.
+    dropped: AtomicU64,
+    sweeping: Mutex<()>,
+    sweep_due: AtomicBool,
 }
 
 /// One size class, as seen by metrics.
@@ -96,6 +106,10 @@ impl Cache {
             fills: FillBudget::new(fills),
             evicted,
             places: Mutex::default(),
+            ledger: Ledger::default(),
+            dropped: AtomicU64::new(0),
+            sweeping: Mutex::default(),
+            sweep_due: AtomicBool::new(false),
         }
     }
 
@@ -135,14 +149,105 @@ impl Cache {
         &self.fills
     }
 
-    /// The responses stored under `key`.
+    /// The purges that name no single key.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// URLs dropped so far because of the ledger.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The responses stored under `key` that no purge concerns.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Shelf> {
+        let found = self.peek(key)?;
+        let sequence = self.ledger.sequence();
+        if found.variants().iter().all(|stored| stored.tagged.is_proved(sequence)) {
+            return Some(found);
+        }
+        self.prove(key, found)
+    }
+
+    fn peek(&self, key: &[u8]) -> Option<Shelf> {
         self.small.get(key).or_else(|| self.large.get(key))
     }
 
+    /// Compares what is stored under `key` with the ledger, and keeps what is left.
+    fn prove(&self, key: &[u8], found: Shelf) -> Option<Shelf> {
+        let clean = |stored: &Arc<Stored>| self.ledger.judge(key, &stored.tagged) == Verdict::Clean;
+        if found.variants().iter().all(clean) {
+            return Some(found);
+        }
+        for cache in [&self.small, &self.large] {
+            // As it is now: another may have been put there meanwhile.
+            cache.entry(key.into()).and_compute_with(|found| match found {
+                Some(found) => self.amended(key, &found.into_value()).map_or(Op::Remove, Op::Put),
+                None => Op::Nop,
+            });
+        }
+        let left = self.peek(key);
+        if left.is_none() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        left
+    }
+
+    /// The shelf without what is purged, and with what was purged softly as stale.
+    fn amended(&self, key: &[u8], before: &Shelf) -> Option<Shelf> {
+        let amend = |stored: &Arc<Stored>| match self.ledger.judge(key, &stored.tagged) {
+            Verdict::Clean => Some(Arc::clone(stored)),
+            Verdict::Soft(at, sequence) => Some(Arc::new(stored.softened(at, sequence))),
+            Verdict::Gone => None,
+        };
+        Shelf::of(before.variants().iter().filter_map(amend).collect())
+    }
+
+    /// Whether a response that others are given while it arrives is still what they may have.
+    #[must_use]
+    pub fn is_current(&self, key: &[u8], stored: &Stored) -> bool {
+        stored.tagged.is_proved(self.ledger.sequence()) || self.ledger.judge(key, &stored.tagged) == Verdict::Clean
+    }
+
+    /// Whether a response that somebody holds was purged meanwhile.
+    #[must_use]
+    pub fn is_gone(&self, key: &[u8], stored: &Stored) -> bool {
+        self.ledger.judge(key, &stored.tagged) == Verdict::Gone
+    }
+
+    /// Whether a sweep is due that nobody has begun yet; who is told so begins it.
+    #[must_use]
+    pub fn begins_sweep(&self) -> bool {
+        self.ledger.wants_sweep() && !self.sweep_due.swap(true, Ordering::AcqRel)
+    }
+
+    /// Proves everything that is stored, drops what is purged, and so makes room in the ledger. Takes about a second for a
+    /// million URLs: not on the path of a request. Gives how many URLs it dropped.
+    pub fn sweep(&self) -> u64 {
+        let turn = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sweep_due.store(false, Ordering::Release);
+        let (before, through) = (self.dropped(), self.ledger.sequence());
+        for cache in [&self.small, &self.large] {
+            for (key, shelf) in cache {
+                if !shelf.variants().iter().all(|stored| stored.tagged.is_proved(through)) {
+                    self.prove(&key, shelf);
+                }
+            }
+        }
+        self.ledger.swept(through);
+        drop(turn);
+        self.dropped() - before
+    }
+
     /// Puts a response on the shelf of `key`, in place of the variant that the same requests would select.
+    /// A response that was purged while it was fetched is not put anywhere.
     pub fn put(&self, key: &[u8], response: &Arc<Stored>) {
+        if self.ledger.judge(key, &response.tagged) == Verdict::Gone {
+            return;
+        }
         let before = self.get(key);
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
         let (tier, other) =
@@ -155,6 +260,30 @@ impl Cache {
         });
     }
 
+    /// Forgets all variants of `key`, or makes them stale, and bars what is being fetched for it; says whether anything was
+    /// stored.
+    pub fn forget(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
+        if mode == Mode::Hard {
+            return self.purge(key);
+        }
+        self.flights.purge(key);
+        let mut found = false;
+        for cache in [&self.small, &self.large] {
+            cache.entry(key.into()).and_compute_with(|before| {
+                let Some(before) = before.map(moka::Entry::into_value) else { return Op::Nop };
+                found = true;
+                let sequence = self.ledger.sequence();
+                let soften = |stored: &Arc<Stored>| match self.ledger.judge(key, &stored.tagged) {
+                    Verdict::Gone => None,
+                    Verdict::Clean => Some(Arc::new(stored.softened(now, sequence))),
+                    Verdict::Soft(at, sequence) => Some(Arc::new(stored.softened(at.min(now), sequence))),
+                };
+                Shelf::of(before.variants().iter().filter_map(soften).collect()).map_or(Op::Remove, Op::Put)
+            });
+        }
+        found
+    }
+
     /// Forgets all variants of `key` and bars what is being fetched for it; says whether anything was stored.
     pub fn purge(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
@@ -165,6 +294,7 @@ impl Cache {
 
     /// Forgets everything.
     pub fn purge_all(&self) {
+        self.ledger.purge_all();
         self.flights.purge_all();
         self.private.invalidate_all();
         self.small.invalidate_all();

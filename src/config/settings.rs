@@ -16,6 +16,7 @@ use crate::config::values::LogLevel;
 use crate::config::values::Memory;
 use crate::config::values::Mode;
 use crate::config::values::Over;
+use crate::config::values::Preset;
 use crate::config::values::PurgeAllow;
 use crate::config::values::Rate;
 use crate::config::values::Scheme;
@@ -30,6 +31,7 @@ use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::SiteName;
 use crate::units::UpstreamName;
+use http::HeaderName;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -184,9 +186,24 @@ settings! {
         identity_cookies: Vec<String> = Vec::new(),
         /// Who may send PURGE: "upstreams" (the addresses of all endpoints), or a list of networks.
         purge_allow: PurgeAllow = PurgeAllow::Upstreams,
+        /// A file of tokens, one in a line, each of 16 characters or more: who shows one may send PURGE from anywhere, with
+        /// `Authorization: Bearer TOKEN` or `X-Purge-Token: TOKEN`. Read again at every reload.
+        purge_token_file: Option<PathBuf> = None,
+        /// Whether a purge that does not say so is soft: what it names is stale from then on instead of gone, and may still
+        /// be served while it is refreshed or when the upstream fails.
+        purge_soft: bool = false,
+        /// Fields in which answers name their tags, by which they can be purged. They are not passed on to visitors, except
+        /// Cache-Groups (RFC 9875).
+        tags: Vec<FieldName> = tag_fields(),
         /// Tell visitors in the field Cache-Status (RFC 9211) what the cache did.
         status: bool = true,
     }
+}
+
+fn tag_fields() -> Vec<FieldName> {
+    ["x-ids-involved", "xkey", "surrogate-key", "cache-tag", "cache-groups"]
+        .map(|name| FieldName(HeaderName::from_static(name)))
+        .to_vec()
 }
 
 settings! {
@@ -196,6 +213,9 @@ settings! {
         aliases: Vec<SiteName> = Vec::new(),
         /// Answer requests for any host that no site has. One site at most.
         default: bool = false,
+        /// What is behind it, and so which spellings of a URL mean the same object: "plone-classic", "plone-volto"
+        /// (`/a`, `/a/`, `/a/view` and `/++api++/a`), "zope" (`/a` and `/a/`), or "plain" (none).
+        preset: Preset = Preset::Zope,
         /// The place in the ZODB that visitors see as `/`, such as "/Plone", or "/" for the application's root: requests are
         /// rewritten for VirtualHostMonster. Without it paths reach the upstream as they are.
         zope: Option<String> = None,

@@ -242,6 +242,7 @@ text_setting!(Pattern, parse_pattern, ToString::to_string);
 text_setting!(BodyRule, BodyRule::parse, |rule| format!("{} {}", rule.path, rule.max));
 text_setting!(Rate, Rate::parse, Rate::show_text);
 text_setting!(FieldValue, FieldValue::parse, |value| String::from_utf8_lossy(value.0.as_bytes()).into_owned());
+text_setting!(FieldName, |written| Name::read(&written.to_lowercase()), |name| name.0.to_string());
 text_setting!(Mode, Mode::parse, |mode| format!("{:04o}", mode.0));
 
 fn parse_path(written: &str) -> Result<PathBuf, BadUnit> {
@@ -678,6 +679,20 @@ choice!(
         Http = "http",
         /// `https`: TLS ends before us.
         Https = "https",
+    }
+);
+
+choice!(
+    /// The kind of application behind a site.
+    Preset {
+        /// Nothing is known.
+        Plain = "plain",
+        /// Zope.
+        Zope = "zope",
+        /// Plone that renders its pages itself.
+        PloneClassic = "plone-classic",
+        /// Plone behind Volto.
+        PloneVolto = "plone-volto",
     }
 );
 

@@ -5,6 +5,8 @@
 
 use crate::control::publisher::Publisher;
 use crate::control::status;
+use crate::edge::purge::Wanted;
+use crate::semantics::tags::Mode;
 use crate::telemetry::metrics::SwitchCause;
 use bytes::Bytes;
 use http::Method;
@@ -263,9 +265,21 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             Some(upstream) => outcome(publisher.hold(&upstream, path == "/hold")),
             None => text(StatusCode::BAD_REQUEST, "say upstream=NAME\n"),
         },
-        "/purge" => match argument("url") {
-            Some(url) => outcome(publisher.purge_url(&url)),
-            None => text(StatusCode::BAD_REQUEST, "say url=http://HOST/PATH, or url=all\n"),
+        "/purge" => match argument("what").or_else(|| argument("url")) {
+            Some(what) => outcome(
+                publisher
+                    .purge(Wanted {
+                        kind: argument("kind").or_else(|| (what == "all").then(|| "all".to_owned())),
+                        what,
+                        site: argument("site"),
+                        mode: argument("mode").map(|mode| if mode == "soft" { Mode::Soft } else { Mode::Hard }),
+                    })
+                    .await,
+            ),
+            None => text(
+                StatusCode::BAD_REQUEST,
+                "say what=https://HOST/PATH, or kind=KIND&what=TEXT with url, prefix, glob, regex, tag, site or all\n",
+            ),
         },
         "/reopen" => {
             publisher.house().access.reopen();

@@ -11,8 +11,11 @@ use crate::edge::listener;
 use crate::edge::listener::Place;
 use crate::edge::permits::Permits;
 use crate::edge::purge;
+use crate::edge::purge::Done;
+use crate::edge::purge::Wanted;
 use crate::edge::worker::Door;
 use crate::edge::worker::Doors;
+use crate::semantics::tags::Mode;
 use crate::snapshot;
 use crate::snapshot::Choices;
 use crate::snapshot::Compiled;
@@ -25,6 +28,7 @@ use crate::units::UpstreamName;
 use crate::units::format_duration;
 use crate::upstream::Hold;
 use crate::upstream::Upstream;
+use crate::zope::purge::What;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -240,20 +244,38 @@ impl Publisher {
         Ok(format!("upstream `{upstream}` now uses set `{set}`; requests under way on `{}` finish there", plan.active))
     }
 
-    /// Forgets the stored variants of one URL, or everything for `all`.
+    /// Forgets what an operator wants forgotten, and waits until it is done, to tell how much it was.
     ///
     /// # Errors
-    /// When the URL is not one of a site of ours.
-    pub fn purge_url(&self, url: &str) -> Result<String, String> {
-        if url == "all" {
-            self.house.cache.purge_all();
-            self.house.metrics.purge("all", "purged", 0);
-            info!("everything purged");
-            return Ok("everything is forgotten".to_owned());
-        }
-        let found = purge::by_url(&self.house.cache, &self.house.snapshots.load_full(), url)?;
-        self.house.metrics.purge("url", if found > 0 { "purged" } else { "not_found" }, found);
-        Ok(if found > 0 { "it is forgotten".to_owned() } else { "nothing was stored under it".to_owned() })
+    /// When it cannot be understood, or is not about a site of ours.
+    pub async fn purge(self: &Arc<Self>, wanted: Wanted) -> Result<String, String> {
+        let publisher = Arc::clone(self);
+        // A sweep visits everything that is stored.
+        let done = tokio::task::spawn_blocking(move || publisher.purge_now(&wanted)).await;
+        done.unwrap_or_else(|panic| Err(format!("the purge broke off: {panic}")))
+    }
+
+    fn purge_now(&self, wanted: &Wanted) -> Result<String, String> {
+        let (cache, began) = (&self.house.cache, clock::mono());
+        let (what, mode, done) = purge::wanted(cache, &self.house.snapshots.load_full(), wanted, began)?;
+        let (result, found) = match done {
+            Done::Found(0) => ("not_found", 0),
+            Done::Found(found) => ("purged", found),
+            Done::Noted => ("noted", cache.sweep()),
+        };
+        let at_once = if done == Done::Noted { 0 } else { found };
+        let took = clock::mono().saturating_duration_since(began);
+        self.house.metrics.purge(what.kind(), mode.as_str(), result, at_once, took);
+        info!(kind = what.kind(), what = wanted.what, site = wanted.site, mode = mode.as_str(), found, "purged");
+        Ok(match (&what, mode) {
+            (What::All, Mode::Hard) => "everything is forgotten".to_owned(),
+            (_, Mode::Soft) => "it is stale from now on, and is asked for again when somebody wants it".to_owned(),
+            (_, Mode::Hard) => match found {
+                0 => "nothing was stored under it".to_owned(),
+                1 => "1 URL is forgotten".to_owned(),
+                many => format!("{many} URLs are forgotten"),
+            },
+        })
     }
 
     /// Publishes `config` if all of it can be served: until the last test is passed nothing has changed.

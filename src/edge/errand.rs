@@ -6,6 +6,8 @@ use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop;
+use crate::semantics::tags;
+use crate::semantics::tags::Tag;
 use crate::semantics::validator;
 use crate::snapshot::Asking;
 use crate::snapshot::Meter;
@@ -60,6 +62,8 @@ pub struct Errand {
     pub key: Option<Box<[u8]>>,
     /// What is stored under it for requests like this one.
     pub found: Option<Arc<Stored>>,
+    /// The sequence of the last purge when it set out.
+    pub born: u64,
     /// Why it travels.
     pub status: CacheStatus,
     /// For whom.
@@ -97,10 +101,19 @@ impl Errand {
             peer: question.approach.peer,
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
+            born: edge.cache.ledger().sequence(),
             status,
             asker: Asker::new(question.client, session::login(headers), class, &question.target.path, question.writes),
             meters: meters(question, headers),
         })
+    }
+
+    /// By what its answer can be forgotten: where it stands, and what it names itself.
+    #[must_use]
+    pub fn tags(&self, named: &[Tag]) -> Vec<Tag> {
+        let mut tags = tags::of_place(self.site.name.as_str(), self.site.preset.object(&self.path));
+        tags.extend_from_slice(named);
+        tags
     }
 
     /// The head that the origin gets in place of the client's: cleaned, rewritten, with the truth about the client.

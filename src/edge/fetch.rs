@@ -8,6 +8,7 @@ use crate::cache::Joined;
 use crate::cache::Leader;
 use crate::cache::Stored;
 use crate::cache::StoredBody;
+use crate::cache::Tagged;
 use crate::cache::body::Write;
 use crate::cache::collapse::Failure;
 use crate::cache::collapse::Landing;
@@ -35,6 +36,8 @@ use crate::semantics::storable;
 use crate::semantics::storable::Storable;
 use crate::semantics::storable::Terms;
 use crate::semantics::storable::WhyNotStored;
+use crate::semantics::tags;
+use crate::semantics::tags::Tag;
 use crate::semantics::validator;
 use crate::semantics::vary::Selection;
 use crate::snapshot::Meter;
@@ -82,6 +85,8 @@ struct Answered {
     timings: Timings,
     /// The count of set swaps at which it was asked for.
     epoch: u64,
+    /// The tags that it names.
+    tags: Vec<Tag>,
 }
 
 /// How a shared fetch ended for the one who started it.
@@ -132,9 +137,9 @@ async fn try_pass(
     if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
         return Ok(tunnel::open(client_side, fetched));
     }
-    let answered = clean(fetched);
+    let answered = clean(errand, fetched);
     if is_cause(&method, answered.status) {
-        obsolete::after(errand, &answered.head);
+        obsolete::after(errand, &method, &answered.head);
     }
     Ok(answered.into_response(errand))
 }
@@ -220,14 +225,19 @@ impl Drop for Bill<'_> {
     }
 }
 
-fn clean(fetched: Fetched) -> Answered {
+fn clean(errand: &Errand, fetched: Fetched) -> Answered {
     let times = Times { asked: fetched.asked, answered: clock::now() };
     let (parts, body) = fetched.response.into_parts();
     let mut head = parts.headers;
     let delimited = framing::is_delimited(parts.status, &head);
     hop::clean_response(&mut head);
+    let fields = &errand.snapshot.cache.tags;
+    let tags = tags::named(&head, fields, (errand.scheme, &errand.place));
+    for field in fields.iter().filter(|field| !tags::is_public(field)) {
+        head.remove(field);
+    }
     let (endpoint, timings) = (fetched.endpoint.addr.clone(), fetched.timings);
-    Answered { status: parts.status, head, body, delimited, times, endpoint, timings, epoch: fetched.epoch }
+    Answered { status: parts.status, head, body, delimited, times, endpoint, timings, epoch: fetched.epoch, tags }
 }
 
 /// Answers from the one fetch that all equal requests share.
@@ -289,7 +299,14 @@ async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Fligh
     let landing = flight.landed().await;
     errand.site.metrics.collapse_waited(clock::mono().saturating_duration_since(began));
     match landing {
-        Landing::Shared(stored) if stored.selection.matches(request.headers()) => Followed::Response(stored),
+        Landing::Shared(stored) if stored.selection.matches(request.headers()) => match &errand.key {
+            // It was purged while it arrived: whoever has not got it yet begins anew.
+            Some(key) if !errand.edge.cache.is_current(key, &stored) => {
+                errand.edge.cache.flights().bar(key, flight);
+                Followed::Again(None)
+            }
+            _ => Followed::Response(stored),
+        },
         Landing::Shared(_) | Landing::Private => Followed::OnMyOwn,
         Landing::Failed(why) => Followed::Again(why),
         Landing::Airborne => Followed::Again(None),
@@ -365,6 +382,9 @@ pub fn refresh(mut errand: Errand, client: &HeaderMap) {
 /// What is stored, if it may be served in place of an error.
 fn usable_stale(errand: &Errand) -> Option<Arc<Stored>> {
     let found = errand.found.as_ref()?;
+    if errand.key.as_ref().is_some_and(|key| errand.edge.cache.is_gone(key, found)) {
+        return None;
+    }
     reuse::may_replace_an_error(&found.freshness, clock::mono()).then(|| Arc::clone(found))
 }
 
@@ -395,7 +415,7 @@ impl Journey {
             Ok(fetched) => fetched,
             Err(refusal) => return self.failed(reply, refusal),
         };
-        let answered = clean(fetched);
+        let answered = clean(&self.errand, fetched);
         if answered.status == StatusCode::NOT_MODIFIED {
             return self.revalidated(reply, answered);
         }
@@ -490,6 +510,7 @@ impl Journey {
             freshness,
             selection: found.selection.clone(),
             hidden,
+            tagged: found.tagged.again(self.errand.born),
         });
         self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
@@ -510,7 +531,7 @@ impl Journey {
     async fn fill(mut self, reply: Reply, answered: Answered, terms: Terms) {
         let cache = &self.errand.edge.cache;
         let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
-        let Answered { status, mut head, mut body, times, endpoint, timings, epoch, .. } = answered;
+        let Answered { status, mut head, mut body, times, endpoint, timings, epoch, tags, .. } = answered;
         let selection = Selection::of(&terms.vary, &self.client);
         let own = withhold(&mut head, &terms.withheld);
         let hidden = hide(&mut head, self.errand.snapshot.cache.hide_shared);
@@ -518,7 +539,8 @@ impl Journey {
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
-        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden });
+        let tagged = Tagged::new(self.errand.tags(&tags), self.errand.born);
+        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged });
         self.leader.share(Arc::clone(&stored));
         tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings });
         let mut read = clock::mono();

@@ -1,24 +1,29 @@
 //! Forgetting what an unsafe request has made obsolete.
 
+use crate::clock;
 use crate::edge::errand::Errand;
-use crate::semantics::key::KeyBuf;
-use crate::semantics::key::Parts;
+use crate::edge::purge;
 use crate::semantics::obsolete;
+use crate::semantics::tags::Mode;
 use crate::semantics::target;
+use crate::zope::purge::moved;
 use http::HeaderMap;
+use http::Method;
 
 /// RFC 9111 4.4: after an unsafe request that did not fail, what was stored for its target is obsolete, and what its answer
-/// names on the same origin.
-pub fn after(errand: &Errand, answer: &HeaderMap) {
-    let mut buffer = KeyBuf::new();
-    let mut forget = |path: &str, query: Option<&str>| {
-        let parts = Parts { scheme: errand.scheme, authority: &errand.place, path, query };
-        errand.edge.cache.purge(buffer.build(&parts));
-    };
-    forget(&errand.path, errand.query.as_deref());
+/// names on the same origin. Where objects were moved, renamed or deleted, so is what lies below: Plone purges only their
+/// new places.
+pub fn after(errand: &Errand, method: &Method, answer: &HeaderMap) {
+    let (cache, site, now) = (&errand.edge.cache, &errand.site, clock::mono());
+    purge::object(cache, site, &errand.path, None, Mode::Hard, now);
     for uri in obsolete::named(answer, errand.scheme, &errand.place, &errand.path) {
         if let Ok(target) = target::parse(&uri, usize::MAX) {
-            forget(&target.path, target.query.as_deref());
+            purge::object(cache, site, &target.path, target.query.as_deref(), Mode::Hard, now);
         }
     }
+    if let Some(folder) = moved(method, &errand.path) {
+        // A pattern is needed only for what lies too deep for a tag; if too many wait, the object itself is forgotten.
+        let _ = purge::subtree(cache, site, folder, Mode::Hard, now);
+    }
+    purge::settle(cache);
 }

@@ -52,6 +52,14 @@ impl Pattern {
         Self::compile(text, &regex)
     }
 
+    /// Matches `path` and everything below it.
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub fn below(path: &str) -> Result<Self, BadPattern> {
+        Self::compile(path, &format!("^{}(?:/.*)?$", regex::escape(path.trim_end_matches('/'))))
+    }
+
     /// A regular expression that matches somewhere in a path, unless it is anchored.
     ///
     /// # Errors

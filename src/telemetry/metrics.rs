@@ -91,8 +91,10 @@ struct Book {
     handshake_duration: Histogram,
     certificates: Mutex<Vec<(String, SystemTime)>>,
     tiers: Mutex<Vec<Tier>>,
-    purges: Words<(&'static str, &'static str)>,
+    purges: Words<(&'static str, &'static str, &'static str)>,
     purged: Counter,
+    purge_duration: Histogram,
+    ledger: Mutex<PurgeLedger>,
     reloads: Words<&'static str>,
     reload_last: Mutex<Option<(bool, SystemTime)>>,
     panics: Counter,
@@ -115,6 +117,21 @@ pub struct ZeoFacts {
     pub commits: u64,
     /// Write conflicts since its start.
     pub conflicts: u64,
+}
+
+/// The ledger of purges by tag and pattern, as it is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PurgeLedger {
+    /// Purges so far.
+    pub sequence: u64,
+    /// Tags of which purges are remembered.
+    pub records: u64,
+    /// Patterns that are being carried out.
+    pub patterns: u64,
+    /// URLs that were dropped because of it.
+    pub dropped: u64,
+    /// How often all was forgotten because there were too many purges.
+    pub overflows: u64,
 }
 
 /// One tier of the cache, as it is now.
@@ -250,10 +267,17 @@ impl Metrics {
         *lock(&self.book.tiers) = tiers;
     }
 
-    /// Somebody asked to forget: what kind of order it was, what came of it, how many objects it hit.
-    pub fn purge(&self, kind: &'static str, result: &'static str, objects: u64) {
-        self.book.purges.add((kind, result), 1);
+    /// Somebody asked to forget: what kind of order it was, how thorough, what came of it, how many objects it hit at once,
+    /// and how long that took.
+    pub fn purge(&self, kind: &'static str, mode: &'static str, result: &'static str, objects: u64, took: Duration) {
+        self.book.purges.add((kind, mode, result), 1);
         self.book.purged.add(objects);
+        self.book.purge_duration.observe(took);
+    }
+
+    /// The ledger of purges is like this now.
+    pub fn purge_ledger(&self, ledger: PurgeLedger) {
+        *lock(&self.book.ledger) = ledger;
     }
 
     /// The configuration was read again at `at`, and put in force or not.

@@ -211,10 +211,11 @@ const CACHE: &[Row] = &[
     Row {
         name: "tidegate_purge_requests_total",
         kind: Kind::Counter,
-        labels: &["kind", "result"],
+        labels: &["kind", "mode", "result"],
         help: "Orders to forget stored responses",
         write: |book, out| {
-            book.purges.value().iter().try_for_each(|((kind, result), count)| out.counter(&[kind, result], *count))
+            let purges = book.purges.value();
+            purges.iter().try_for_each(|((kind, mode, result), count)| out.counter(&[kind, mode, result], *count))
         },
     },
     Row {
@@ -222,7 +223,39 @@ const CACHE: &[Row] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "URLs whose stored responses were forgotten on such orders",
-        write: |book, out| out.counter(&[], book.purged.value()),
+        write: |book, out| out.counter(&[], book.purged.value() + lock(&book.ledger).dropped),
+    },
+    Row {
+        name: "tidegate_purge_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "How long such orders took",
+        write: |book, out| out.seen(&[], &book.purge_duration.value()),
+    },
+    Row {
+        name: "tidegate_purge_log_sequence",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Purges by tag, place or pattern since the start",
+        write: |book, out| out.gauge(&[], lock(&book.ledger).sequence),
+    },
+    Row {
+        name: "tidegate_purge_records",
+        kind: Kind::Gauge,
+        labels: &["kind"],
+        help: "Purges that look-ups are compared with",
+        write: |book, out| {
+            let ledger = *lock(&book.ledger);
+            out.gauge(&["tag"], ledger.records)?;
+            out.gauge(&["pattern"], ledger.patterns)
+        },
+    },
+    Row {
+        name: "tidegate_purge_overflows_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often everything was forgotten because purges came faster than they could be carried out",
+        write: |book, out| out.counter(&[], lock(&book.ledger).overflows),
     },
 ];
 

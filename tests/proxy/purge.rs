@@ -1,0 +1,206 @@
+//! Forgetting, as purgers and visitors see it.
+
+use std::fs;
+
+use tempfile::TempDir;
+use tidegate::edge::purge::Wanted;
+
+use crate::edge::Change;
+use crate::edge::Edge;
+use crate::origin::Gate;
+use crate::origin::Origin;
+use crate::origin::Then;
+use crate::origin::write;
+
+const TAGGED: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nX-Ids-Involved: #u1#u2#\r\n\
+                      xkey: front\r\nCache-Groups: \"news\"\r\nContent-Length: 5\r\n\r\nhello";
+
+const LOCAL: &str = "purge_allow = [\"127.0.0.0/8\"]";
+
+fn plone() -> Change<'static> {
+    Change { cache: LOCAL, site: "preset = \"plone-classic\"\nzope = \"/Plone\"", ..Change::default() }
+}
+
+/// A PURGE as python-requests sends it for Plone.
+fn purge(target: &str, more: &str) -> String {
+    format!(
+        "PURGE {target} HTTP/1.1\r\nHost: 127.0.0.1:6081\r\nUser-Agent: python-requests/2.34.2\r\n\
+         Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n{more}Content-Length: 0\r\n\r\n"
+    )
+}
+
+#[test]
+fn plones_purges_of_an_image_are_answered_on_one_connection_and_reach_all_its_urls() {
+    let origin = Origin::saying(TAGGED);
+    let edge = Edge::with(&[origin.address], &plone());
+    let seen = ["/docs/img", "/docs/img/view", "/docs/img/@@images/image/mini", "/docs/other"];
+    for path in seen {
+        edge.get(path);
+        assert!(edge.get(path).is_hit(), "{path}");
+    }
+    let mut plone = edge.client();
+    let root = "/VirtualHostBase/http/www.example.org:80/Plone/VirtualHostRoot";
+    let mut purged = 0;
+    for path in
+        ["/docs/img", "/docs/img/", "/docs/img/view", "/docs/img/@@images/image", "/docs/img/@@images/image/mini"]
+            .iter()
+            .chain(["/docs/img/images/image/mini", "/docs/img/@@download/image/img.png", "/++api++/docs/img"].iter())
+    {
+        let reply = plone.send(purge(&format!("{root}{path}"), "")).reply();
+        assert!(matches!(reply.status, 200 | 404) && reply.field("x-cache").is_some(), "{path}: {}", reply.head);
+        assert_ne!(reply.field("connection"), Some("close"));
+        purged += u32::from(reply.status == 200);
+    }
+    assert!(purged > 0);
+    for path in &seen[..3] {
+        assert!(!edge.get(path).is_hit(), "{path}");
+    }
+    assert!(edge.get("/docs/other").is_hit());
+    assert!(origin.asked().iter().all(|asked| !asked.head.starts_with("PURGE")), "no purge reaches a Zope");
+}
+
+#[test]
+fn whatever_has_a_tag_goes_with_one_order_and_no_visitor_sees_tags() {
+    let origin = Origin::saying(TAGGED);
+    let edge = Edge::with(&[origin.address], &plone());
+    for order in [
+        purge("/@@purgebyid/u2", ""),
+        purge("/", "xkey: front\r\n"),
+        purge("/", "xkey-purge: other front\r\n"),
+        purge("/", "Surrogate-Key: u1\r\n"),
+        purge("/", "X-Purge: tag\r\nX-Purge-Match: news\r\n"),
+        purge("/docs", "X-Purge: prefix\r\n"),
+        purge("/d*/**", "X-Purge: glob\r\n"),
+        purge("/", "X-Purge: regex\r\nX-Purge-Match: ^/docs/[ab]\r\n"),
+        purge("/", "X-Purge: all\r\n"),
+    ] {
+        for path in ["/docs/a", "/docs/b"] {
+            let first = edge.get(path);
+            assert!(!first.is_hit(), "{order}");
+            for field in ["x-ids-involved", "xkey", "surrogate-key"] {
+                assert_eq!(first.field(field), None, "{}", first.head);
+            }
+            let hit = edge.get(path);
+            assert!(hit.is_hit() && hit.field("xkey").is_none() && hit.field("cache-groups").is_some(), "{}", hit.head);
+        }
+        assert_eq!(edge.client().send(&order).reply().status, 200, "{order}");
+    }
+    // What goes past the cache shows no tags either.
+    let own = edge.ask("/docs/a", "Cookie: __ac=x\r\n");
+    assert!(own.field("xkey").is_none() && own.field("x-ids-involved").is_none(), "{}", own.head);
+    assert_eq!(edge.client().send(purge("/", "X-Purge: regex\r\nX-Purge-Match: (\r\n")).reply().status, 400);
+    assert!(edge.metric("tidegate_purge_requests_total{kind=\"tag\",mode=\"hard\",result=\"noted\"}") >= 5.0);
+}
+
+#[test]
+fn a_soft_purge_lets_yesterdays_page_be_served_when_the_origin_is_ill() {
+    let ill = Gate::default();
+    let of_origin = ill.clone();
+    let origin = Origin::new(move |_, stream| {
+        let answer = if of_origin.is_open() { "HTTP/1.1 503 Ill\r\nContent-Length: 3\r\n\r\nill" } else { TAGGED };
+        write(stream, answer.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &plone());
+    edge.get("/a");
+    assert!(edge.get("/a").is_hit());
+    edge.client().send(purge("/@@purgebyid/u1", "X-Purge-Soft: 1\r\n")).reply();
+    let asked = edge.get("/a");
+    assert!(asked.status == 200 && !asked.is_hit(), "it is asked for again: {}", asked.head);
+    edge.client().send(purge("/Plone/a", "X-Purge-Soft: 1\r\n")).reply();
+    ill.open();
+    let stale = edge.get("/a");
+    assert_eq!((stale.status, stale.text().as_str()), (200, "hello"), "{}", stale.head);
+    edge.client().send(purge("/Plone/a", "")).reply();
+    assert_eq!(edge.get("/a").status, 503, "gone is gone");
+}
+
+#[test]
+fn a_page_that_arrives_while_its_tag_is_purged_is_not_given_to_later_visitors() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        write(stream, TAGGED.split_at(TAGGED.len() - 3).0.as_bytes());
+        of_origin.pass();
+        write(stream, b"llo");
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &plone());
+    let mut before = edge.client();
+    assert_eq!(before.ask("/a", "").head().status, 200);
+    edge.client().send(purge("/@@purgebyid/u1", "")).reply();
+    let mut after = edge.client();
+    after.ask("/a", "");
+    assert_eq!(origin.wait_for(2).len(), 2, "whoever comes later asks anew");
+    gate.open();
+    assert_eq!(before.read(5), b"hello");
+    let reply = after.reply();
+    assert!(reply.text() == "hello" && !reply.is_hit());
+    assert!(edge.get("/a").is_hit(), "what was asked for after the purge is kept");
+    assert_eq!(origin.asked().len(), 2);
+}
+
+#[test]
+fn who_shows_a_token_may_purge_from_anywhere() {
+    let origin = Origin::saying(TAGGED);
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("purge.token");
+    fs::write(&file, "0123456789abcdef0123\n").expect("a file");
+    let cache = format!("purge_allow = [\"192.0.2.0/24\"]\npurge_token_file = \"{}\"", file.display());
+    let change = Change { cache: &cache, ..Change::default() };
+    let edge = Edge::in_dir(dir, &[origin.address], &change);
+    edge.get("/a");
+    for (more, status) in [
+        ("", 403),
+        ("X-Purge-Token: 0123456789abcdef0124\r\n", 403),
+        ("Authorization: Basic 0123456789abcdef0123\r\n", 403),
+        ("Authorization: Bearer 0123456789abcdef0123\r\n", 200),
+        ("X-Purge-Token: 0123456789abcdef0123\r\n", 404),
+    ] {
+        assert_eq!(edge.client().send(purge("/a", more)).reply().status, status, "{more}");
+    }
+    fs::write(&file, "short\n").expect("a file");
+    let told = edge.reload(&[origin.address], &change).expect_err("it could be guessed");
+    assert!(told.contains("purge_token_file") && told.contains("shorter than 16"), "{told}");
+}
+
+#[test]
+fn what_is_deleted_or_renamed_takes_its_contents_along() {
+    let origin = Origin::new(|asked, stream| {
+        let answer = if asked.head.starts_with("GET") { TAGGED } else { "HTTP/1.1 204 No Content\r\n\r\n" };
+        write(stream, answer.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &plone());
+    for order in [
+        "DELETE /++api++/docs HTTP/1.1\r\nHost: www.example.org\r\n\r\n",
+        "POST /docs/object_rename HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        for path in ["/docs/a?x=1", "/docs", "/other"] {
+            edge.get(path);
+            assert!(edge.get(path).is_hit(), "{path}");
+        }
+        assert_eq!(edge.client().send(order).reply().status, 204);
+        assert!(!edge.get("/docs/a?x=1").is_hit() && !edge.get("/docs").is_hit(), "{order}");
+        assert!(edge.get("/other").is_hit());
+    }
+}
+
+#[test]
+fn an_operator_is_told_how_much_was_forgotten() {
+    let origin = Origin::saying(TAGGED);
+    let edge = Edge::with(&[origin.address], &plone());
+    for path in ["/docs/a", "/docs/b", "/c"] {
+        edge.get(path);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let purge = |kind: &str, what: &str| {
+        let wanted = Wanted { kind: Some(kind.to_owned()), what: what.to_owned(), ..Wanted::default() };
+        runtime.block_on(edge.publisher.purge(wanted))
+    };
+    assert_eq!(purge("prefix", "/docs"), Ok("2 URLs are forgotten".to_owned()));
+    assert_eq!(purge("url", "http://www.example.org/c"), Ok("1 URL is forgotten".to_owned()));
+    assert_eq!(purge("tag", "u1"), Ok("nothing was stored under it".to_owned()));
+    assert!(purge("url", "http://other.example/").is_err());
+    assert!((edge.metric("tidegate_purge_objects_total") - 3.0).abs() < 0.1);
+}
