@@ -17,6 +17,7 @@ pub mod key;
 pub mod obsolete;
 pub mod pattern;
 pub mod policy;
+pub mod proxy_header;
 pub mod range;
 pub mod reuse;
 pub mod storable;

@@ -103,6 +103,8 @@ pub struct Server {
     pub places: Vec<(SocketAddr, bool)>,
     /// Whose X-Forwarded-For is believed.
     pub trusted: Vec<IpNet>,
+    /// Whether they tell by the PROXY protocol whose connections they bring.
+    pub proxy_protocol: values::ProxyProtocol,
     /// Who is turned away.
     pub deny: Arc<Networks>,
     /// Where uploads are taken in.
@@ -239,6 +241,7 @@ impl Snapshot {
             server: Server {
                 places: Vec::new(),
                 trusted: Vec::new(),
+                proxy_protocol: values::ProxyProtocol::Off,
                 deny: Arc::default(),
                 spool: config.server.spool.clone(),
                 h2c: false,
@@ -380,6 +383,7 @@ impl Compiled {
             server: Server {
                 places,
                 trusted: config.server.trusted.clone(),
+                proxy_protocol: config.server.proxy_protocol,
                 deny: Arc::clone(&self.lists.deny),
                 spool: config.server.spool.clone(),
                 h2c: config.server.h2c,

@@ -8,6 +8,7 @@ use crate::config::settings::Upstream;
 use crate::config::settings::UpstreamTls;
 use crate::config::values::Listen;
 use crate::config::values::Memory;
+use crate::config::values::ProxyProtocol;
 use crate::config::values::Scheme;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
@@ -107,6 +108,15 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
         context.warning("W0305", "tls.certs", message, "write one listener as \"https://ADDR:PORT\"");
     }
     cert_files(config, context);
+    proxy_protocol(config, context);
+}
+
+fn proxy_protocol(config: &Config, context: &mut Context<'_>) {
+    if config.server.proxy_protocol != ProxyProtocol::Off && config.server.trusted.is_empty() {
+        let message = "`server.proxy_protocol` is on, but `server.trusted` names nobody who might speak it".to_owned();
+        let help = "add to [server]: trusted = [\"NETWORK OF THE PROXIES\"]";
+        context.error("E0330", "server.proxy_protocol", message, help);
+    }
 }
 
 fn cert_files(config: &Config, context: &mut Context<'_>) {

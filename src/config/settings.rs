@@ -17,6 +17,7 @@ use crate::config::values::Memory;
 use crate::config::values::Mode;
 use crate::config::values::Over;
 use crate::config::values::Preset;
+use crate::config::values::ProxyProtocol;
 use crate::config::values::PurgeAllow;
 use crate::config::values::Rate;
 use crate::config::values::Scheme;
@@ -76,8 +77,12 @@ settings! {
         workers: u32 = 0,
         /// Speak HTTP/2 without TLS to clients that begin with it (prior knowledge). Off: few need it.
         h2c: bool = false,
-        /// Networks of proxies in front of us whose X-Forwarded-For is believed. Nobody, unless named.
+        /// Networks of proxies in front of us whose X-Forwarded-For is believed, and who are not bound by `limits.per_client`.
+        /// Nobody, unless named.
         trusted: Vec<IpNet> = Vec::new(),
+        /// Whether `trusted` proxies say by the PROXY protocol (version 1 or 2) whose connections they bring: "off",
+        /// "optional" or "required"; required, connections from elsewhere are closed. Holds for all listeners.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
         /// Networks that are turned away: their connections are closed at once, and behind a trusted proxy they get 403.
         deny: Vec<IpNet> = Vec::new(),
         /// Files with more of them, one in a line, `#` for comments. Read again at every reload.

@@ -717,6 +717,18 @@ choice!(
 );
 
 choice!(
+    /// Whether proxies in front of us tell by the PROXY protocol whose connections they bring.
+    ProxyProtocol {
+        /// They do not.
+        Off = "off",
+        /// Some do.
+        Optional = "optional",
+        /// All do.
+        Required = "required",
+    }
+);
+
+choice!(
     /// What a limit counts.
     Cost {
         /// Requests.

@@ -73,16 +73,31 @@ impl Permits {
             return Err(Full::Everywhere);
         }
         let network = network(peer);
-        let mut shard = self.shard(network);
-        let open = shard.entry(network).or_default();
-        if *open >= client_max {
-            drop(shard);
+        if let Err(full) = self.enter(network, client_max) {
             self.all.fetch_sub(1, Ordering::Relaxed);
+            return Err(full);
+        }
+        Ok(Permit { permits: Arc::clone(self), network })
+    }
+
+    fn enter(&self, network: IpAddr, client_max: usize) -> Result<(), Full> {
+        let mut shard = self.shard(network);
+        let open = shard.get(&network).copied().unwrap_or(0);
+        if open >= client_max {
             return Err(Full::Client);
         }
-        *open += 1;
-        drop(shard);
-        Ok(Permit { permits: Arc::clone(self), network })
+        shard.insert(network, open + 1);
+        Ok(())
+    }
+
+    fn leave(&self, network: IpAddr) {
+        let mut shard = self.shard(network);
+        if let Some(open) = shard.get_mut(&network) {
+            *open -= 1;
+            if *open == 0 {
+                shard.remove(&network);
+            }
+        }
     }
 
     /// The connections open now.
@@ -92,16 +107,23 @@ impl Permits {
     }
 }
 
+impl Permit {
+    /// The connection turns out to be that of `peer`: it counts for him from now on.
+    ///
+    /// # Errors
+    /// When he has enough already.
+    pub fn turns_out_to_be_of(&mut self, peer: IpAddr, client_max: usize) -> Result<(), Full> {
+        let network = network(peer);
+        self.permits.enter(network, client_max)?;
+        self.permits.leave(self.network);
+        self.network = network;
+        Ok(())
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut shard = self.permits.shard(self.network);
-        if let Some(open) = shard.get_mut(&self.network) {
-            *open -= 1;
-            if *open == 0 {
-                shard.remove(&self.network);
-            }
-        }
-        drop(shard);
+        self.permits.leave(self.network);
         self.permits.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -132,6 +154,8 @@ mod tests {
         held.push(permits.take(peer("::ffff:192.0.2.1"), 4, 2).ok().unwrap());
         assert_eq!(permits.take(peer("192.0.2.1"), 9, 2).err(), Some(Full::Client), "mapped addresses count as IPv4");
         assert_eq!(permits.take(peer("192.0.2.2"), 4, 2).err(), Some(Full::Everywhere));
+        held[0].turns_out_to_be_of(peer("192.0.2.9"), 1).unwrap();
+        assert_eq!(held[1].turns_out_to_be_of(peer("192.0.2.9"), 1), Err(Full::Client));
         drop(held);
         assert_eq!(permits.open(), 0);
         assert!(permits.clients.iter().all(|shard| shard.lock().unwrap().is_empty()), "nothing is remembered");

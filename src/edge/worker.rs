@@ -2,8 +2,10 @@
 //!
 //! Workers share the cache, the upstreams and the counters, and nothing else.
 
+use crate::admission::acl;
 use crate::clock;
 use crate::config::settings::Limits as Configured;
+use crate::config::values::ProxyProtocol;
 use crate::edge::Edge;
 use crate::edge::activity::Activity;
 use crate::edge::activity::Bounds;
@@ -12,8 +14,10 @@ use crate::edge::connection;
 use crate::edge::connection::Ended;
 use crate::edge::connection::Limits;
 use crate::edge::connection::Protocol;
+use crate::edge::doorstep::Stream;
 use crate::edge::intake::Approach;
 use crate::edge::listener::Place;
+use crate::edge::permits::Full;
 use crate::edge::permits::Permit;
 use crate::edge::pipeline::Session;
 use crate::telemetry::metrics::Carrier;
@@ -146,7 +150,15 @@ impl Accepting {
         if server.deny.contains(peer.ip()) {
             return self.edge.metrics.connection_rejected("denied");
         }
-        match self.edge.permits.take(peer.ip(), limits.connections as usize, limits.per_client as usize) {
+        let trusted = acl::contains(&server.trusted, peer.ip());
+        let announced = match (server.proxy_protocol, trusted) {
+            (ProxyProtocol::Required, false) => return self.edge.metrics.connection_rejected("proxy_header"),
+            (ProxyProtocol::Off, _) | (_, false) => None,
+            (mode, true) => Some(mode),
+        };
+        // A trusted proxy brings the connections of many clients.
+        let client_max = if trusted { usize::MAX } else { limits.per_client as usize };
+        match self.edge.permits.take(peer.ip(), limits.connections as usize, client_max) {
             Ok(permit) => {
                 let visit = Visit {
                     edge: Arc::clone(&self.edge),
@@ -156,10 +168,10 @@ impl Accepting {
                     h2c: server.h2c,
                     limits: protocol_limits(limits),
                     stop: self.stop.clone(),
-                    _permit: permit,
+                    permit,
                 };
                 let tls = if self.door.place.tls { snapshot.tls.clone() } else { None };
-                connections.spawn(visit.serve(stream, tls));
+                connections.spawn(visit.begin(stream, announced, tls));
             }
             Err(full) => self.edge.metrics.connection_rejected(full.as_str()),
         }
@@ -202,15 +214,44 @@ struct Visit {
     h2c: bool,
     limits: Limits,
     stop: CancellationToken,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Visit {
-    async fn serve(self, stream: TcpStream, tls: Option<Arc<ServerConfig>>) {
+    async fn begin(mut self, stream: TcpStream, announced: Option<ProxyProtocol>, tls: Option<Arc<ServerConfig>>) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(peer = %self.peer, %error, "connection was gone before it was served");
             return;
         }
+        let mut stream = Stream::new(stream);
+        if let Some(mode) = announced
+            && let Err(why) = self.learn_client(&mut stream, mode).await
+        {
+            self.edge.metrics.connection_rejected(why);
+            return;
+        }
+        self.serve(stream, tls).await;
+    }
+
+    /// Learns from the proxy in front of us whose connection this is.
+    async fn learn_client(&mut self, stream: &mut Stream<TcpStream>, mode: ProxyProtocol) -> Result<(), &'static str> {
+        let told = stream.announced(mode == ProxyProtocol::Required, self.limits.bounds.first_byte).await;
+        let source = told.map_err(|why| {
+            debug!(proxy = %self.peer, ?why, "the proxy does not tell whose connection it brings");
+            "proxy_header"
+        })?;
+        let Some(source) = source else { return Ok(()) };
+        let snapshot = self.edge.snapshots.load();
+        if snapshot.server.deny.contains(source.ip()) {
+            return Err("denied");
+        }
+        let most = snapshot.server.limits.per_client as usize;
+        self.permit.turns_out_to_be_of(source.ip(), most).map_err(Full::as_str)?;
+        self.peer = source;
+        Ok(())
+    }
+
+    async fn serve(self, stream: Stream<TcpStream>, tls: Option<Arc<ServerConfig>>) {
         match tls {
             Some(config) => self.serve_tls(stream, config).await,
             // A TLS listener without certificates is refused by `check`; speaking HTTP on it would be worse than nothing.
@@ -220,7 +261,7 @@ impl Visit {
         }
     }
 
-    async fn serve_tls(self, stream: TcpStream, config: Arc<ServerConfig>) {
+    async fn serve_tls(self, stream: Stream<TcpStream>, config: Arc<ServerConfig>) {
         let began = clock::mono();
         let handshake = TlsAcceptor::from(config).accept(stream);
         match tokio::time::timeout(self.handshake, handshake).await {
@@ -244,7 +285,7 @@ impl Visit {
         }
     }
 
-    async fn serve_sniffed(self, mut stream: TcpStream) {
+    async fn serve_sniffed(self, mut stream: Stream<TcpStream>) {
         match connection::sniff(&mut stream, self.limits.bounds.first_byte).await {
             Ok(Some((protocol, ahead))) => self.serve_http(stream, ahead, protocol).await,
             Ok(None) => {}

@@ -155,3 +155,35 @@ fn lists_of_networks_are_read_from_files_at_each_reload() {
     assert!(edge.client().is_closed(), "who is denied everywhere is not even heard");
     assert!(edge.metric("tidegate_connections_rejected_total{reason=\"denied\"}") >= 1.0);
 }
+
+#[test]
+fn a_trusted_proxy_tells_whose_connection_it_brings_and_nobody_else_may() {
+    let origin = Origin::saying(PRIVATE);
+    let with = |server| Change { server, limits: "per_client = 1", ..Change::default() };
+    let required = with("proxy_protocol = \"required\"\ntrusted = [\"127.0.0.1\"]");
+    let edge = Edge::with(&[origin.address], &required);
+    let get = "GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n";
+    let mut one = edge.client();
+    assert_eq!(one.send(format!("PROXY TCP4 192.0.2.1 127.0.0.1 5 80\r\n{get}")).reply().status, 200);
+    assert_eq!(origin.asked()[0].field("x-forwarded-for"), Some("192.0.2.1"));
+    let mut again = edge.client();
+    assert!(again.send(format!("PROXY TCP4 192.0.2.1 127.0.0.1 6 80\r\n{get}")).is_closed(), "one is enough for him");
+    let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x02\x7f\0\0\x01\0\x05\0\x50".to_vec();
+    v2.extend_from_slice(get.as_bytes());
+    let mut other = edge.client();
+    for byte in v2 {
+        other.send([byte]);
+    }
+    assert_eq!(other.reply().status, 200);
+    assert_eq!(origin.asked()[1].field("x-forwarded-for"), Some("192.0.2.2"));
+    assert!(edge.client().send(get).is_closed(), "it must be told");
+    assert!(edge.client().send("PROXY TCP4 nonsense\r\n").is_closed());
+    assert!(edge.metric("tidegate_connections_rejected_total{reason=\"proxy_header\"}") >= 2.0);
+
+    let optional = with("proxy_protocol = \"optional\"\ntrusted = [\"127.0.0.1\"]");
+    edge.reload(&[origin.address], &optional).expect("a good configuration");
+    assert_eq!(edge.client().send(get).reply().status, 200);
+    let stranger = with("proxy_protocol = \"required\"\ntrusted = [\"192.0.2.0/24\"]");
+    edge.reload(&[origin.address], &stranger).expect("a good configuration");
+    assert!(edge.client().send(format!("PROXY TCP4 192.0.2.1 127.0.0.1 5 80\r\n{get}")).is_closed());
+}
