@@ -169,6 +169,10 @@ pub struct Site {
     hsts: Option<HeaderValue>,
     /// Cookies that show who asks.
     pub identity_cookies: Arc<Vec<String>>,
+    /// How urgent which requests are.
+    pub classes: Arc<upstream::Classes>,
+    /// The cookie that leads a client back to the endpoint that served it.
+    pub way: Option<Arc<str>>,
     /// Its counters.
     pub metrics: Arc<SiteMetrics>,
 }
@@ -412,7 +416,10 @@ impl Compiled {
     ) -> Site {
         let config = &self.config;
         let doorkeeper = self.lists.sites.get(name).cloned().unwrap_or_default();
+        let standing = upstream.standing();
         Site {
+            classes: Arc::clone(&standing.plan.classes),
+            way: standing.plan.way.clone(),
             name: name.clone(),
             preset: preset(site.preset),
             zope: site.zope.as_deref().and_then(|root| VirtualHost::parse(root).ok()),
@@ -500,7 +507,11 @@ fn plan(
         queue_wait: settings.queue.wait,
         per_client: settings.queue.per_client as usize,
         hold: settings.queue.hold,
-        background: settings.queue.background.iter().map(|word| word.to_ascii_lowercase()).collect(),
+        classes: Arc::new(upstream::Classes {
+            rules: settings.queue.classes.clone(),
+            robots: settings.queue.background.iter().map(|word| word.to_ascii_lowercase()).collect(),
+        }),
+        way: settings.sticky.as_deref().map(Into::into),
         warmup: upstream::Warmup {
             paths: settings.warmup.paths.clone(),
             until: settings.warmup.until,
@@ -516,6 +527,12 @@ fn plan(
         buffer: settings.buffer.0,
         storage: settings.storage.clone(),
         secure: secure.cloned(),
+        storage_lag: match settings.storage_lag {
+            values::Switchable::On(lag) => Some(lag),
+            values::Switchable::Off => None,
+        },
+        storage_clients: settings.storage_clients,
+        resolver: settings.resolver.clone(),
         check: upstream::Check {
             kind: match check.kind {
                 values::CheckKind::Http => upstream::CheckKind::Http { path: check.path.clone() },
@@ -526,13 +543,17 @@ fn plan(
             timeout: check.timeout,
             rise: check.rise,
             fall: check.fall,
+            stuck: check.stuck,
+            rest: check.rest,
         },
         retry_max: settings.retries,
+        retry_503: settings.retry_503,
     })
 }
 
 fn server(server: values::Server) -> upstream::ServerPlan {
-    upstream::ServerPlan { addr: server.addr, weight: server.weight, backup: server.backup }
+    let values::Server { addr, weight, backup, by_name } = server;
+    upstream::ServerPlan { addr, weight, backup, by_name }
 }
 
 fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens) -> CachePolicy {

@@ -173,6 +173,12 @@ impl OriginAddr {
     pub fn authority(&self) -> String {
         Self { tls: false, ..self.clone() }.to_string()
     }
+
+    /// The same port at `address`.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Self {
+        Self { host: address.to_string().into(), ..self.clone() }
+    }
 }
 
 impl fmt::Display for OriginAddr {

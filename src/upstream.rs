@@ -7,33 +7,41 @@ pub mod asker;
 pub mod body;
 pub mod budget;
 pub mod connect;
+pub mod desk;
 pub mod endpoint;
 pub mod fetch;
+pub mod judge;
 pub mod lease;
+pub mod linger;
 pub mod live;
 pub mod machine;
 pub mod pool;
 pub mod probe;
+pub mod resolve;
 pub mod storage;
+pub mod view;
 
 pub use asker::Asker;
 pub use body::ClientFault;
 pub use body::OriginBody;
 pub use body::RequestBody;
 pub use connect::Secure;
+pub use desk::Hold;
 pub use fetch::FetchError;
 pub use fetch::Fetched;
-pub use live::EndpointView;
-pub use live::Hold;
 pub use live::Registry;
 pub use live::Upstream;
-pub use live::UpstreamView;
+pub use machine::class::Classes;
 pub use machine::queue::Balance;
 pub use machine::queue::Class;
+pub use view::EndpointView;
+pub use view::UpstreamView;
 
 use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::UpstreamName;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an operator decided about an upstream.
@@ -59,8 +67,10 @@ pub struct Plan {
     pub per_client: usize,
     /// How long requests wait for an endpoint when none is open, from the beginning of the outage.
     pub hold: Duration,
-    /// What User-Agent says, in lower case, of requests that leave the line last.
-    pub background: Vec<String>,
+    /// How urgent which requests are.
+    pub classes: Arc<Classes>,
+    /// The cookie that leads a client back to the endpoint that served it, if there is one.
+    pub way: Option<Arc<str>>,
     /// What an endpoint that was down goes through before it gets its full share.
     pub warmup: Warmup,
     /// The time-outs of a journey.
@@ -73,10 +83,26 @@ pub struct Plan {
     pub storage: Vec<OriginAddr>,
     /// How endpoints that speak TLS are believed; without it none is spoken to.
     pub secure: Option<Secure>,
+    /// How far the last transaction of a storage that takes writes may be behind the newest that was seen.
+    pub storage_lag: Option<Duration>,
+    /// The clients that a storage must have after an outage before requests are sent.
+    pub storage_clients: u32,
+    /// The name servers for endpoints that are given by name; none: the system's.
+    pub resolver: Vec<SocketAddr>,
     /// How endpoints are checked.
     pub check: Check,
     /// How often a request that was not sent, or may be repeated, is tried elsewhere.
     pub retry_max: u32,
+    /// Whether another endpoint is tried when one says 503.
+    pub retry_503: bool,
+}
+
+impl Plan {
+    /// The names among its endpoints.
+    pub fn names(&self) -> impl Iterator<Item = &OriginAddr> {
+        let servers = self.sets.iter().flat_map(|set| &set.servers);
+        servers.filter(|server| server.by_name).map(|server| &server.addr)
+    }
 }
 
 /// One set of endpoints.
@@ -97,6 +123,8 @@ pub struct ServerPlan {
     pub weight: u32,
     /// Used only while no other is open.
     pub backup: bool,
+    /// Its host is a name, and every address of it is an endpoint.
+    pub by_name: bool,
 }
 
 /// What an endpoint that was down goes through before it gets its full share.
@@ -136,6 +164,10 @@ pub struct Check {
     pub rise: u32,
     /// Failed checks in a row after which it is down.
     pub fall: u32,
+    /// Several requests that are under way for so long while none ends make an endpoint stuck; zero: never.
+    pub stuck: Duration,
+    /// How long an endpoint rests that stands out among the others; zero: never.
+    pub rest: Duration,
 }
 
 /// What a check does.

@@ -154,6 +154,11 @@ impl Leader {
         &self.key
     }
 
+    /// Waits until nobody follows.
+    pub async fn deserted(&self) {
+        self.flight.landing.closed().await;
+    }
+
     /// Lands with a response that everybody may have. The flight stays known until the leader is dropped, so that those
     /// who come while the body arrives join it.
     pub fn share(&mut self, response: Arc<Stored>) {

@@ -304,6 +304,10 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
     ] {
         positive(context, &format!("{path}.{key}"), value);
     }
+    if upstream.sticky.as_ref().is_some_and(|name| !is_cookie_name(name)) {
+        let message = format!("`{path}.sticky` is no name for a cookie");
+        context.error("E0325", &format!("{path}.sticky"), message, "use letters, digits, `-` and `_`");
+    }
     if !upstream.check.path.starts_with('/') || upstream.check.path.parse::<http::Uri>().is_err() {
         let message = format!("`{path}.check.path` is no path");
         context.error("E0319", &format!("{path}.check.path"), message, "write it like \"/@@ok\"");
@@ -339,10 +343,21 @@ fn upstream_tls(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
         let message = format!("[{path}.tls] is set, but no endpoint speaks TLS");
         context.warning("W0327", &format!("{path}.tls"), message, "write endpoints as \"https://HOST:PORT\"");
     }
+    let named = upstream.sets().values().flatten().any(|server| server.addr.tls() && server.by_name);
+    if named && tls.name.is_none() {
+        let message = format!("[{path}] has a dns+ endpoint that speaks TLS, but not the name of its certificate");
+        context.error("E0329", &format!("{path}.tls"), message, &format!("add [{path}.tls] with name = \"HOST\""));
+    }
     for (at, server) in upstream.storage.iter().enumerate().filter(|(_, server)| server.tls()) {
         let message = format!("`{path}.storage`: {server} cannot be asked by TLS");
         context.error("E0328", &format!("{path}.storage.{at}"), message, "write it as \"HOST:PORT\"");
     }
+}
+
+fn is_cookie_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 64
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 fn check_active(path: &str, upstream: &Upstream, context: &mut Context<'_>) {

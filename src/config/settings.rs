@@ -32,6 +32,7 @@ use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::SiteName;
 use crate::units::UpstreamName;
+use crate::upstream::machine::class::Rule as ClassRule;
 use http::HeaderName;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -260,13 +261,16 @@ settings! {
     Upstream {
         /// Requests in flight at one endpoint, never more: waitress's `threads`. What comes besides waits here, not there.
         threads: u32 = 4,
-        /// The endpoints, each "HOST:PORT" ("https://HOST:PORT" if it speaks TLS), if wanted with ` weight=N` (its share of the load, 1 to 100) and ` backup` (used
-        /// only while no other is open). Either this or `set`.
+        /// The endpoints, each "HOST:PORT" ("https://HOST:PORT" if it speaks TLS), if wanted with ` weight=N` (its share of the
+        /// load, 1 to 100) and ` backup` (used only while no other is open). "dns+NAME:PORT" is looked up again whenever the
+        /// answer expires, and every address of the name is an endpoint. Either this or `set`.
         servers: Vec<Endpoint> = Vec::new(),
         /// Alternative sets of endpoints by name, such as `primary = ["HOST:PORT"]`, of which one serves.
         set: BTreeMap<SetName, Vec<Endpoint>> = BTreeMap::new(),
         /// The set that serves; `tidegate use` changes it without a reload. Required with `set`.
         active: Option<SetName> = None,
+        /// Name servers for "dns+" endpoints, each "ADDR:PORT"; empty: those of /etc/resolv.conf.
+        resolver: Vec<SocketAddr> = Vec::new(),
         /// How an endpoint is chosen among those with a thread free: "least-busy", "round-robin", "random-2" (the less busy
         /// of two) or "path-hash" (equal paths to the same endpoint, whose object cache is warm for them, unless it is
         /// much busier than the others).
@@ -274,6 +278,10 @@ settings! {
         /// After a request that may have written, its client's next ones go to the same endpoint for so long: the other
         /// ZEO clients may not have heard of the change yet. "0s" is off.
         pin: Duration = seconds(2),
+        /// The name of a cookie that leads a client back to the endpoint that served it, for applications that keep something
+        /// in the process. Without it no such cookie is set: Zope does not need it. It counts for what is not answered from
+        /// the cache, and never reaches the endpoint.
+        sticky: Option<String> = None,
         /// Who waits for a thread.
         queue: Queue = Queue::default(),
         /// What happens before an endpoint that was down gets its full share.
@@ -292,8 +300,17 @@ settings! {
         tls: UpstreamTls = UpstreamTls::default(),
         /// How endpoints are checked.
         check: Check = Check::default(),
+        /// How far the last transaction of a ZEO server that takes writes may be behind the newest that was seen of any; one
+        /// that is further behind is refused, for it has lost changes. "off" takes whatever comes; `tidegate release` accepts
+        /// what is there once.
+        storage_lag: Switchable<Duration> = Switchable::On(Duration::ZERO),
+        /// How many clients a ZEO server must have after an outage before requests are sent; they are waited for no longer
+        /// than 15 s. The number of Zopes is a good choice; 0 does not wait.
+        storage_clients: u32 = 0,
         /// How often a request that was certainly not sent, or may be repeated, is tried again elsewhere. 1 to 5.
         retries: u32 = 1,
+        /// Whether a request that may be repeated (a read without a body) is tried elsewhere when an endpoint answers 503.
+        retry_503: bool = false,
     }
 }
 
@@ -323,6 +340,10 @@ settings! {
         /// While no endpoint is open, or the upstream is held, requests wait so long for one instead of failing at once;
         /// counted from the beginning of the outage. What is stored is served stale meanwhile.
         hold: Duration = seconds(20),
+        /// How urgent requests are, by the first rule that fits: "CLASS path PATTERN" (`*` stands for anything), "CLASS cookie
+        /// NAME" or "CLASS agent WORD" (in User-Agent, in any case), where CLASS is editor, anonymous or background. Without
+        /// one who is logged in is an editor. Classes share threads 8 to 4 to 1. Anybody can send a cookie.
+        classes: Vec<ClassRule> = Vec::new(),
         /// Words in User-Agent (in any case) whose requests leave the line last.
         background: Vec<String> = words(&["bot", "crawl", "spider", "slurp", "archiver", "facebookexternalhit"]),
     }
@@ -373,6 +394,13 @@ settings! {
         rise: u32 = 2,
         /// Failed checks in a row after which it is down.
         fall: u32 = 3,
+        /// Two requests under way for so long, while none has ended for as long, make an endpoint stuck: a Zope without its
+        /// storage. It gets one request at a time beside those that hang, and where all are stuck stale is served. Longer
+        /// than the slowest page that visitors are to have; "0s" is off.
+        stuck: Duration = seconds(20),
+        /// How long an endpoint rests that stands out: half of its last answers are 500, 502, 503 or 504 and the others'
+        /// are not, or they take four times as long. Longer each time; never more than half of the endpoints. "0s" is off.
+        rest: Duration = seconds(10),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::units::SiteName;
 use crate::units::UpstreamName;
 use crate::units::format_duration;
 use crate::units::parse_duration;
+use crate::upstream::machine::class::Rule as ClassRule;
 use http::HeaderName;
 use http::HeaderValue;
 use ipnet::IpNet;
@@ -39,6 +40,8 @@ pub struct Server {
     pub weight: u32,
     /// Used only while no other is open.
     pub backup: bool,
+    /// Its host is a name to be looked up again and again (`dns+`): every address of it is an endpoint.
+    pub by_name: bool,
 }
 
 /// Fields whose values are ours or the origin's alone: framing, and what caches go by.
@@ -221,6 +224,7 @@ text_setting!(Duration, parse_duration, |value| format_duration(*value));
 text_setting!(ByteSize, ByteSize::parse, ToString::to_string);
 text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);
 text_setting!(Server, Server::parse, ToString::to_string);
+text_setting!(ClassRule, ClassRule::parse, ToString::to_string);
 text_setting!(SetName, SetName::parse, ToString::to_string);
 text_setting!(LimitName, LimitName::parse, ToString::to_string);
 text_setting!(SiteName, SiteName::parse, ToString::to_string);
@@ -269,7 +273,11 @@ fn parse_network(written: &str) -> Result<IpNet, BadUnit> {
 impl Server {
     fn parse(written: &str) -> Result<Self, BadUnit> {
         let mut words = written.split_ascii_whitespace();
-        let mut server = Self { addr: OriginAddr::parse(words.next().unwrap_or_default())?, weight: 1, backup: false };
+        let place = words.next().unwrap_or_default();
+        let name = place.strip_prefix("dns+").map(|name| name.strip_prefix("http://").unwrap_or(name));
+        let addr = OriginAddr::parse(name.unwrap_or(place))?;
+        let by_name = name.is_some() && addr.host().parse::<std::net::IpAddr>().is_err();
+        let mut server = Self { addr, weight: 1, backup: false, by_name };
         for word in words {
             match word.split_once('=') {
                 None if word == "backup" => server.backup = true,
@@ -288,12 +296,15 @@ impl Server {
 
 impl From<OriginAddr> for Server {
     fn from(addr: OriginAddr) -> Self {
-        Self { addr, weight: 1, backup: false }
+        Self { addr, weight: 1, backup: false, by_name: false }
     }
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.by_name {
+            f.write_str("dns+")?;
+        }
         write!(f, "{}", self.addr)?;
         if self.weight != 1 {
             write!(f, " weight={}", self.weight)?;

@@ -29,6 +29,7 @@ use crate::units::format_duration;
 use crate::upstream::Hold;
 use crate::upstream::Upstream;
 use crate::zope::purge::What;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -201,6 +202,9 @@ impl Publisher {
     pub fn hold(&self, upstream: &str, held: bool) -> Result<String, String> {
         let found = self.upstream(upstream)?;
         found.hold(Hold::Operator, held);
+        if !held {
+            found.accept_storage();
+        }
         let wait = found.standing().plan.hold;
         Ok(if held {
             format!("`{upstream}` is held: for {} requests wait, then they are answered 503", format_duration(wait))
@@ -284,11 +288,24 @@ impl Publisher {
         choices.keep_for(state.compiled.config(), &config);
         let compiled = snapshot::compile(config, &self.house)?;
         let doors = self.open_doors(&compiled)?;
+        let before = self.actives();
         self.house.snapshots.store(compiled.put_in_force(&choices, &self.house));
+        for (name, set) in self.actives() {
+            if before.get(&name).is_some_and(|before| *before != set) {
+                self.house.metrics.set_switched(&name, &set, SwitchCause::Reload);
+            }
+        }
         self.doors.send_replace(doors);
         *state = State { compiled, choices };
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// The sets that serve.
+    fn actives(&self) -> BTreeMap<UpstreamName, SetName> {
+        let snapshot = self.house.snapshots.load_full();
+        let set = |upstream: &Arc<Upstream>| upstream.standing().plan.active.clone();
+        snapshot.upstreams.iter().map(|(name, upstream)| (name.clone(), set(upstream))).collect()
     }
 
     /// Keeps the doors that stay, binds the new ones; the old ones close when they are no longer in the list.

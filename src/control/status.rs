@@ -88,29 +88,12 @@ pub fn words(status: &Value) -> String {
         line(&mut text, "site", site);
     }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
-        let waiting = &upstream["waiting"];
-        let mut head =
-            format!("{}: set {} serves, {waiting} waiting", string(&upstream["name"]), string(&upstream["active"]));
-        let waits: Vec<String> = upstream["waiting_by_class"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(_, count)| count.as_u64() > Some(0))
-            .map(|(class, count)| format!("{count} {class}"))
-            .collect();
-        if !waits.is_empty() {
-            let _ = write!(head, " ({})", waits.join(", "));
-        }
-        if let Some(service) = upstream["service_ms"].as_u64() {
-            let _ = write!(head, ", {service} ms a request");
-        }
-        let reasons = each(&upstream["held"], |why| string(why).to_owned());
-        if !reasons.is_empty() {
-            let _ = write!(head, ", HELD by {}", reasons.join(", "));
-        }
-        line(&mut text, "upstream", head);
+        line(&mut text, "upstream", self::upstream(upstream));
         for endpoint in each(&upstream["endpoints"], endpoint) {
             line(&mut text, "", endpoint);
+        }
+        for storage in each(&upstream["storage"], storage) {
+            line(&mut text, "", storage);
         }
     }
     for tier in each(&status["cache"]["tiers"], |tier| {
@@ -132,16 +115,63 @@ pub fn words(status: &Value) -> String {
     text
 }
 
+fn upstream(upstream: &Value) -> String {
+    let waiting = &upstream["waiting"];
+    let mut head =
+        format!("{}: set {} serves, {waiting} waiting", string(&upstream["name"]), string(&upstream["active"]));
+    let classes = upstream["waiting_by_class"].as_object().into_iter().flatten();
+    let waits: Vec<String> = classes
+        .filter(|(_, count)| count.as_u64() > Some(0))
+        .map(|(class, count)| format!("{count} {class}"))
+        .collect();
+    // Writing to a String cannot fail.
+    if !waits.is_empty() {
+        let _ = write!(head, " ({})", waits.join(", "));
+    }
+    let _ = write!(head, " of at most {}", upstream["queue_max"]);
+    if let Some(service) = upstream["service_ms"].as_u64() {
+        let _ = write!(head, ", {service} ms a request");
+    }
+    let reasons = upstream["held"].as_object().into_iter().flatten();
+    let reasons: Vec<String> = reasons.map(|(why, seconds)| format!("{why} for {}", ago(seconds))).collect();
+    if !reasons.is_empty() {
+        let _ = write!(head, ", HELD by {}", reasons.join(", "));
+    } else if upstream["out"] == true {
+        head.push_str(", NO ENDPOINT SERVES");
+    }
+    if upstream["out"] == true {
+        match upstream["hold_left"].as_u64() {
+            Some(left) => {
+                let _ = write!(head, ": requests wait for {left}s more");
+            }
+            None => head.push_str(": requests are refused"),
+        }
+    }
+    head
+}
+
+fn storage(storage: &Value) -> String {
+    let known = match (storage["last_tid"].as_str(), storage["clients"].as_u64()) {
+        (Some(tid), Some(clients)) => format!(", last transaction {tid}, {clients} clients"),
+        _ => String::new(),
+    };
+    format!("storage    {:<22} {}{known}", string(&storage["address"]), string(&storage["state"]))
+}
+
 fn endpoint(endpoint: &Value) -> String {
-    let error = endpoint["last_error"].as_str().filter(|error| !error.is_empty() && endpoint["state"] == "down");
+    let stuck = endpoint["stuck"] == true;
+    let told = |error: &&str| !error.is_empty() && (stuck || endpoint["state"] == "down");
+    let error = endpoint["last_error"].as_str().filter(told);
+    let abandoned = endpoint["abandoned"].as_u64().filter(|count| *count > 0);
     format!(
-        "{:<10} {:<22} {:<8} for {:<8} {}/{} in flight, {} answered{}",
+        "{:<10} {:<22} {:<8} for {:<8} {}/{} in flight{}, {} answered{}",
         string(&endpoint["set"]),
         string(&endpoint["address"]),
         string(&endpoint["state"]),
         ago(&endpoint["seconds"]),
         endpoint["in_flight"],
         endpoint["limit"],
+        abandoned.map_or_else(String::new, |count| format!(" ({count} without a client)")),
         endpoint["answered"],
         error.map_or_else(String::new, |error| format!(" ({error})")),
     )

@@ -5,6 +5,7 @@ use crate::edge::Edge;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cookie;
 use crate::semantics::hop;
 use crate::semantics::tags;
 use crate::semantics::tags::Tag;
@@ -87,7 +88,15 @@ impl Errand {
     ) -> Result<Self, Refusal> {
         let uri =
             Uri::try_from(question.origin_target()).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
-        let class = if question.demoted { Class::Background } else { class(question, headers) };
+        let known = question.identity != Identity::Anonymous;
+        let class = if question.demoted {
+            Class::Background
+        } else {
+            question.site.classes.of(known, &question.target.path, headers)
+        };
+        let (client, path) = (question.client, &question.target.path);
+        let mut asker = Asker::new(client, session::login(headers), class, path, question.writes);
+        asker.way = question.site.way.as_deref().and_then(|name| way(headers, name));
         Ok(Self {
             edge: Arc::clone(edge),
             snapshot: Arc::clone(snapshot),
@@ -103,7 +112,7 @@ impl Errand {
             found: lookup.and_then(|lookup| lookup.found.cloned()),
             born: edge.cache.ledger().sequence(),
             status,
-            asker: Asker::new(question.client, session::login(headers), class, &question.target.path, question.writes),
+            asker,
             meters: meters(question, headers),
         })
     }
@@ -129,6 +138,9 @@ impl Errand {
         hop::join_cookies(&mut headers);
         if method == Method::OPTIONS {
             hop::count_hop(&mut headers);
+        }
+        if let Some(name) = &self.site.way {
+            cookie::remove(&mut headers, name);
         }
         let trusted = hop::is_trusted(self.peer, &self.snapshot.server.trusted);
         hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &self.authority);
@@ -174,13 +186,18 @@ fn meters(question: &Question<'_>, headers: &HeaderMap) -> Vec<Meter> {
     question.site.limits.iter().filter_map(|limit| limit.meter(asking)).collect()
 }
 
-/// How urgent a request is: work before visits, visits before robots.
-fn class(question: &Question<'_>, headers: &HeaderMap) -> Class {
-    if question.identity != Identity::Anonymous {
-        return Class::Editor;
+/// The endpoint that a client's cookie names.
+fn way(headers: &HeaderMap, name: &str) -> Option<u64> {
+    let value = std::str::from_utf8(cookie::value(headers, name)?).ok()?;
+    u64::from_str_radix(value, 16).ok()
+}
+
+impl Errand {
+    /// The cookie that leads the client back to the endpoint called `to`, unless he has it already.
+    #[must_use]
+    pub fn way_back(&self, to: u64) -> Option<HeaderValue> {
+        let name = self.site.way.as_deref().filter(|_| self.asker.way != Some(to))?;
+        let secure = if self.scheme == "https" { "; Secure" } else { "" };
+        HeaderValue::try_from(format!("{name}={to:016x}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
     }
-    let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes).to_ascii_lowercase();
-    let standing = question.site.upstream.standing();
-    let says = |word: &String| agent.windows(word.len().max(1)).any(|part| part == word.as_bytes());
-    if standing.plan.background.iter().any(says) { Class::Background } else { Class::Anonymous }
 }

@@ -49,6 +49,7 @@ use crate::upstream::Fetched;
 use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
 use crate::upstream::fetch::Timings;
+use crate::upstream::lease::Gone;
 use http::HeaderMap;
 use http::HeaderName;
 use http::Request;
@@ -82,6 +83,8 @@ struct Answered {
     delimited: bool,
     times: Times,
     endpoint: OriginAddr,
+    /// What a cookie that leads back to that endpoint says.
+    way: u64,
     timings: Timings,
     /// The count of set swaps at which it was asked for.
     epoch: u64,
@@ -132,7 +135,7 @@ async fn try_pass(
     if websocket {
         tunnel::ask(&mut head.headers);
     }
-    let fetched = travel(errand, head, body).await?;
+    let fetched = travel(errand, head, body, None).await?;
     trail.travelled(&fetched.endpoint.addr, fetched.timings);
     if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
         return Ok(tunnel::open(client_side, fetched));
@@ -150,6 +153,9 @@ impl Answered {
         let mut response = Response::new(unhurried(self.body, errand));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.head;
+        if let Some(cookie) = errand.way_back(self.way) {
+            response.headers_mut().append(http::header::SET_COOKIE, cookie);
+        }
         response
     }
 }
@@ -178,9 +184,9 @@ fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
 }
 
 /// Makes the journey.
-async fn travel(errand: &Errand, head: Parts, body: RequestBody) -> Result<Fetched, Refusal> {
+async fn travel(errand: &Errand, head: Parts, body: RequestBody, gone: Option<Gone<'_>>) -> Result<Fetched, Refusal> {
     let bill = Bill::begin(&errand.meters);
-    match errand.site.upstream.fetch(head, body, &errand.asker).await {
+    match errand.site.upstream.fetch(head, body, &errand.asker, gone).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
             Ok(fetched)
@@ -236,8 +242,9 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
     for field in fields.iter().filter(|field| !tags::is_public(field)) {
         head.remove(field);
     }
-    let (endpoint, timings) = (fetched.endpoint.addr.clone(), fetched.timings);
-    Answered { status: parts.status, head, body, delimited, times, endpoint, timings, epoch: fetched.epoch, tags }
+    let (endpoint, way, timings) = (fetched.endpoint.addr.clone(), fetched.endpoint.way(), fetched.timings);
+    let (status, epoch) = (parts.status, fetched.epoch);
+    Answered { status, head, body, delimited, times, endpoint, way, timings, epoch, tags }
 }
 
 /// Answers from the one fetch that all equal requests share.
@@ -249,7 +256,10 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     {
         // Nobody is there to ask, and what is stored is better than waiting for somebody.
         match deliver::landed(&errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale)) {
-            Ok(response) => return response,
+            Ok(response) => {
+                errand.site.upstream.counters.hold_ended("stale", Duration::ZERO);
+                return response;
+            }
             Err(unused) => trail = unused,
         }
     }
@@ -410,8 +420,18 @@ fn tell(reply: Reply, outcome: Outcome) {
 }
 
 impl Journey {
-    async fn run(self, head: Parts, reply: Reply) {
-        let fetched = match travel(&self.errand, head, RequestBody::Empty).await {
+    async fn run(self, head: Parts, mut reply: Reply) {
+        let fetched = {
+            // As long as it stands in line it is worth no more than those who wait for it. Nobody waits for a refresh.
+            let gone = async {
+                let Some(reply) = &mut reply else { return std::future::pending().await };
+                reply.closed().await;
+                self.leader.deserted().await;
+            };
+            let mut gone = std::pin::pin!(gone);
+            travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut())).await
+        };
+        let fetched = match fetched {
             Ok(fetched) => fetched,
             Err(refusal) => return self.failed(reply, refusal),
         };

@@ -20,6 +20,8 @@ pub struct Asker {
     pub hash: u64,
     /// Whether the request may change something: its client is then served by the same endpoint for a while.
     pub writes: bool,
+    /// The endpoint that served its client before, as his cookie calls it.
+    pub way: Option<u64>,
 }
 
 impl Class {
@@ -45,6 +47,6 @@ impl Asker {
         };
         let hasher = foldhash::fast::FixedState::with_seed(0);
         let who = login.map_or(number, |login| hasher.hash_one((number, login)));
-        Self { client: ClientKey(number), who: ClientKey(who), class, hash: hasher.hash_one(path), writes }
+        Self { client: ClientKey(number), who: ClientKey(who), class, hash: hasher.hash_one(path), writes, way: None }
     }
 }

@@ -1,11 +1,12 @@
 //! One journey: a thread, a connection, the request, the head of the answer.
 //!
-//! Nothing that may have reached an origin is sent again, but for a bodiless safe request whose kept connection turned out
-//! to be closed. What was certainly not sent goes elsewhere, whatever its method.
+//! Nothing that may have reached an origin is sent again, but for a bodiless safe request: when its kept connection turned
+//! out to be closed, when it was answered 503 and the operator wants that tried elsewhere, when the storage was gone. What was certainly not sent goes elsewhere, whatever its method.
 
 use crate::clock;
 use crate::semantics::framing;
 use crate::semantics::framing::Asked;
+use crate::upstream::CheckKind;
 use crate::upstream::asker::Asker;
 use crate::upstream::body::ClientFault;
 use crate::upstream::body::Journey;
@@ -14,11 +15,14 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::lease::Gone;
 use crate::upstream::lease::Lease;
 use crate::upstream::lease::QueueRefusal;
+use crate::upstream::linger::Underway;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
+use crate::upstream::machine::queue::EndpointId;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -127,23 +131,46 @@ impl FetchError {
 
 /// What became of one attempt.
 enum Attempt {
-    Answered(Response<Incoming>, SendRequest<RequestBody>),
+    Answered(Response<Incoming>, SendRequest<RequestBody>, Lease),
     /// The request is still whole: nothing of it was sent.
     NotSent(Request<RequestBody>, FetchError),
-    /// It may have been sent.
-    Lost(FetchError, bool),
+    /// It may have been sent; `reused`: on a kept connection that broke.
+    Lost {
+        error: FetchError,
+        reused: bool,
+    },
+}
+
+/// What is known on the way.
+struct Way<'a> {
+    asker: &'a Asker,
+    standing: Arc<Standing>,
+    asked_for: Asked,
+    /// It changes nothing and has no body: sent twice, it does no harm.
+    repeatable: bool,
+    retries: u32,
+    /// It waited for the storage to come back once.
+    waited: bool,
+    avoid: Option<EndpointId>,
+    queued: Duration,
 }
 
 impl Upstream {
-    /// Makes the journey. `head` is as the origin shall see it.
+    /// Makes the journey. `head` is as the origin shall see it; `gone` tells when nobody waits for the answer any more.
     ///
-    /// Cancel-safe: dropped, it leaves the line, or closes its connection so that the origin can notice.
+    /// Cancel-safe: dropped, it leaves the line; what has been sent keeps its thread until the origin has answered.
     ///
     /// # Errors
     /// [`FetchError`].
-    pub async fn fetch(self: &Arc<Self>, head: Parts, body: RequestBody, asker: &Asker) -> Result<Fetched, FetchError> {
+    pub async fn fetch(
+        self: &Arc<Self>,
+        head: Parts,
+        body: RequestBody,
+        asker: &Asker,
+        gone: Option<Gone<'_>>,
+    ) -> Result<Fetched, FetchError> {
         self.retries.earn();
-        let fetched = self.travel(head, body, asker).await;
+        let fetched = self.travel(head, body, asker, gone).await;
         match &fetched {
             Ok(fetched) => {
                 self.counters.first_byte(fetched.timings.first_byte);
@@ -151,106 +178,165 @@ impl Upstream {
             }
             Err(error) => {
                 self.counters.error(error.why());
-                if matches!(error, FetchError::Queue(_)) {
-                    self.counters.queue_rejected(error.why());
+                if let FetchError::Queue(refusal) = error {
+                    self.counters.queue_rejected(refusal.reason());
                 }
             }
         }
         fetched
     }
 
-    async fn travel(self: &Arc<Self>, head: Parts, body: RequestBody, asker: &Asker) -> Result<Fetched, FetchError> {
-        let asked_for = Asked::of(&head.headers);
-        let repeatable = body.is_empty() && head.method.is_safe();
+    async fn travel(
+        self: &Arc<Self>,
+        head: Parts,
+        body: RequestBody,
+        asker: &Asker,
+        mut gone: Option<Gone<'_>>,
+    ) -> Result<Fetched, FetchError> {
+        let mut way = Way {
+            asker,
+            standing: self.standing(),
+            asked_for: Asked::of(&head.headers),
+            repeatable: body.is_empty() && head.method.is_safe(),
+            retries: 0,
+            waited: false,
+            avoid: None,
+            queued: Duration::ZERO,
+        };
         let fault = body.fault();
         let mut request = Request::from_parts(head, body);
-        let mut retries = 0;
-        let mut avoid = None;
-        let mut queued = Duration::ZERO;
-        let standing = self.standing();
-        let plan = &standing.plan;
         loop {
-            let lease = self.acquire(asker, avoid).await.map_err(FetchError::Queue)?;
-            queued += lease.waited;
-            let copy = repeatable.then(|| copy_of(&request));
+            let gone: Option<Gone<'_>> = match &mut gone {
+                Some(gone) => Some(gone.as_mut()),
+                None => None,
+            };
+            let lease = self.acquire(asker, way.avoid, gone).await.map_err(FetchError::Queue)?;
+            way.queued += lease.waited;
+            let endpoint = Arc::clone(&lease.endpoint);
+            let copy = way.repeatable.then(|| copy_of(&request));
             let sent = clock::mono();
-            let attempt = self.attempt(&lease, request, repeatable && retries == 0, plan.timeouts.first_byte).await;
-            let error = match attempt {
-                Attempt::Answered(response, sender) => {
-                    self.learn(&lease.endpoint, Evidence::Answered);
-                    if asker.writes && !response.status().is_client_error() {
-                        self.pin(asker.who, lease.endpoint.id);
+            let (again, error) = match self.attempt(lease, request, &way).await {
+                Attempt::Answered(response, sender, lease) => {
+                    let took = clock::mono().saturating_duration_since(sent);
+                    match self.answered(&mut way, &lease, response.status(), took, copy) {
+                        Some(copy) => (copy, None),
+                        None => return settle(&way, lease, response, sender, sent, took),
                     }
-                    let first_byte = clock::mono().saturating_duration_since(sent);
-                    let timings = Timings { queue: queued, first_byte };
-                    return settle(&standing, lease, response, sender, asked_for, sent, timings, retries);
                 }
-                Attempt::NotSent(whole, error) => {
-                    request = whole;
-                    error
-                }
-                Attempt::Lost(error, reused) => {
+                Attempt::NotSent(whole, error) => (whole, Some(error)),
+                Attempt::Lost { error, reused } => {
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
                     }
                     // A kept connection that closes under a request is the origin's right; a fresh one is not.
                     let Some(copy) = copy.filter(|_| reused) else {
-                        self.blame(&lease.endpoint, &error);
+                        self.blame(&endpoint, &error);
                         return Err(error);
                     };
-                    request = copy;
-                    error
+                    (copy, Some(error))
                 }
             };
-            if matches!(error, FetchError::Connect(_)) {
-                self.blame(&lease.endpoint, &error);
-                avoid = Some(lease.endpoint.id);
-            }
-            if retries >= plan.retry_max.max(1) {
-                return Err(error);
-            }
-            if matches!(error, FetchError::Connect(_)) && !self.retries.spend() {
-                self.counters.retry_budget_exhausted();
-                return Err(error);
-            }
-            retries += 1;
-            self.counters.retry(error.why());
+            request = again;
+            let Some(error) = error else { continue };
+            self.may_try_again(&mut way, &endpoint, error)?;
         }
+    }
+
+    /// Notes an answer; gives `copy` back if it is to be sent again instead of passing the answer on.
+    fn answered(
+        &self,
+        way: &mut Way<'_>,
+        lease: &Lease,
+        status: StatusCode,
+        took: Duration,
+        copy: Option<Request<RequestBody>>,
+    ) -> Option<Request<RequestBody>> {
+        let endpoint = &lease.endpoint;
+        self.learn(endpoint, Evidence::Answered);
+        endpoint.sample(matches!(status.as_u16(), 500 | 502..=504), took);
+        if way.asker.writes && !status.is_client_error() {
+            self.pin(way.asker.who, endpoint.id);
+        }
+        let copy = copy.filter(|_| status.is_server_error())?;
+        // A Zope that has lost its storage says 500 after minutes. Who asks again waits until the storage is back.
+        if !way.waited && matches!(status.as_u16(), 500 | 503) && self.is_without_storage() {
+            way.waited = true;
+            self.counters.retry("storage");
+            return Some(copy);
+        }
+        let plan = &way.standing.plan;
+        let asked = plan.retry_503 && status == StatusCode::SERVICE_UNAVAILABLE;
+        if !asked || way.retries >= plan.retry_max.max(1) || !self.another_open(endpoint.id) {
+            return None;
+        }
+        if !self.retries.spend() {
+            self.counters.retry_budget_exhausted();
+            return None;
+        }
+        way.retries += 1;
+        way.avoid = Some(endpoint.id);
+        self.counters.retry("503");
+        Some(copy)
+    }
+
+    /// Whether what was certainly not sent, or may be repeated, is tried again after `error`.
+    fn may_try_again(&self, way: &mut Way<'_>, endpoint: &Endpoint, error: FetchError) -> Result<(), FetchError> {
+        let connect = matches!(error, FetchError::Connect(_));
+        if connect {
+            self.blame(endpoint, &error);
+            way.avoid = Some(endpoint.id);
+        }
+        if way.retries >= way.standing.plan.retry_max.max(1) {
+            return Err(error);
+        }
+        if connect && !self.retries.spend() {
+            self.counters.retry_budget_exhausted();
+            return Err(error);
+        }
+        way.retries += 1;
+        self.counters.retry(error.why());
+        Ok(())
     }
 
     fn blame(&self, endpoint: &Endpoint, error: &FetchError) {
         endpoint.note_error(crate::telemetry::chain(error));
+        if matches!(error, FetchError::FirstByteTimeout) {
+            let plan = &self.standing().plan;
+            endpoint.sample(true, plan.timeouts.first_byte);
+            // Slow is not down: where checks tell, they decide.
+            if plan.check.kind != CheckKind::Off {
+                return;
+            }
+        }
         self.learn(endpoint, Evidence::Broken);
     }
 
-    /// One attempt on a kept connection, if `kept` allows it and there is one, or on a fresh one. What must not be sent twice
+    /// One attempt on a kept connection, if it may be lost and there is one, or on a fresh one. What must not be sent twice
     /// goes on a fresh one: a kept one may be closed by the origin in the moment it is used, and nobody could tell whether
     /// the request had been read.
-    async fn attempt(
-        &self,
-        lease: &Lease,
-        mut request: Request<RequestBody>,
-        kept: bool,
-        first_byte: Duration,
-    ) -> Attempt {
-        let standing = self.standing();
-        let plan = &standing.plan;
-        let endpoint = &lease.endpoint;
+    async fn attempt(&self, lease: Lease, mut request: Request<RequestBody>, way: &Way<'_>) -> Attempt {
+        let plan = &way.standing.plan;
+        let endpoint = Arc::clone(&lease.endpoint);
+        let mut lease = lease;
+        let kept = way.repeatable && way.retries == 0;
         while kept && let Some(mut sender) = endpoint.pool.take(plan.idle) {
             if sender.ready().await.is_err() {
                 continue;
             }
-            match send(sender, request, first_byte, true).await {
+            match send(sender, request, lease, plan.timeouts.first_byte, true).await {
                 // It closed in the same moment: the next one, or a fresh one.
-                Attempt::NotSent(whole, _) => request = whole,
-                other => return other,
+                Sent::Not(whole, _, back) => (request, lease) = (whole, back),
+                Sent::Off(attempt) => return attempt,
             }
         }
         let began = clock::mono();
         match connect::open(&endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await {
             Ok(sender) => {
                 self.counters.connected(clock::mono().saturating_duration_since(began));
-                send(sender, request, first_byte, false).await
+                match send(sender, request, lease, plan.timeouts.first_byte, false).await {
+                    Sent::Not(whole, error, _) => Attempt::NotSent(whole, error),
+                    Sent::Off(attempt) => attempt,
+                }
             }
             Err(error) => Attempt::NotSent(request, error.into()),
         }
@@ -272,34 +358,57 @@ impl Interim {
     }
 }
 
+/// What came of sending.
+enum Sent {
+    /// Nothing: the request is still whole.
+    Not(Request<RequestBody>, FetchError, Lease),
+    /// It was sent, perhaps.
+    Off(Attempt),
+}
+
 async fn send(
     mut sender: SendRequest<RequestBody>,
     mut request: Request<RequestBody>,
+    lease: Lease,
     first_byte: Duration,
     reused: bool,
-) -> Attempt {
+) -> Sent {
     let interim = Arc::new(Interim::default());
     let heard = Arc::clone(&interim);
     hyper::ext::on_informational(&mut request, move |_| heard.one());
-    let answer = tokio::time::timeout(first_byte, sender.try_send_request(request));
-    // Both arms are cancel-safe: dropped, the answer's future closes its connection.
+    let answer = sender.try_send_request(request);
+    // From here on the thread is taken, whoever leaves.
+    let mut underway = Underway::new(answer, lease, first_byte);
+    // Both arms are cancel-safe.
     let answer = tokio::select! {
         biased;
-        () = interim.flood.notified() => return Attempt::Lost(FetchError::BadAnswer("interim_flood"), false),
-        answer = answer => answer,
+        () = interim.flood.notified() => None,
+        answer = tokio::time::timeout(first_byte, underway.answer()) => Some(answer),
+    };
+    let Some(answer) = answer else {
+        // Without its lease it is dropped at once, and closes its connection.
+        drop(underway.arrived());
+        return Sent::Off(Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false });
+    };
+    let Ok(answer) = answer else {
+        return Sent::Off(Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false });
+    };
+    let Some(mut lease) = underway.arrived() else {
+        return Sent::Off(Attempt::Lost { error: FetchError::BadAnswer("none"), reused: false });
     };
     match answer {
-        Ok(Ok(response)) => Attempt::Answered(response, sender),
-        Ok(Err(mut error)) => {
-            if let Some(whole) = error.take_message() {
-                Attempt::NotSent(whole, FetchError::Broken(error.into_error()))
-            } else {
-                let error = error.into_error();
-                let lost = if error.is_parse() { FetchError::BadAnswer("parse") } else { FetchError::Broken(error) };
-                Attempt::Lost(lost, reused)
-            }
+        Ok(response) => {
+            lease.answered = true;
+            Sent::Off(Attempt::Answered(response, sender, lease))
         }
-        Err(_) => Attempt::Lost(FetchError::FirstByteTimeout, false),
+        Err(mut error) => {
+            if let Some(whole) = error.take_message() {
+                return Sent::Not(whole, FetchError::Broken(error.into_error()), lease);
+            }
+            let error = error.into_error();
+            let error = if error.is_parse() { FetchError::BadAnswer("parse") } else { FetchError::Broken(error) };
+            Sent::Off(Attempt::Lost { error, reused })
+        }
     }
 }
 
@@ -313,19 +422,16 @@ fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// Judges the head and ties body, thread and connection together.
-#[expect(clippy::too_many_arguments, reason = "the one place where a journey's parts come together")]
 fn settle(
-    standing: &Standing,
+    way: &Way<'_>,
     lease: Lease,
     response: Response<Incoming>,
     sender: SendRequest<RequestBody>,
-    asked_for: Asked,
     asked: Instant,
-    timings: Timings,
-    retries: u32,
+    first_byte: Duration,
 ) -> Result<Fetched, FetchError> {
     let (parts, incoming) = response.into_parts();
-    if let Err(why) = framing::response(parts.status, &parts.headers, asked_for) {
+    if let Err(why) = framing::response(parts.status, &parts.headers, way.asked_for) {
         lease.endpoint.note_error(format!("malformed answer: {why}"));
         return Err(FetchError::BadAnswer(why));
     }
@@ -337,15 +443,16 @@ fn settle(
             .iter()
             .any(|line| crate::semantics::cache_control::contains_token(line.as_bytes(), b"close"));
     // A member of another standing is not counted: the reload has taken it away.
-    if let Some(member) = standing.member(lease.endpoint.id) {
+    if let Some(member) = way.standing.member(lease.endpoint.id) {
         member.counters.response(parts.status);
     }
-    let plan = &standing.plan;
+    let plan = &way.standing.plan;
+    let timings = Timings { queue: way.queued, first_byte };
     let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
     let journey = Journey { lease, connection: (!closes).then_some(sender), pool_max: plan.threads };
     let body = OriginBody::new(incoming, journey, plan.timeouts.between_bytes);
     let response = Response::from_parts(parts, body);
-    Ok(Fetched { response, endpoint, epoch, asked, timings, retries })
+    Ok(Fetched { response, endpoint, epoch, asked, timings, retries: way.retries })
 }
 
 impl Fetched {

@@ -2,8 +2,8 @@
 
 use crate::clock;
 use crate::upstream::asker::Asker;
+use crate::upstream::desk::Desk;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::live::Desk;
 use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
 use crate::upstream::machine::queue::Arrival;
@@ -13,6 +13,7 @@ use crate::upstream::machine::queue::Granted;
 use crate::upstream::machine::queue::Refused;
 use crate::upstream::machine::queue::Ticket;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -27,14 +28,22 @@ pub struct Lease {
     pub epoch: u64,
     /// How long it was waited for.
     pub waited: Duration,
+    /// Whether the endpoint has answered: a journey that ends without an answer says nothing about how it works.
+    pub answered: bool,
     granted: Instant,
+    /// Its number among what is under way.
+    number: u64,
 }
+
+/// Resolves when nobody waits for the answer any more: who still stands in line then leaves it.
+pub type Gone<'a> = Pin<&'a mut (dyn Future<Output = ()> + Send)>;
 
 /// What somebody who waited is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     endpoint: EndpointId,
     epoch: u64,
+    number: u64,
 }
 
 /// Why there is no thread.
@@ -60,6 +69,8 @@ pub enum QueueRefusal {
         /// When it may be better.
         retry_after: Duration,
     },
+    /// Nobody waits for the answer any more.
+    ClientGone,
     /// No endpoint of the serving set is open, or the upstream is held, for longer than was worth waiting.
     NoEndpoint {
         /// When the next checks will be through.
@@ -76,8 +87,16 @@ impl QueueRefusal {
             Self::PerClient { .. } => "queue_per_client",
             Self::TooLong { .. } => "queue_shed",
             Self::Timeout { .. } => "queue_timeout",
+            Self::ClientGone => "client_gone",
             Self::NoEndpoint { .. } => "no_endpoint",
         }
+    }
+
+    /// The word in the queue's own metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        let why = self.why();
+        why.strip_prefix("queue_").unwrap_or(why)
     }
 
     /// When it may be better.
@@ -89,55 +108,89 @@ impl QueueRefusal {
             | Self::TooLong { retry_after }
             | Self::Timeout { retry_after }
             | Self::NoEndpoint { retry_after } => retry_after.max(Duration::from_secs(1)),
+            Self::ClientGone => Duration::from_secs(1),
         }
     }
 }
 
 impl Upstream {
-    /// A thread of an endpoint that is open, if possible not of `avoid`. Waits in line while none is free.
+    /// A thread of an endpoint that is open, if possible not of `avoid`. Waits in line while none is free, unless `gone`.
     ///
     /// Cancel-safe: dropped, it leaves the line or gives the thread back.
     ///
     /// # Errors
     /// [`QueueRefusal`], with the time after which it may be different.
-    pub async fn acquire(self: &Arc<Self>, asker: &Asker, avoid: Option<EndpointId>) -> Result<Lease, QueueRefusal> {
+    pub async fn acquire(
+        self: &Arc<Self>,
+        asker: &Asker,
+        avoid: Option<EndpointId>,
+        gone: Option<Gone<'_>>,
+    ) -> Result<Lease, QueueRefusal> {
         let began = clock::mono();
-        let (mut place, patience) = {
-            let mut desk = lock(&self.desk);
-            let ask = Ask {
-                client: asker.client,
-                class: asker.class,
-                avoid,
-                pinned: desk.pins.of(asker.who, began),
-                hash: asker.hash,
-            };
-            let hold = desk.hold_left(began);
-            if desk.queue.is_paused() && hold.is_none() {
-                return Err(self.refusal(Refused::NoEndpoint));
-            }
-            match desk.queue.arrive(ask, hold.is_some()) {
-                Arrival::Granted(endpoint) => {
-                    let turn = Turn { endpoint, epoch: desk.epoch };
-                    drop(desk);
-                    return self.lease(turn, began, began);
-                }
-                Arrival::Waiting(ticket) => {
-                    let (sender, turn) = oneshot::channel();
-                    desk.waiting.insert(ticket, sender);
-                    let patience = hold.map_or(desk.patience, |hold| hold.max(desk.patience));
-                    (Place { upstream: self, ticket, turn }, patience)
-                }
-                Arrival::Refused(refused) => return Err(self.refusal(refused)),
-            }
+        let (mut place, patience) = match self.ask(asker, avoid, began)? {
+            Asked::Granted(lease) => return Ok(lease),
+            Asked::Waiting(place, patience) => (place, patience),
         };
-        match tokio::time::timeout(patience, &mut place.turn).await {
-            Ok(Ok(turn)) => self.lease(turn, began, clock::mono()),
-            Ok(Err(_)) => Err(self.refusal(Refused::NoEndpoint)),
+        let turn = tokio::time::timeout(patience, place.turn(gone)).await;
+        let now = clock::mono();
+        let lease = match turn {
+            Ok(Some(Ok(turn))) => {
+                place.served = true;
+                self.lease(turn, began, now)
+            }
+            Ok(None) => Err(QueueRefusal::ClientGone),
+            Ok(Some(Err(_))) => Err(self.refusal(Refused::NoEndpoint)),
             Err(_) if self.is_out() => Err(self.refusal(Refused::NoEndpoint)),
             Err(_) => {
                 let retry_after = lock(&self.desk).queue.service().unwrap_or_default();
                 Err(QueueRefusal::Timeout { retry_after })
             }
+        };
+        if place.parked {
+            let result = match lease {
+                Ok(_) => "served",
+                Err(QueueRefusal::ClientGone) => "client_gone",
+                Err(_) => "timeout",
+            };
+            self.counters.hold_ended(result, now.saturating_duration_since(began));
+        }
+        lease
+    }
+
+    /// Asks the queue: a thread at once, or a place in the line and how long it is worth keeping.
+    fn ask<'a>(
+        self: &'a Arc<Self>,
+        asker: &Asker,
+        avoid: Option<EndpointId>,
+        now: Instant,
+    ) -> Result<Asked<'a>, QueueRefusal> {
+        let mut desk = lock(&self.desk);
+        let way = || asker.way.and_then(|way| desk.ways.get(&way)).copied();
+        let pinned = desk.pins.of(asker.who, now).or_else(way);
+        let ask = Ask { client: asker.client, class: asker.class, avoid, pinned, hash: asker.hash };
+        let hold = desk.hold_left(now);
+        let parked = desk.is_out();
+        if desk.queue.is_paused() && hold.is_none() {
+            return Err(self.refusal(Refused::NoEndpoint));
+        }
+        match desk.queue.arrive(ask, hold.is_some()) {
+            Arrival::Granted(endpoint) => {
+                let turn = Turn { endpoint, epoch: desk.epoch, number: desk.begin(endpoint, now) };
+                drop(desk);
+                self.lease(turn, now, now).map(Asked::Granted)
+            }
+            Arrival::Waiting(ticket) if parked && hold.is_none() => {
+                // What is open hangs, and has for longer than is worth waiting.
+                desk.queue.leave(ticket);
+                Err(self.refusal(Refused::NoEndpoint))
+            }
+            Arrival::Waiting(ticket) => {
+                let (sender, turn) = oneshot::channel();
+                desk.waiting.insert(ticket, sender);
+                let patience = hold.map_or(desk.patience, |hold| hold.max(desk.patience));
+                Ok(Asked::Waiting(Place { upstream: self, ticket, turn, parked, served: false }, patience))
+            }
+            Arrival::Refused(refused) => Err(self.refusal(refused)),
         }
     }
 
@@ -145,7 +198,8 @@ impl Upstream {
         let waited = granted.saturating_duration_since(began);
         // The table only grows, so an endpoint that was granted is in it.
         let endpoint = self.endpoint(turn.endpoint).ok_or_else(|| self.refusal(Refused::NoEndpoint))?;
-        Ok(Lease { upstream: Arc::clone(self), endpoint, epoch: turn.epoch, waited, granted })
+        let (upstream, epoch, number) = (Arc::clone(self), turn.epoch, turn.number);
+        Ok(Lease { upstream, endpoint, epoch, waited, answered: false, granted, number })
     }
 
     fn refusal(&self, refused: Refused) -> QueueRefusal {
@@ -166,13 +220,28 @@ impl Desk {
     pub(super) fn tell(&mut self, granted: Vec<Granted>) {
         let mut granted = VecDeque::from(granted);
         while let Some(Granted { ticket, endpoint }) = granted.pop_front() {
-            let turn = Turn { endpoint, epoch: self.epoch };
+            let now = clock::mono();
+            let turn = Turn { endpoint, epoch: self.epoch, number: self.begin(endpoint, now) };
             let told = self.waiting.remove(&ticket).is_some_and(|waiting| waiting.send(turn).is_ok());
             if !told {
-                granted.extend(self.queue.give_back(endpoint));
+                granted.extend(self.take_back(turn, now));
             }
         }
     }
+}
+
+impl Desk {
+    /// Takes a turn back that nobody used.
+    fn take_back(&mut self, turn: Turn, now: Instant) -> Vec<Granted> {
+        self.end(turn.endpoint, turn.number, false, now);
+        self.queue.give_back(turn.endpoint)
+    }
+}
+
+/// What came of asking.
+enum Asked<'a> {
+    Granted(Lease),
+    Waiting(Place<'a>, Duration),
 }
 
 /// Somebody's place in the line; dropped, he leaves it.
@@ -180,10 +249,29 @@ struct Place<'a> {
     upstream: &'a Upstream,
     ticket: Ticket,
     turn: oneshot::Receiver<Turn>,
+    /// He waits because no endpoint serves, not because all are busy.
+    parked: bool,
+    /// His turn came, and the lease is his.
+    served: bool,
+}
+
+impl Place<'_> {
+    /// His turn, or nothing when `gone`. Cancel-safe: a turn that was sent stays in the channel until it is taken.
+    async fn turn(&mut self, gone: Option<Gone<'_>>) -> Option<Result<Turn, oneshot::error::RecvError>> {
+        let Some(gone) = gone else { return Some((&mut self.turn).await) };
+        tokio::select! {
+            biased;
+            turn = &mut self.turn => Some(turn),
+            () = gone => None,
+        }
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        if self.served {
+            return;
+        }
         let mut desk = lock(&self.upstream.desk);
         desk.waiting.remove(&self.ticket);
         if desk.queue.leave(self.ticket) {
@@ -191,7 +279,7 @@ impl Drop for Place<'_> {
         }
         // Not in the line: a turn was sent. If it was received, the lease holds the thread and nothing is in the channel.
         if let Ok(turn) = self.turn.try_recv() {
-            let granted = desk.queue.give_back(turn.endpoint);
+            let granted = desk.take_back(turn, clock::mono());
             desk.tell(granted);
         }
     }
@@ -207,10 +295,19 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let took = clock::mono().saturating_duration_since(self.granted);
+        let now = clock::mono();
+        let took = now.saturating_duration_since(self.granted);
         self.upstream.counters.duration(took);
         let mut desk = lock(&self.upstream.desk);
-        let granted = desk.queue.release(self.endpoint.id, took);
+        desk.end(self.endpoint.id, self.number, self.answered, now);
+        // What was not answered says nothing about how long answers take.
+        let id = self.endpoint.id;
+        let granted = if self.answered { desk.queue.release(id, took) } else { desk.queue.give_back(id) };
         desk.tell(granted);
+        let stuck = desk.is_stuck(self.endpoint.id);
+        drop(desk);
+        if stuck {
+            self.upstream.recovered();
+        }
     }
 }

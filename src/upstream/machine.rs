@@ -1,6 +1,12 @@
-//! The pure decisions about upstreams: who gets a thread, who is alive, who is warm.
+//! The pure decisions about upstreams: who gets a thread, who goes first, who is alive, warm,
+//! stuck, or stands out.
 
+pub mod class;
 pub mod health;
+pub mod names;
+pub mod outlier;
 pub mod pins;
 pub mod queue;
+pub mod storage;
+pub mod stuck;
 pub mod warmup;

@@ -1,7 +1,9 @@
-//! Checks: one task per upstream on the control runtime, one check at a time per endpoint, each on a connection of its own
-//! that takes no thread's place in the count.
+//! What looks after upstreams, on the control runtime: a task for each endpoint that checks it, one check at a time, each on
+//! a connection of its own that takes no thread's place in the count; others for storages, names, and the whole.
 
 use crate::clock;
+use crate::units::OriginAddr;
+use crate::units::UpstreamName;
 use crate::upstream::CheckKind;
 use crate::upstream::Hold;
 use crate::upstream::Plan;
@@ -12,6 +14,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::warmup::Phase;
+use crate::upstream::resolve;
 use crate::upstream::storage;
 use http::HeaderValue;
 use http::Request;
@@ -29,65 +32,98 @@ const WARMING_PAUSE: Duration = Duration::from_millis(500);
 /// The most of a check's page that is read.
 const PAGE_MAX: usize = 64 * 1024;
 
-/// The checks under way, by upstream and endpoint.
+/// How often an upstream is looked after as a whole.
+const PATROL: Duration = Duration::from_millis(500);
+
+/// What is looked after all the time, each by a task of its own.
 #[derive(Default)]
 pub struct Probers {
-    tasks: HashMap<(String, String), JoinHandle<()>>,
-    storages: HashMap<String, JoinHandle<()>>,
+    tasks: HashMap<Job, Task>,
+}
+
+/// What a task looks after, of which upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Job {
+    /// Checks an endpoint.
+    Endpoint(UpstreamName, OriginAddr),
+    /// Asks the storage servers.
+    Storage(UpstreamName),
+    /// Looks a name up.
+    Name(UpstreamName, OriginAddr),
+    /// Looks after the upstream as a whole.
+    Patrol(UpstreamName),
+}
+
+struct Task {
+    handle: JoinHandle<()>,
+    /// The very endpoint, for another may have come to its address.
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 impl Probers {
-    /// Checks the endpoints of all these upstreams from now on, and no others.
+    /// Looks after all these upstreams from now on, and no others.
     pub fn reconcile(&mut self, upstreams: &[Arc<Upstream>]) {
-        self.watch_storages(upstreams);
-        let mut wanted = HashMap::new();
+        let mut wanted: HashMap<Job, (Arc<Upstream>, Option<Arc<Endpoint>>)> = HashMap::new();
         for upstream in upstreams {
-            for member in &upstream.standing().members {
-                let key = (upstream.name().to_string(), member.endpoint.addr.to_string());
-                wanted.insert(key, (Arc::clone(upstream), Arc::clone(&member.endpoint)));
+            let standing = upstream.standing();
+            let name = upstream.name();
+            let mut want = |job, endpoint| wanted.insert(job, (Arc::clone(upstream), endpoint));
+            want(Job::Patrol(name.clone()), None);
+            for member in &standing.members {
+                let job = Job::Endpoint(name.clone(), member.endpoint.addr.clone());
+                want(job, Some(Arc::clone(&member.endpoint)));
+            }
+            for host in standing.plan.names() {
+                want(Job::Name(name.clone(), host.clone()), None);
+            }
+            // Who had a storage and has none any more is watched on, and thereby released.
+            if !standing.plan.storage.is_empty() || upstream.is_held_by(Hold::Storage) {
+                want(Job::Storage(name.clone()), None);
             }
         }
-        self.tasks.retain(|key, task| {
-            let stays = wanted.contains_key(key);
+        self.tasks.retain(|job, task| {
+            let same = |endpoint: &Option<Arc<Endpoint>>| match (endpoint, &task.endpoint) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            let stays = wanted.get(job).is_some_and(|(_, endpoint)| same(endpoint));
             if !stays {
-                task.abort();
+                task.handle.abort();
             }
             stays
         });
-        for (at, (key, (upstream, endpoint))) in wanted.into_iter().enumerate() {
-            // A few milliseconds apart, so that not all Zopes are asked in one moment.
-            let delay = Duration::from_millis(20) * u32::try_from(at % 50).unwrap_or(0);
-            self.tasks.entry(key).or_insert_with(|| tokio::spawn(watch(upstream, endpoint, delay)));
+        for (at, (job, (upstream, endpoint))) in wanted.into_iter().enumerate() {
+            self.tasks
+                .entry(job)
+                .or_insert_with_key(|job| Task { handle: start(job, upstream, endpoint.clone(), at), endpoint });
         }
     }
 }
 
-impl Probers {
-    fn watch_storages(&mut self, upstreams: &[Arc<Upstream>]) {
-        // Who had a storage and has none any more is watched on, and thereby released.
-        let has = |upstream: &&Arc<Upstream>| {
-            !upstream.standing().plan.storage.is_empty() || upstream.is_held_by(Hold::Storage)
-        };
-        let wanted: HashMap<String, &Arc<Upstream>> =
-            upstreams.iter().filter(has).map(|upstream| (upstream.name().to_string(), upstream)).collect();
-        self.storages.retain(|name, task| {
-            let stays = wanted.contains_key(name);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for (name, upstream) in wanted {
-            let watch = || tokio::spawn(storage::watch(Arc::clone(upstream), Arc::clone(upstream.metrics())));
-            self.storages.entry(name).or_insert_with(watch);
+fn start(job: &Job, upstream: Arc<Upstream>, endpoint: Option<Arc<Endpoint>>, at: usize) -> JoinHandle<()> {
+    // A few milliseconds apart, so that not all Zopes are asked in one moment.
+    let delay = Duration::from_millis(20) * u32::try_from(at % 50).unwrap_or(0);
+    match (job, endpoint) {
+        (Job::Endpoint(..), Some(endpoint)) => tokio::spawn(watch(upstream, endpoint, delay)),
+        (Job::Storage(_), _) => {
+            let metrics = Arc::clone(upstream.metrics());
+            tokio::spawn(storage::watch(upstream, metrics))
         }
+        (Job::Name(_, name), _) => tokio::spawn(resolve::watch(upstream, name.clone())),
+        (Job::Patrol(_) | Job::Endpoint(..), _) => tokio::spawn(async move {
+            let mut beat = tokio::time::interval(PATROL);
+            loop {
+                beat.tick().await;
+                upstream.patrol();
+            }
+        }),
     }
 }
 
 impl Drop for Probers {
     fn drop(&mut self) {
-        for task in self.tasks.values().chain(self.storages.values()) {
-            task.abort();
+        for task in self.tasks.values() {
+            task.handle.abort();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The storage behind an upstream's Zopes: while no ZEO server takes writes, a Zope hangs with every request that needs the
 //! database, for minutes, and with each a thread; its health page says 200 all along. So the storage is asked itself, and
-//! while it is gone the upstream is held.
+//! while it is gone, or lacks what was seen before, the upstream is held.
 
 use crate::clock;
 use crate::telemetry::chain;
@@ -8,7 +8,14 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::ZeoFacts;
 use crate::units::OriginAddr;
 use crate::upstream::Hold;
+use crate::upstream::Plan;
 use crate::upstream::live::Upstream;
+use crate::upstream::live::lock;
+use crate::upstream::machine::storage::Rules;
+use crate::upstream::machine::storage::Told;
+use crate::upstream::machine::storage::Verdict;
+use crate::upstream::machine::storage::nanoseconds;
+use crate::upstream::view::StorageView;
 use crate::zeo;
 use crate::zeo::Report;
 use crate::zeo::Role;
@@ -20,40 +27,87 @@ use tracing::warn;
 /// The storage's name in ZEO, unless told otherwise.
 const STORAGE: &str = "1";
 
-/// Asks the storage servers of `upstream` for ever, and holds it while none takes writes.
+/// Asks the storage servers of `upstream` for ever, and holds it while they cannot be relied on.
 pub async fn watch(upstream: Arc<Upstream>, metrics: Arc<Metrics>) {
     let mut failed = 0;
+    let mut before = None;
     loop {
         let standing = upstream.standing();
         let plan = &standing.plan;
         let began = clock::mono();
-        let mut writable = false;
-        let mut why = "none is named".to_owned();
-        for server in &plan.storage {
-            match ask(server, plan.check.timeout).await {
-                Ok(report) => {
-                    writable |= report.role == Role::Writable;
-                    why = format!("{server} is read-only");
-                    show(&metrics, server, Some(&report));
-                }
-                Err(sick) => {
-                    why = format!("{server}: {}", chain(&sick));
-                    show(&metrics, server, None);
-                }
+        let (told, seen) = ask_all(plan, &metrics).await;
+        let rules = Rules { lag: plan.storage_lag, clients: u64::from(plan.storage_clients) };
+        let verdict = lock(&upstream.storage).judge(&told, rules, clock::mono());
+        let states: Vec<String> = seen.iter().map(|one| format!("{} {}", one.address, one.state)).collect();
+        *lock(&upstream.storage_seen) = seen;
+        failed = if plan.storage.is_empty() {
+            0
+        } else {
+            match verdict {
+                Verdict::Good => 0,
+                Verdict::Gone => failed + 1,
+                // This is no matter of a lost answer.
+                Verdict::Behind { .. } | Verdict::Lonely { .. } => failed.max(plan.check.fall - 1) + 1,
             }
+        };
+        let held = failed >= plan.check.fall;
+        let kind = Some(std::mem::discriminant(&verdict));
+        if kind != before || failed == plan.check.fall {
+            tell(&upstream, &verdict, &states.join(", "), held);
         }
-        failed = if writable || plan.storage.is_empty() { 0 } else { failed + 1 };
-        if failed == plan.check.fall {
-            warn!(upstream = %upstream.name(), why, "no storage server takes writes: requests wait, what is stored is served stale");
-        } else if failed == 0 && upstream.is_held_by(Hold::Storage) {
-            info!(upstream = %upstream.name(), "the storage is back");
-        }
-        upstream.hold(Hold::Storage, failed >= plan.check.fall);
+        before = kind;
+        upstream.hold(Hold::Storage, held);
         // While it is away it is looked for more often: visitors wait.
         let pause = if failed > 0 { plan.check.every.min(Duration::from_millis(500)) } else { plan.check.every };
         let took = clock::mono().saturating_duration_since(began);
         tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))).await;
     }
+}
+
+/// Writes the diary.
+fn tell(upstream: &Upstream, verdict: &Verdict, states: &str, held: bool) {
+    let upstream_name = upstream.name();
+    match verdict {
+        Verdict::Good if upstream.is_held_by(Hold::Storage) => {
+            info!(upstream = %upstream_name, states, "the storage is back");
+        }
+        Verdict::Gone if held => {
+            warn!(upstream = %upstream_name, states, "no storage server takes writes: requests wait, what is stored is served stale");
+        }
+        Verdict::Behind { server, lag } => warn!(
+            upstream = %upstream_name, server, ?lag,
+            "the storage lacks transactions that were seen before and is refused; `tidegate release` accepts it as it is"
+        ),
+        Verdict::Lonely { missing } => {
+            info!(upstream = %upstream_name, missing, "the storage is back; its clients are awaited");
+        }
+        Verdict::Good | Verdict::Gone => {}
+    }
+}
+
+/// What all servers say, for the decision and for operators.
+async fn ask_all(plan: &Plan, metrics: &Metrics) -> (Vec<Told>, Vec<StorageView>) {
+    let (mut told, mut seen) = (Vec::new(), Vec::new());
+    for server in &plan.storage {
+        let address = server.to_string();
+        match ask(server, plan.check.timeout).await {
+            Ok(report) => {
+                let writable = report.role == Role::Writable;
+                let clients = report.storages.get(STORAGE).map_or(0, |storage| storage.connections);
+                let last = nanoseconds(report.last_tid);
+                told.push(Told { server: address.clone(), writable, last, clients });
+                let state = if writable { "writable" } else { "read-only" };
+                let last_tid = Some(format!("{:016x}", report.last_tid));
+                seen.push(StorageView { address, state: state.to_owned(), last_tid, clients: Some(clients) });
+                show(metrics, server, Some(&report));
+            }
+            Err(sick) => {
+                seen.push(StorageView { address, state: chain(&sick), last_tid: None, clients: None });
+                show(metrics, server, None);
+            }
+        }
+    }
+    (told, seen)
 }
 
 async fn ask(server: &OriginAddr, within: Duration) -> Result<Report, zeo::Sick> {
@@ -71,4 +125,11 @@ fn show(metrics: &Metrics, server: &OriginAddr, report: Option<&Report>) {
         conflicts: storage.conflicts,
     });
     metrics.zeo(&server.to_string(), facts);
+}
+
+impl Upstream {
+    /// An operator takes the storage as it is, whatever it lacks.
+    pub fn accept_storage(&self) {
+        lock(&self.storage).accept();
+    }
 }

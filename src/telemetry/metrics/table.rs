@@ -537,6 +537,35 @@ const UPSTREAM: &[Row] = &[
         },
     },
     Row {
+        name: "tidegate_hold_active",
+        kind: Kind::Gauge,
+        labels: &["upstream", "reason"],
+        help: "Whether the upstream is held for this reason",
+        write: |book, out| {
+            for (name, upstream) in book.upstreams.in_use() {
+                let reasons = lock(&upstream.holds).clone();
+                for reason in ["operator", "storage", "takeover"] {
+                    out.gauge(&[name.as_str(), reason], u64::from(reasons.contains(&reason)))?;
+                }
+            }
+            Ok(())
+        },
+    },
+    Row {
+        name: "tidegate_hold_seconds",
+        kind: Kind::Histogram,
+        labels: &["upstream"],
+        help: "How long requests waited that came while nothing was sent",
+        write: |book, out| out.per_upstream_seen(book, |upstream| upstream.hold_time.value()),
+    },
+    Row {
+        name: "tidegate_hold_released_total",
+        kind: Kind::Counter,
+        labels: &["upstream", "result"],
+        help: "What requests got in the end that came while nothing was sent",
+        write: |book, out| out.per_upstream_words(book, |upstream| &upstream.hold_released),
+    },
+    Row {
         name: "tidegate_queue_wait_seconds",
         kind: Kind::Histogram,
         labels: &["upstream", "class"],

@@ -68,6 +68,8 @@ fn busy() -> Arc<Metrics> {
     zope.queue_length(Visitor::Anonymous, 3);
     zope.queue_waited(Visitor::Anonymous, Duration::from_millis(2));
     zope.queue_rejected("full");
+    zope.holds(vec!["storage"]);
+    zope.hold_ended("served", Duration::from_secs(1));
     zope.sets([set.clone(), SetName::parse("standby").unwrap()], &set);
     metrics.set_switched(&upstream, &SetName::parse("standby").unwrap(), SwitchCause::Admin);
     let endpoint = metrics.endpoint(&upstream, &set, &addr);

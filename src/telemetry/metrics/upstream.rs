@@ -32,6 +32,9 @@ pub struct UpstreamMetrics {
     pub(super) queue_length: [Gauge; Visitor::COUNT],
     pub(super) queue_wait: [Histogram; Visitor::COUNT],
     pub(super) held: Gauge,
+    pub(super) holds: Mutex<Vec<&'static str>>,
+    pub(super) hold_time: Histogram,
+    pub(super) hold_released: Words<&'static str>,
     pub(super) queue_rejected: Words<&'static str>,
     pub(super) sets: Mutex<Sets>,
 }
@@ -89,6 +92,18 @@ impl UpstreamMetrics {
     /// So many requests are held now.
     pub fn held(&self, requests: usize) {
         self.held.set(u64::try_from(requests).unwrap_or(u64::MAX));
+    }
+
+    /// These are the reasons why it is held now.
+    pub fn holds(&self, reasons: Vec<&'static str>) {
+        *lock(&self.holds) = reasons;
+    }
+
+    /// A request that came while nothing was sent has got `result` (`served`, `stale`, `timeout`, `client_gone`) after this
+    /// wait.
+    pub fn hold_ended(&self, result: &'static str, wait: Duration) {
+        self.hold_released.add(result, 1);
+        self.hold_time.observe(wait);
     }
 
     /// A request has left the queue for nothing, or was not let in, for this reason.

@@ -42,6 +42,11 @@ impl Pins {
         self.by_client.get(&client).filter(|(_, until)| *until > now).map(|(endpoint, _)| *endpoint)
     }
 
+    /// Nobody is served at `endpoint` any more.
+    pub fn forget_endpoint(&mut self, endpoint: EndpointId) {
+        self.by_client.retain(|_, (pinned, _)| *pinned != endpoint);
+    }
+
     fn forget(&mut self, now: Instant) {
         while let Some((until, client)) = self.order.front().copied() {
             if until > now && self.order.len() < PINS_MAX {

@@ -3,10 +3,11 @@
 //! A value, not a lock: the shell holds it in one. Invariants, checked after each step of the model tests:
 //!
 //! 1. No endpoint has more requests in flight than its limit grants at the moment it grants.
-//! 2. Nobody waits while an endpoint that he may use has a thread free, unless the queue is paused.
+//! 2. Nobody waits while an endpoint that he may use has a thread free, unless the queue is paused or has just been.
 //! 3. The line is never longer than its bound, and no client takes more of it than his share.
 //! 4. What was granted is released exactly once, whatever set serves by then.
-//! 5. Classes share threads by weight, clients within a class equally: nobody starves, whatever others send.
+//! 5. After a pause each endpoint has at most one request more than have ended on it since.
+//! 6. Classes share threads by weight, clients within a class equally: nobody starves, whatever others send.
 //!
 //! The order is start-time fair queueing (Goyal, Vin, Cheng 1996) twice: between classes with weights, within a class
 //! between clients. Somebody who sends 200 requests at once waits behind himself; a newcomer goes before his second.
@@ -35,7 +36,7 @@ pub struct Ask {
     pub class: Class,
     /// Where he has just failed: anywhere else, if possible.
     pub avoid: Option<EndpointId>,
-    /// Where he has just written: nowhere else, while it is open and he has not failed there.
+    /// Where he has just written, or wants to stay: nowhere else, while it is open and he has not failed there.
     pub pinned: Option<EndpointId>,
     /// What his request has in common with others that should go to the same endpoint.
     pub hash: u64,
@@ -136,6 +137,14 @@ struct Endpoint {
     last_grant: u64,
     /// Grants so far, for taking turns by weight.
     turns: u64,
+    /// After a pause: what it has shown that it can take, however many its limit grants.
+    window: usize,
+}
+
+impl Endpoint {
+    fn has_room(&self) -> bool {
+        self.in_flight < self.limit.min(self.window)
+    }
 }
 
 impl Queue {
@@ -155,7 +164,7 @@ impl Queue {
 
     /// Adds an endpoint, open, with `limit` threads, that serves only once a set names it.
     pub fn add_endpoint(&mut self, limit: usize) -> EndpointId {
-        self.endpoints.push(Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0 });
+        self.endpoints.push(Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0, window: usize::MAX });
         EndpointId(self.endpoints.len() - 1)
     }
 
@@ -167,11 +176,33 @@ impl Queue {
         self.settle()
     }
 
-    /// Grants nothing until this is undone: who comes, waits.
+    /// Grants nothing until this is undone: who comes, waits. Afterwards each endpoint gets one request, and one more for
+    /// each that has ended: those who waited do not fall upon it all at once.
     #[must_use]
     pub fn pause(&mut self, paused: bool) -> Vec<Granted> {
+        if self.paused && !paused {
+            for endpoint in &mut self.endpoints {
+                endpoint.window = endpoint.in_flight + 1;
+            }
+        }
         self.paused = paused;
         self.settle()
+    }
+
+    /// Ends the careful beginning after a pause.
+    #[must_use]
+    pub fn open_windows(&mut self) -> Vec<Granted> {
+        for endpoint in &mut self.endpoints {
+            endpoint.window = usize::MAX;
+        }
+        self.settle()
+    }
+
+    /// Makes the place of an endpoint that is not needed any more that of a new one, open, with `limit` threads.
+    pub fn renew_endpoint(&mut self, id: EndpointId, limit: usize) {
+        if let Some(found) = self.endpoints.get_mut(id.0) {
+            *found = Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0, window: usize::MAX };
+        }
     }
 
     /// Whether nothing is granted.
@@ -216,6 +247,7 @@ impl Queue {
     pub fn release(&mut self, endpoint: EndpointId, took: Duration) -> Vec<Granted> {
         if let Some(found) = self.endpoints.get_mut(endpoint.0) {
             found.in_flight = found.in_flight.saturating_sub(1);
+            found.window = found.window.saturating_add(1);
         }
         self.service = Some(self.service.map_or(took, |service| (service * 15 + took) / 16));
         self.settle()
@@ -270,6 +302,17 @@ impl Queue {
         self.service
     }
 
+    /// Whether any endpoint of the serving set but `id` is open.
+    #[must_use]
+    pub fn another_open(&self, id: EndpointId) -> bool {
+        self.usable().any(|(server, _)| server.id != id)
+    }
+
+    /// The open endpoints of the serving set, backups too.
+    pub fn open(&self) -> impl Iterator<Item = EndpointId> {
+        self.serving.iter().map(|server| server.id).filter(|id| self.is_open(*id))
+    }
+
     /// Whether any endpoint of the serving set is open.
     #[must_use]
     pub fn anyone_open(&self) -> bool {
@@ -299,13 +342,12 @@ impl Queue {
     }
 
     fn choose(&self, ask: &Ask) -> Option<EndpointId> {
-        let has_room = |endpoint: &Endpoint| endpoint.in_flight < endpoint.limit;
         if let Some(pinned) = ask.pinned.filter(|pinned| Some(*pinned) != ask.avoid)
             && let Some((server, endpoint)) = self.usable().find(|(server, _)| server.id == pinned)
         {
-            return has_room(endpoint).then_some(server.id);
+            return endpoint.has_room().then_some(server.id);
         }
-        let free = || self.usable().filter(|(_, endpoint)| has_room(endpoint));
+        let free = || self.usable().filter(|(_, endpoint)| endpoint.has_room());
         let avoided = |server: &Server| Some(server.id) == ask.avoid;
         let load = |server: &Server, endpoint: &Endpoint| {
             // In flight for its weight; 840 has all small divisors.
@@ -359,7 +401,7 @@ impl Queue {
     }
 
     fn has_room(&self) -> bool {
-        self.usable().any(|(_, endpoint)| endpoint.in_flight < endpoint.limit)
+        self.usable().any(|(_, endpoint)| endpoint.has_room())
     }
 }
 

@@ -12,6 +12,9 @@ fn servers(ids: &[EndpointId]) -> Vec<Server> {
     ids.iter().map(|id| Server { id: *id, weight: 1, backup: false }).collect()
 }
 
+/// The threads of each endpoint of the model.
+const THREADS: usize = 2;
+
 /// A queue with so many endpoints of `limit` threads, all serving.
 fn queue(bounds: Bounds, count: usize, limit: usize) -> (Queue, Vec<EndpointId>) {
     let mut queue = Queue::new(bounds);
@@ -30,6 +33,8 @@ struct Model {
     held: Vec<EndpointId>,
     waiting: BTreeSet<Ticket>,
     arrivals: u64,
+    /// After a pause: what each endpoint may have at most.
+    windows: BTreeMap<EndpointId, usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +47,10 @@ enum Step {
     Toggle(usize),
     Swap,
     Pause,
+    OpenWindows,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step::Arrive,
     Step::LeaveFirst,
     Step::LeaveLast,
@@ -54,16 +60,18 @@ const STEPS: [Step; 9] = [
     Step::Toggle(1),
     Step::Swap,
     Step::Pause,
+    Step::OpenWindows,
 ];
 
 impl Model {
     fn new() -> Self {
         let mut queue = Queue::new(BOUNDS);
-        let ids: Vec<EndpointId> = (0..3).map(|_| queue.add_endpoint(1)).collect();
+        let ids: Vec<EndpointId> = (0..3).map(|_| queue.add_endpoint(THREADS)).collect();
         let serving = ids[..2].to_vec();
         assert!(queue.serve(BOUNDS, servers(&serving)).is_empty());
         let open = ids.iter().map(|id| (*id, true)).collect();
-        Self { queue, serving, open, paused: false, held: Vec::new(), waiting: BTreeSet::new(), arrivals: 0 }
+        let windows = ids.iter().map(|id| (*id, usize::MAX / 2)).collect();
+        Self { queue, serving, open, paused: false, held: Vec::new(), waiting: BTreeSet::new(), arrivals: 0, windows }
     }
 
     fn take(&mut self, granted: Vec<Granted>) {
@@ -76,7 +84,13 @@ impl Model {
     fn hold(&mut self, endpoint: EndpointId) {
         assert!(!self.paused && self.serving.contains(&endpoint) && self.open[&endpoint]);
         self.held.push(endpoint);
-        assert!(self.held.iter().filter(|held| **held == endpoint).count() <= 1, "more in flight than threads");
+        let held = self.held_at(endpoint);
+        assert!(held <= THREADS, "more in flight than threads");
+        assert!(held <= self.windows[&endpoint], "more at once after a pause than have ended");
+    }
+
+    fn held_at(&self, endpoint: EndpointId) -> usize {
+        self.held.iter().filter(|held| **held == endpoint).count()
     }
 
     fn anyone_open(&self) -> bool {
@@ -108,6 +122,7 @@ impl Model {
                 if !self.held.is_empty() {
                     let at = if matches!(step, Step::ReleaseFirst) { 0 } else { self.held.len() - 1 };
                     let endpoint = self.held.remove(at);
+                    *self.windows.get_mut(&endpoint).unwrap() += 1;
                     let granted = self.queue.release(endpoint, Duration::from_secs(1));
                     self.take(granted);
                 }
@@ -116,7 +131,7 @@ impl Model {
                 let id = EndpointId(at);
                 let open = !self.open[&id];
                 self.open.insert(id, open);
-                let granted = self.queue.set_open(id, open, 1);
+                let granted = self.queue.set_open(id, open, THREADS);
                 self.take(granted);
             }
             Step::Swap => {
@@ -128,7 +143,15 @@ impl Model {
             }
             Step::Pause => {
                 self.paused = !self.paused;
+                if !self.paused {
+                    self.windows = self.open.keys().map(|id| (*id, self.held_at(*id) + 1)).collect();
+                }
                 let granted = self.queue.pause(self.paused);
+                self.take(granted);
+            }
+            Step::OpenWindows => {
+                self.windows.values_mut().for_each(|window| *window = usize::MAX / 2);
+                let granted = self.queue.open_windows();
                 self.take(granted);
             }
         }
@@ -141,7 +164,7 @@ impl Model {
         }
         assert_eq!(self.queue.waiting(), self.waiting.len());
         assert!(self.waiting.len() <= BOUNDS.max);
-        let idle = |id: &&EndpointId| self.open[*id] && self.queue.in_flight(**id) < 1;
+        let idle = |id: &&EndpointId| self.open[*id] && self.queue.in_flight(**id) < THREADS.min(self.windows[*id]);
         if !self.waiting.is_empty() && !self.paused {
             assert!(!self.serving.iter().any(|id| idle(&id)), "somebody waits beside a free thread");
         }
@@ -161,9 +184,9 @@ fn explore(model: &Model, depth: usize) {
 
 #[test]
 fn no_order_of_events_breaks_the_counting() {
-    // All sequences of five steps after three arrivals: 59,049 of them.
+    // All sequences of five steps after five arrivals, of which one waits: 100,000 of them.
     let mut start = Model::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         start.step(Step::Arrive);
     }
     explore(&start, 5);
@@ -361,4 +384,22 @@ fn who_would_wait_too_long_is_told_so_at_once() {
     assert_eq!((waiting, refused), (40, Refused::TooLong(Duration::from_millis(250))));
     let _ = queue.pause(true);
     assert!(matches!(queue.arrive(ask(1000), false), Arrival::Waiting(_)), "no prediction while nothing is granted");
+}
+
+#[test]
+fn after_a_pause_each_endpoint_begins_with_one_and_gets_one_more_for_each_that_ends() {
+    let bounds = Bounds { max: 100, per_client: 100, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 2, 4);
+    let _ = queue.pause(true);
+    for client in 0..20 {
+        assert!(matches!(queue.arrive(ask(client), true), Arrival::Waiting(_)));
+    }
+    assert_eq!(queue.pause(false).len(), 2);
+    let taken = |queue: &Queue| [queue.in_flight(ids[0]), queue.in_flight(ids[1])];
+    for expected in [2, 3, 4, 4] {
+        let _ = queue.release(ids[0], Duration::from_millis(1));
+        assert_eq!(taken(&queue), [expected, 1]);
+    }
+    let _ = queue.open_windows();
+    assert_eq!(taken(&queue), [4, 4]);
 }

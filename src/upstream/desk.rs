@@ -1,0 +1,219 @@
+//! What one lock guards: the queue, the line's addresses, what is under way, why nothing is sent.
+//!
+//! Called with the lock held; nothing here waits or calls out.
+
+use crate::upstream::Plan;
+use crate::upstream::endpoint::Condition;
+use crate::upstream::lease::Turn;
+use crate::upstream::machine::pins::Pins;
+use crate::upstream::machine::queue::Bounds;
+use crate::upstream::machine::queue::EndpointId;
+use crate::upstream::machine::queue::Granted;
+use crate::upstream::machine::queue::Queue;
+use crate::upstream::machine::queue::Ticket;
+use crate::upstream::machine::stuck;
+use crate::upstream::machine::stuck::Underway;
+use crate::upstream::machine::warmup;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// What one lock guards.
+pub(super) struct Desk {
+    pub queue: Queue,
+    pub waiting: HashMap<Ticket, oneshot::Sender<Turn>>,
+    pub pins: Pins,
+    /// Which endpoint a way-back cookie names; empty unless clients are given such cookies.
+    pub ways: HashMap<u64, EndpointId>,
+    pub epoch: u64,
+    /// The longest wait for a thread.
+    pub patience: Duration,
+    /// How long requests wait for an endpoint, from the beginning of an outage.
+    pub hold: Duration,
+    /// Why nothing is sent, since when each.
+    pub holds: BTreeMap<Hold, Instant>,
+    /// Since when no endpoint serves.
+    out_since: Option<Instant>,
+    /// When the last hold ended, as long as the beginning after it is careful.
+    released: Option<Instant>,
+    /// What is under way, by endpoint.
+    underway: Vec<Underway>,
+    /// How many requests hang at endpoints that are stuck.
+    hanging: HashMap<EndpointId, usize>,
+    next_lease: u64,
+}
+
+/// Why an upstream is held: requests wait, nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// An operator said so.
+    Operator,
+    /// Its storage does not answer: a Zope would hang with each request.
+    Storage,
+    /// The storage pair is failing over.
+    Takeover,
+}
+
+impl Hold {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::Operator, Self::Storage, Self::Takeover];
+
+    /// The word for logs, metrics and status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Storage => "storage",
+            Self::Takeover => "takeover",
+        }
+    }
+}
+
+impl Desk {
+    pub fn new(bounds: Bounds, hold: Duration) -> Self {
+        Self {
+            queue: Queue::new(bounds),
+            waiting: HashMap::new(),
+            pins: Pins::default(),
+            ways: HashMap::new(),
+            epoch: 0,
+            patience: bounds.patience,
+            hold,
+            holds: BTreeMap::new(),
+            out_since: None,
+            released: None,
+            underway: Vec::new(),
+            hanging: HashMap::new(),
+            next_lease: 0,
+        }
+    }
+
+    /// Tells the queue what an endpoint's condition means for it. Nobody rises slowly while there is no other.
+    pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
+        let open = condition.is_open();
+        let mut granted = Vec::new();
+        let mut limit = plan.threads;
+        if open {
+            limit = condition.phase.limit(now, plan.threads, &warmup_rules(plan));
+            if limit < plan.threads {
+                granted = self.queue.set_open(id, false, limit);
+                if !self.queue.anyone_open() {
+                    limit = plan.threads;
+                }
+            }
+            if let Some(hanging) = self.hanging.get(&id) {
+                limit = limit.min(stuck::limit(plan.threads, *hanging));
+            }
+        }
+        granted.extend(self.queue.set_open(id, open, limit));
+        granted
+    }
+
+    /// Whether an endpoint of the serving set answers: it is open and not stuck.
+    pub fn anyone_serves(&self) -> bool {
+        self.queue.open().any(|id| !self.hanging.contains_key(&id))
+    }
+
+    /// Whether nothing is sent, or what is sent does not come back.
+    pub fn is_out(&self) -> bool {
+        self.queue.is_paused() || !self.anyone_serves()
+    }
+
+    pub fn note_outage(&mut self, now: Instant) {
+        if self.anyone_serves() {
+            self.out_since = None;
+        } else if self.out_since.is_none() {
+            self.out_since = Some(now);
+        }
+    }
+
+    /// How long it is worth waiting for an endpoint to open; none when one is open, or the outage has lasted too long.
+    pub fn hold_left(&self, now: Instant) -> Option<Duration> {
+        let since = self.holds.values().min().copied().or(self.out_since)?;
+        Some((since + self.hold).saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Holds for this reason, or does so no longer; says whether that changed anything, and who is served now.
+    pub fn hold(&mut self, why: Hold, held: bool, now: Instant) -> Option<Vec<Granted>> {
+        let before = self.holds.len();
+        if held {
+            self.holds.entry(why).or_insert(now);
+        } else {
+            self.holds.remove(&why);
+        }
+        if before == self.holds.len() {
+            return None;
+        }
+        let paused = !self.holds.is_empty();
+        if self.queue.is_paused() && !paused {
+            self.released = Some(now);
+        }
+        Some(self.queue.pause(paused))
+    }
+
+    /// Ends the careful beginning after a hold when it has lasted long enough.
+    pub fn end_release(&mut self, now: Instant, after: Duration) -> Vec<Granted> {
+        if self.queue.is_paused() || self.released.is_none_or(|since| now.saturating_duration_since(since) < after) {
+            return Vec::new();
+        }
+        self.released = None;
+        self.queue.open_windows()
+    }
+
+    /// A request begins its journey to `id`; gives its number.
+    pub fn begin(&mut self, id: EndpointId, now: Instant) -> u64 {
+        self.next_lease += 1;
+        if self.underway.len() <= id.0 {
+            self.underway.resize_with(id.0 + 1, Underway::default);
+        }
+        if let Some(underway) = self.underway.get_mut(id.0) {
+            underway.begin(self.next_lease, now);
+        }
+        self.next_lease
+    }
+
+    /// It has ended.
+    pub fn end(&mut self, id: EndpointId, lease: u64, answered: bool, now: Instant) {
+        if let Some(underway) = self.underway.get_mut(id.0) {
+            underway.end(lease, answered, now);
+        }
+    }
+
+    /// Looks for endpoints that are stuck; gives those of which that is news.
+    pub fn look_for_stuck(
+        &mut self,
+        now: Instant,
+        bound: Duration,
+        threads: usize,
+    ) -> Vec<(EndpointId, Option<usize>)> {
+        let mut news = Vec::new();
+        for (at, underway) in self.underway.iter().enumerate() {
+            let id = EndpointId(at);
+            let stuck = underway.stuck(now, bound, threads);
+            if stuck != self.hanging.get(&id).copied() {
+                match stuck {
+                    Some(hanging) => self.hanging.insert(id, hanging),
+                    None => self.hanging.remove(&id),
+                };
+                news.push((id, stuck));
+            }
+        }
+        news
+    }
+
+    /// Whether `id` is known to be stuck: what ends there is news.
+    pub fn is_stuck(&self, id: EndpointId) -> bool {
+        self.hanging.contains_key(&id)
+    }
+
+    /// How long the oldest request has been under way at `id`.
+    pub fn oldest(&self, id: EndpointId, now: Instant) -> Option<Duration> {
+        self.underway.get(id.0)?.oldest().map(|begun| now.saturating_duration_since(begun))
+    }
+}
+
+pub(super) fn warmup_rules(plan: &Plan) -> warmup::Rules {
+    warmup::Rules { until: plan.warmup.until, at_most: plan.warmup.at_most, ramp: plan.warmup.ramp }
+}

@@ -1,0 +1,224 @@
+//! What is learnt about endpoints, and what follows from it: health, warming up, orders to drain, resting, being stuck.
+
+use crate::clock;
+use crate::units::OriginAddr;
+use crate::upstream::CheckKind;
+use crate::upstream::Plan;
+use crate::upstream::desk::warmup_rules;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::live::Member;
+use crate::upstream::live::Standing;
+use crate::upstream::live::Upstream;
+use crate::upstream::live::lock;
+use crate::upstream::machine::health;
+use crate::upstream::machine::health::Evidence;
+use crate::upstream::machine::health::State;
+use crate::upstream::machine::outlier;
+use crate::upstream::machine::outlier::Summary;
+use crate::upstream::machine::outlier::Verdict;
+use crate::upstream::machine::queue::EndpointId;
+use crate::upstream::machine::warmup::Phase;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+use tracing::info;
+use tracing::warn;
+
+impl Upstream {
+    /// Takes evidence about `endpoint`, and lets the queue know if it changes anything.
+    pub fn learn(&self, endpoint: &Endpoint, evidence: Evidence) {
+        if evidence == Evidence::Answered {
+            endpoint.answered.fetch_add(1, Ordering::Relaxed);
+            if !endpoint.blemished.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        let standing = self.standing();
+        let plan = &standing.plan;
+        let now = clock::mono();
+        let rules = health::Rules { rise: plan.check.rise, fall: plan.check.fall };
+        let changed = {
+            let mut condition = lock(&endpoint.condition);
+            let changed = condition.health.learn(evidence, rules, now);
+            endpoint.blemished.store(!condition.health.is_spotless(), Ordering::Relaxed);
+            if changed == Some(State::Up) {
+                condition.phase = Phase::begin(now, !plan.warmup.paths.is_empty());
+            }
+            changed
+        };
+        match changed {
+            None => return,
+            Some(State::Up) => {
+                endpoint.forget_samples();
+                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint is up");
+            }
+            Some(State::Down) => {
+                endpoint.pool.clear();
+                endpoint.fallen.notify_waiters();
+                let error = endpoint.last_error();
+                warn!(upstream = %self.name(), endpoint = %endpoint.addr, error, "endpoint is down");
+            }
+        }
+        self.changed(endpoint, &standing, now);
+    }
+
+    /// Goes on with warming `endpoint` up; `slowest`: the slowest page of a round of warm-up paths, if one was made.
+    pub fn warm(&self, endpoint: &Endpoint, slowest: Option<Duration>) {
+        let standing = self.standing();
+        let plan = &standing.plan;
+        let now = clock::mono();
+        {
+            let mut condition = lock(&endpoint.condition);
+            if condition.phase == Phase::Warm || condition.health.state() == State::Down {
+                return;
+            }
+            let rules = warmup_rules(plan);
+            let next = condition.phase.next(now, slowest, &rules);
+            if matches!((condition.phase, next), (Phase::Cold { .. }, Phase::Rising { .. })) {
+                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint is warm");
+            }
+            condition.phase = next;
+        }
+        self.changed(endpoint, &standing, now);
+    }
+
+    /// Takes an endpoint out of service, or back in: it finishes what it has and gets nothing new.
+    ///
+    /// # Errors
+    /// When no set has such an endpoint; the text names those that there are.
+    pub fn drain(&self, addr: &OriginAddr, out: bool) -> Result<(), String> {
+        let standing = self.standing();
+        let Some(member) = standing.members.iter().find(|member| member.endpoint.addr == *addr) else {
+            let known: Vec<String> = standing.members.iter().map(|member| member.endpoint.addr.to_string()).collect();
+            let name = self.name();
+            return Err(format!("upstream `{name}` has no endpoint {addr}; there are: {}", known.join(", ")));
+        };
+        let now = clock::mono();
+        lock(&member.endpoint.condition).drained = out.then_some(now);
+        info!(upstream = %self.name(), endpoint = %addr, out, "endpoint is drained by order");
+        self.changed(&member.endpoint, &standing, now);
+        Ok(())
+    }
+
+    /// The condition of `endpoint` has changed: the queue and the gauges follow.
+    fn changed(&self, endpoint: &Endpoint, standing: &Standing, now: Instant) {
+        let condition = endpoint.condition();
+        let mut desk = lock(&self.desk);
+        let granted = desk.adjust(endpoint.id, &condition, &standing.plan, now);
+        desk.note_outage(now);
+        desk.tell(granted);
+        let word = condition.word(desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+        for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
+            member.counters.state(word);
+        }
+    }
+
+    /// Lets a request try an endpoint that has been down for a while and that nobody checks.
+    pub fn try_unchecked(&self) {
+        let standing = self.standing();
+        let check = &standing.plan.check;
+        if check.kind != CheckKind::Off {
+            return;
+        }
+        for member in &standing.members {
+            let health = member.endpoint.condition().health;
+            if health.state() == State::Down && health.lasting(clock::mono()) >= check.every {
+                self.learn(&member.endpoint, Evidence::Trial);
+            }
+        }
+    }
+
+    /// Looks after what no single request tells: who is stuck, who stands out, who has rested, whether a careful beginning
+    /// is over. To be called every now and then.
+    pub fn patrol(&self) {
+        let now = clock::mono();
+        let standing = self.standing();
+        {
+            let mut desk = lock(&self.desk);
+            let granted = desk.end_release(now, standing.plan.warmup.ramp);
+            desk.tell(granted);
+        }
+        self.look_for_stuck(&standing, now);
+        self.look_for_outliers(&standing, now);
+    }
+
+    /// A request has ended at an endpoint that was stuck.
+    pub(super) fn recovered(&self) {
+        self.look_for_stuck(&self.standing(), clock::mono());
+    }
+
+    fn look_for_stuck(&self, standing: &Standing, now: Instant) {
+        let plan = &standing.plan;
+        let news = lock(&self.desk).look_for_stuck(now, plan.check.stuck, plan.threads);
+        for (id, hanging) in news {
+            let Some(endpoint) = self.endpoint(id) else { continue };
+            if let Some(hanging) = hanging {
+                let bound = plan.check.stuck;
+                let name = self.name();
+                warn!(upstream = %name, endpoint = %endpoint.addr, hanging, ?bound, "endpoint is stuck: its requests hang");
+                endpoint.note_error(format!("stuck: {hanging} requests have been under way for more than {bound:?}"));
+            } else {
+                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint answers again");
+            }
+            self.changed(&endpoint, standing, now);
+        }
+    }
+
+    fn look_for_outliers(&self, standing: &Standing, now: Instant) {
+        let plan = &standing.plan;
+        let serving: Vec<&Arc<Endpoint>> = standing
+            .members
+            .iter()
+            .filter(|Member { set, .. }| *set == plan.active)
+            .map(|member| &member.endpoint)
+            .filter(|endpoint| endpoint.condition().health.state() == State::Up)
+            .collect();
+        for endpoint in &serving {
+            let over = {
+                let mut condition = lock(&endpoint.condition);
+                let over = condition.rest.end(now);
+                if over {
+                    condition.phase = Phase::Rising { since: now };
+                }
+                over
+            };
+            if over {
+                endpoint.forget_samples();
+                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint has rested");
+                self.changed(endpoint, standing, now);
+            }
+        }
+        if plan.check.rest.is_zero() {
+            return;
+        }
+        let summaries: Vec<(EndpointId, Summary)> =
+            serving.iter().map(|endpoint| (endpoint.id, endpoint.summary())).collect();
+        for (at, endpoint) in serving.iter().enumerate() {
+            let others: Vec<Summary> =
+                summaries.iter().filter(|(id, _)| *id != endpoint.id).map(|(_, summary)| *summary).collect();
+            let (_, own) = summaries[at];
+            let verdict = outlier::judge(&own, &others);
+            let resting = serving.iter().filter(|other| other.condition().rest.until().is_some()).count();
+            if verdict != Verdict::Ordinary && outlier::may_rest(serving.len(), resting) {
+                self.rest(endpoint, standing, plan, now, &own);
+            }
+        }
+    }
+
+    fn rest(&self, endpoint: &Endpoint, standing: &Standing, plan: &Plan, now: Instant, own: &Summary) {
+        {
+            let mut condition = lock(&endpoint.condition);
+            if condition.rest.until().is_some() {
+                return;
+            }
+            condition.rest.begin(now, plan.check.rest);
+        }
+        let Summary { of, failed, median } = own;
+        warn!(upstream = %self.name(), endpoint = %endpoint.addr, of, failed, ?median, "endpoint stands out and rests");
+        endpoint.note_error(format!(
+            "rests, for it stands out: {failed} of its last {of} answers failed, the median took {median:?}"
+        ));
+        self.changed(endpoint, standing, now);
+    }
+}

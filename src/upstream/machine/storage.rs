@@ -1,0 +1,197 @@
+//! Whether the storage behind an upstream can be relied on, by what its servers say.
+//!
+//! 1. A server that takes writes but lacks transactions that were seen before is refused: its Zopes would show what is no
+//!    more, and write over what they do not know.
+//! 2. After an outage the Zopes are given time to connect.
+
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long the Zopes are waited for after an outage.
+const CLIENTS_WITHIN: Duration = Duration::from_secs(15);
+
+/// What one server says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its address.
+    pub server: String,
+    /// Whether it takes writes.
+    pub writable: bool,
+    /// When its last transaction was, in nanoseconds since the epoch of ZODB's time stamps.
+    pub last: u64,
+    /// Its clients.
+    pub clients: u64,
+}
+
+/// What operators demand of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How far the last transaction may be behind the newest that was seen; none: however far.
+    pub lag: Option<Duration>,
+    /// How many clients must be connected after an outage before it is used.
+    pub clients: u64,
+}
+
+/// Whether it can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It can.
+    Good,
+    /// None takes writes.
+    Gone,
+    /// The one that takes writes lacks so much.
+    Behind {
+        /// Which.
+        server: String,
+        /// How much.
+        lag: Duration,
+    },
+    /// So many of its clients have yet to come back.
+    Lonely {
+        /// How many are missing.
+        missing: u64,
+    },
+}
+
+/// What is remembered of a storage.
+#[derive(Clone, Debug, Default)]
+pub struct Storage {
+    /// The newest transaction that a server had while it took writes.
+    newest: u64,
+    /// Since when it is back, while its clients are waited for.
+    back: Option<Instant>,
+    /// It was gone.
+    gone: bool,
+}
+
+impl Storage {
+    /// Judges by what the servers that answer say.
+    pub fn judge(&mut self, told: &[Told], rules: Rules, now: Instant) -> Verdict {
+        // Two that take writes: only one of them can be in use, and it is the newer one.
+        let Some(best) = told.iter().filter(|one| one.writable).max_by_key(|one| one.last) else {
+            self.gone = true;
+            self.back = None;
+            return Verdict::Gone;
+        };
+        let lag = Duration::from_nanos(self.newest.saturating_sub(best.last));
+        if rules.lag.is_some_and(|most| lag > most) {
+            self.gone = true;
+            self.back = None;
+            return Verdict::Behind { server: best.server.clone(), lag };
+        }
+        if self.gone {
+            let since = *self.back.get_or_insert(now);
+            let missing = rules.clients.saturating_sub(best.clients);
+            if missing > 0 && now.saturating_duration_since(since) < CLIENTS_WITHIN {
+                return Verdict::Lonely { missing };
+            }
+        }
+        (self.gone, self.back) = (false, None);
+        self.newest = best.last.max(if rules.lag.is_some() { self.newest } else { 0 });
+        Verdict::Good
+    }
+
+    /// An operator takes the storage as it is, whatever it lacks.
+    pub fn accept(&mut self) {
+        self.newest = 0;
+    }
+}
+
+/// When a transaction was, in nanoseconds since the epoch of ZODB's time stamps: minutes in mixed radix, then the minute's
+/// fraction.
+#[must_use]
+pub fn nanoseconds(tid: u64) -> u64 {
+    const MINUTE: u64 = 60_000_000_000;
+    let minutes = tid >> 32;
+    let (rest, minute) = (minutes / 60, minutes % 60);
+    let (rest, hour) = (rest / 24, rest % 24);
+    let (rest, day) = (rest / 31, rest % 31);
+    let (year, month) = (rest / 12, rest % 12);
+    let date = days_from_1900(year, month, day);
+    let fraction = (u128::from(tid & 0xffff_ffff) * u128::from(MINUTE)) >> 32;
+    ((date * 24 + hour) * 60 + minute).saturating_mul(MINUTE).saturating_add(u64::try_from(fraction).unwrap_or(0))
+}
+
+/// Days since the first of January 1900; years, months and days are counted from 0.
+fn days_from_1900(year: u64, month: u64, day: u64) -> u64 {
+    const BEFORE: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    let full = year + 1900;
+    let leap = full.is_multiple_of(4) && (!full.is_multiple_of(100) || full.is_multiple_of(400));
+    let leaps_before = |year: u64| (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400;
+    let leaps = leaps_before(full) - leaps_before(1900);
+    let before = BEFORE.get(usize::try_from(month).unwrap_or(0)).copied().unwrap_or(0);
+    year * 365 + leaps + before + u64::from(leap && month > 1) + day
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn told(writable: bool, last: u64, clients: u64) -> Told {
+        Told { server: format!("at {last}"), writable, last: last * SECOND, clients }
+    }
+
+    #[test]
+    fn a_storage_that_lacks_what_was_seen_is_refused_until_it_is_accepted() {
+        let now = Instant::now();
+        let rules = Rules { lag: Some(Duration::from_secs(1)), clients: 0 };
+        let mut storage = Storage::default();
+        assert_eq!(storage.judge(&[told(true, 100, 0), told(false, 99, 0)], rules, now), Verdict::Good);
+        assert_eq!(storage.judge(&[told(false, 99, 0)], rules, now), Verdict::Gone);
+        let behind = Verdict::Behind { server: "at 98".to_owned(), lag: Duration::from_secs(2) };
+        assert_eq!(storage.judge(&[told(true, 98, 0)], rules, now), behind);
+        assert_eq!(storage.judge(&[told(true, 99, 0)], rules, now), Verdict::Good, "within the bound");
+        assert_eq!(storage.judge(&[told(true, 98, 0)], rules, now), behind, "the newest is still remembered");
+        assert_eq!(storage.judge(&[told(true, 98, 0), told(true, 100, 0)], rules, now), Verdict::Good);
+        storage.accept();
+        assert_eq!(storage.judge(&[told(true, 50, 0)], rules, now), Verdict::Good);
+        let anything = Rules { lag: None, clients: 0 };
+        assert_eq!(storage.judge(&[told(true, 1, 0)], anything, now), Verdict::Good);
+        assert_eq!(storage.judge(&[told(true, 1, 0)], rules, now), Verdict::Good);
+    }
+
+    #[test]
+    fn after_an_outage_its_clients_are_waited_for_and_not_for_ever() {
+        let now = Instant::now();
+        let at = |second| now + Duration::from_secs(second);
+        let rules = Rules { lag: None, clients: 2 };
+        let mut storage = Storage::default();
+        assert_eq!(storage.judge(&[told(true, 1, 0)], rules, at(0)), Verdict::Good, "it was never seen to be gone");
+        for (second, answer, verdict) in [
+            (1, vec![], Verdict::Gone),
+            (2, vec![told(true, 1, 0)], Verdict::Lonely { missing: 2 }),
+            (3, vec![told(true, 1, 1)], Verdict::Lonely { missing: 1 }),
+            (4, vec![told(true, 1, 2)], Verdict::Good),
+            (5, vec![told(true, 1, 1)], Verdict::Good),
+            (6, vec![], Verdict::Gone),
+            (7, vec![told(true, 1, 1)], Verdict::Lonely { missing: 1 }),
+            (22, vec![told(true, 1, 1)], Verdict::Good),
+        ] {
+            assert_eq!(storage.judge(&answer, rules, at(second)), verdict, "after {second} s");
+        }
+    }
+
+    #[test]
+    fn time_stamps_are_read_across_months_and_leap_years() {
+        // (year, month, day, hour, minute), counted from 1900, 0, 0, 0, 0.
+        let tid = |(year, month, day, hour, minute): (u64, u64, u64, u64, u64)| {
+            ((((year * 12 + month) * 31 + day) * 24 + hour) * 60 + minute) << 32
+        };
+        let minutes = |date| nanoseconds(tid(date)) / (60 * SECOND);
+        for (early, late, between) in [
+            ((126, 10, 25, 23, 59), (126, 10, 26, 0, 0), 1),
+            ((126, 1, 27, 0, 0), (126, 2, 0, 0, 0), 24 * 60),
+            ((124, 1, 27, 0, 0), (124, 2, 0, 0, 0), 2 * 24 * 60),
+            ((0, 1, 27, 0, 0), (0, 2, 0, 0, 0), 24 * 60),
+            ((125, 11, 30, 23, 0), (126, 0, 0, 0, 0), 60),
+            ((124, 11, 30, 23, 0), (125, 0, 0, 0, 0), 60),
+        ] {
+            assert_eq!(minutes(late) - minutes(early), between, "{early:?} {late:?}");
+        }
+        let whole = tid((126, 0, 0, 0, 0));
+        assert_eq!(nanoseconds(whole | 1 << 31) - nanoseconds(whole), 30 * SECOND);
+        let _ = nanoseconds(u64::MAX);
+    }
+}

@@ -1,0 +1,90 @@
+//! Requests that do not come back: a Zope whose storage is gone takes every request and hangs with it, for minutes, and its
+//! health page says 200 all along. Three threads more for it would be three threads lost.
+//!
+//! An endpoint is stuck when several of its requests have been under way for longer than the bound and none has ended for as
+//! long. It is not down: it gets one request beside those that hang, and the first that ends makes it well again.
+
+use std::time::Duration;
+use std::time::Instant;
+
+/// The requests under way at one endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Underway {
+    begun: Vec<(u64, Instant)>,
+    last_end: Option<Instant>,
+}
+
+impl Underway {
+    /// Request `id` was sent on its way.
+    pub fn begin(&mut self, id: u64, now: Instant) {
+        self.begun.push((id, now));
+    }
+
+    /// Request `id` has ended; says when it began. `answered`: it was the endpoint's doing.
+    pub fn end(&mut self, id: u64, answered: bool, now: Instant) -> Option<Instant> {
+        let at = self.begun.iter().position(|(known, _)| *known == id)?;
+        if answered {
+            self.last_end = Some(now);
+        }
+        Some(self.begun.swap_remove(at).1)
+    }
+
+    /// How many hang, if the endpoint is stuck at `now`.
+    #[must_use]
+    pub fn stuck(&self, now: Instant, bound: Duration, threads: usize) -> Option<usize> {
+        if bound.is_zero() {
+            return None;
+        }
+        let long = |since: Instant| now.saturating_duration_since(since) >= bound;
+        if self.last_end.is_some_and(|end| !long(end)) {
+            return None;
+        }
+        let hanging = self.begun.iter().filter(|(_, begun)| long(*begun)).count();
+        (hanging >= threads.clamp(1, 2)).then_some(hanging)
+    }
+
+    /// Since when the oldest is under way.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        self.begun.iter().map(|(_, begun)| *begun).min()
+    }
+}
+
+/// How many requests an endpoint of so many threads gets while so many hang: one more than those.
+#[must_use]
+pub fn limit(threads: usize, hanging: usize) -> usize {
+    threads.min(hanging + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_that_hang_while_none_ends_are_stuck_and_one_end_is_enough() {
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let bound = Duration::from_secs(10);
+        let mut underway = Underway::default();
+        underway.begin(1, at(0));
+        assert_eq!(underway.stuck(at(60), bound, 4), None, "one long report is no sign");
+        assert_eq!(underway.stuck(at(60), bound, 1), Some(1), "unless there is only one thread");
+        underway.begin(2, at(5));
+        underway.begin(3, at(12));
+        assert_eq!(underway.stuck(at(14), bound, 4), None);
+        assert_eq!(underway.stuck(at(15), bound, 4), Some(2));
+        assert_eq!(underway.stuck(at(22), bound, 4), Some(3));
+        assert_eq!(underway.stuck(at(22), Duration::ZERO, 4), None, "switched off");
+        assert_eq!(underway.end(3, true, at(23)), Some(at(12)));
+        assert_eq!(underway.stuck(at(32), bound, 4), None, "it works");
+        assert_eq!(underway.stuck(at(33), bound, 4), Some(2), "it does not");
+        assert_eq!(underway.end(2, false, at(34)), Some(at(5)));
+        assert_eq!(underway.end(2, false, at(34)), None);
+        assert_eq!(underway.oldest(), Some(at(0)));
+    }
+
+    #[test]
+    fn a_stuck_endpoint_gets_one_request_beside_those_that_hang() {
+        assert_eq!([2, 3, 4, 9].map(|hanging| limit(4, hanging)), [3, 4, 4, 4]);
+    }
+}
