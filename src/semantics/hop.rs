@@ -22,6 +22,7 @@ const HOP_BY_HOP: &[&str] = &[
     "http2-settings",
     "proxy-authorization",
     "proxy-authenticate",
+    "proxy-authentication-info",
     "transfer-encoding",
     "content-length",
 ];
