@@ -4,6 +4,8 @@
 mod client;
 #[path = "proxy/edge.rs"]
 mod edge;
+#[path = "proxy/filling.rs"]
+mod filling;
 #[path = "proxy/limits.rs"]
 mod limits;
 #[path = "proxy/origin.rs"]

@@ -104,6 +104,12 @@ impl Flights {
         }
     }
 
+    /// Whether a fetch for `key` is under way.
+    #[must_use]
+    pub fn is_under_way(&self, key: &[u8]) -> bool {
+        self.shard(key).contains_key(key)
+    }
+
     /// Notes that `key` was purged: what is being fetched now may be older than the purge and must not be stored, and
     /// whoever asks from now on starts anew.
     pub fn purge(&self, key: &[u8]) {

@@ -267,7 +267,19 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
         let mut failure = None;
         for _ in 0..TOGETHER {
             match errand.edge.cache.flights().join(&key) {
-                Joined::Leader(leader) => return lead(Arc::new(errand), trail, request, leader).await,
+                Joined::Leader(mut leader) => {
+                    let Some(stored) = arrived(&errand, &key, request.headers()) else {
+                        return lead(Arc::new(errand), trail, request, leader).await;
+                    };
+                    leader.share(Arc::clone(&stored));
+                    let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
+                    match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
+                        Ok(response) => return response,
+                        Err(unused) => trail = unused,
+                    }
+                    failure = None;
+                    break;
+                }
                 Joined::Follower(flight) => match follow(&errand, &request, &flight).await {
                     Followed::Response(stored) => {
                         let status = errand.status.collapsed();
@@ -294,6 +306,16 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
     pass(&errand, trail, request).await
+}
+
+/// What another fetch has stored since this request looked, if it will do.
+fn arrived(errand: &Errand, key: &[u8], headers: &HeaderMap) -> Option<Arc<Stored>> {
+    let shelf = errand.edge.cache.get(key)?;
+    let stored = shelf.select(headers)?;
+    let honour = errand.snapshot.cache.honour_client;
+    let directives = cache_control::parse_request(headers);
+    let reuse = reuse::decide(&stored.freshness, &directives, honour, clock::mono());
+    (reuse == reuse::Reuse::Fresh).then(|| Arc::clone(stored))
 }
 
 /// What a follower got.

@@ -181,7 +181,12 @@ fn pass(
 }
 
 /// Why a request that the cache could not answer goes alone all the same, if it asks for what a fetch for all does not give.
-fn alone(headers: &HeaderMap, directives: &Directives, found: Option<Reuse>) -> Option<CacheStatus> {
+fn alone(
+    headers: &HeaderMap,
+    directives: &Directives,
+    found: Option<Reuse>,
+    under_way: impl Fn() -> bool,
+) -> Option<CacheStatus> {
     if directives.no_store {
         // RFC 9111 5.2.1.5: nothing of it is stored, and so nobody may wait for it.
         return Some(CacheStatus::forwarded(Why::Request).detail("no-store"));
@@ -191,7 +196,7 @@ fn alone(headers: &HeaderMap, directives: &Directives, found: Option<Reuse>) -> 
     if conditional::is_for_origin(headers) && !stale {
         return Some(WhyPass::Condition.status());
     }
-    (found.is_none() && range::begins_later(headers)).then(|| WhyPass::Range.status())
+    (found.is_none() && range::begins_later(headers) && !under_way()).then(|| WhyPass::Range.status())
 }
 
 /// The cache's part: what is stored and may be reused is the answer.
@@ -239,7 +244,8 @@ fn lookup(
         let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
         return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
-    if let Some(status) = alone(request.headers(), &directives, reuse.map(|(_, reuse)| reuse)) {
+    let under_way = || edge.cache.flights().is_under_way(key);
+    if let Some(status) = alone(request.headers(), &directives, reuse.map(|(_, reuse)| reuse), under_way) {
         return pass(edge, snapshot, request, question, status, now);
     }
     let lookup = Lookup { key, found };
