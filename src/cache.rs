@@ -7,6 +7,7 @@ pub mod body;
 pub mod collapse;
 pub mod entry;
 pub mod ledger;
+pub mod rules;
 pub mod store;
 
 pub use body::BodyReader;

@@ -14,6 +14,7 @@ pub mod freshness;
 pub mod hop;
 pub mod host;
 pub mod key;
+pub mod no_vary_search;
 pub mod obsolete;
 pub mod pattern;
 pub mod policy;

@@ -9,6 +9,7 @@ use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
 use crate::cache::ledger::Ledger;
 use crate::cache::ledger::Verdict;
+use crate::cache::rules::Rules;
 use crate::semantics::tags::Mode;
 use crate::units::SiteName;
 use foldhash::quality::RandomState;
@@ -68,6 +69,7 @@ pub struct Cache {
     evicted: Arc<[AtomicU64; 2]>,
     places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
     ledger: Ledger,
+    rules: Rules,
     /// URLs dropped because a tag or a pattern of theirs was purged.
     dropped: AtomicU64,
     sweeping: Mutex<()>,
@@ -107,6 +109,7 @@ impl Cache {
             evicted,
             places: Mutex::default(),
             ledger: Ledger::default(),
+            rules: Rules::default(),
             dropped: AtomicU64::new(0),
             sweeping: Mutex::default(),
             sweep_due: AtomicBool::new(false),
@@ -153,6 +156,12 @@ impl Cache {
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What answers have said about the queries of their paths.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// URLs dropped so far because of the ledger.
@@ -263,6 +272,11 @@ impl Cache {
     /// Forgets all variants of `key`, or makes them stale, and bars what is being fetched for it; says whether anything was
     /// stored.
     pub fn forget(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
+        let canonical = self.rules.canonical(key);
+        self.forget_stored(key, mode, now) | canonical.is_some_and(|key| self.forget_stored(&key, mode, now))
+    }
+
+    fn forget_stored(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
         if mode == Mode::Hard {
             return self.purge(key);
         }

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::edge::errand::Errand;
 use crate::edge::purge;
 use crate::semantics::obsolete;
+use crate::semantics::tags;
 use crate::semantics::tags::Mode;
 use crate::semantics::target;
 use crate::zope::purge::moved;
@@ -24,6 +25,10 @@ pub fn after(errand: &Errand, method: &Method, answer: &HeaderMap) {
     if let Some(folder) = moved(method, &errand.path) {
         // A pattern is needed only for what lies too deep for a tag; if too many wait, the object itself is forgotten.
         let _ = purge::subtree(cache, site, folder, Mode::Hard, now);
+    }
+    let groups = tags::invalidated(answer, (errand.scheme, &errand.place));
+    if !groups.is_empty() {
+        cache.ledger().purge_tags(&groups, Mode::Hard, now);
     }
     purge::settle(cache);
 }

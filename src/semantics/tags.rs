@@ -147,11 +147,22 @@ pub fn is_public(field: &HeaderName) -> bool {
     *field == CACHE_GROUPS
 }
 
+/// The cache groups that the answer to an unsafe request makes obsolete (RFC 9875 3), within its origin.
+#[must_use]
+pub fn invalidated(answer: &HeaderMap, place: (&str, &str)) -> Vec<Tag> {
+    let lines = answer.get_all(CACHE_GROUP_INVALIDATION).iter();
+    let names = lines.flat_map(|line| names(&CACHE_GROUPS, line.as_bytes()));
+    names.take(TAGS_MAX).map(|name| Tag::group(place.0, place.1, name)).collect()
+}
+
 /// RFC 9875 2.
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 
+/// RFC 9875 3.
+const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
+
 /// The names in one line. Each field has its own habit: `#uid#uid#`, `"one", "two"`, `one,two`, `one two`.
-pub fn names<'l>(field: &HeaderName, line: &'l [u8]) -> impl Iterator<Item = &'l [u8]> {
+pub fn names<'l>(field: &HeaderName, line: &'l [u8]) -> impl Iterator<Item = &'l [u8]> + use<'l> {
     let ends: fn(&u8) -> bool = match field.as_str() {
         "x-ids-involved" => |byte| matches!(byte, b'#' | b' ' | b'\t' | b','),
         "cache-groups" => |byte| *byte == b'"',
