@@ -112,6 +112,7 @@ fn stored() -> Arc<Stored> {
         heuristic: false,
         explicit: true,
         strict: false,
+        failed: None,
     };
     let body = StoredBody::Whole(Bytes::from(vec![b'x'; 1024]));
     Arc::new(Stored {

@@ -127,6 +127,7 @@ fn stored(at: usize, born: u64) -> Arc<Stored> {
         heuristic: false,
         explicit: true,
         strict: false,
+        failed: None,
     };
     Arc::new(Stored {
         status: StatusCode::OK,

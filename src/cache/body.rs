@@ -362,23 +362,34 @@ impl FillWriter {
         Poll::Pending
     }
 
-    /// Ends the body as complete. Gives its bytes when all were kept and the promised length was met.
+    /// The body as it will be once `last` has been written: if all was kept, and what was promised is met by it. So it can
+    /// be stored before a reader has its last byte: whoever asks again then finds it.
+    #[must_use]
+    pub fn whole(&self, last: &Bytes) -> Option<StoredBody> {
+        let state = self.fill.lock();
+        let len = state.arrived + last.len() as u64;
+        let kept = state.mode == Mode::Keep && state.first == 0 && len <= self.fill.object_max;
+        let met = self.fill.promised.is_none_or(|promised| promised == len);
+        (kept && met).then(|| compact(state.segments.iter().chain([last]), len))
+    }
+
+    /// Whether `last` brings all that was promised.
+    #[must_use]
+    pub fn ends_with(&self, last: &Bytes) -> bool {
+        self.fill.promised.is_some_and(|promised| promised == self.fill.lock().arrived + last.len() as u64)
+    }
+
+    /// Ends the body as complete.
     ///
     /// # Errors
     /// [`Truncated`] when fewer or more bytes came than `Content-Length` promised; readers see the same.
-    pub fn finish(mut self) -> Result<Option<StoredBody>, Truncated> {
+    pub fn finish(mut self) -> Result<(), Truncated> {
         self.finished = true;
         let mut state = self.fill.lock();
         let kept = self.fill.promised.is_none_or(|promised| promised == state.arrived);
         state.end = Some(if kept { End::Complete } else { End::Truncated });
         state.wake_readers();
-        if !kept {
-            return Err(Truncated);
-        }
-        if state.mode == Mode::Relay || state.first > 0 {
-            return Ok(None);
-        }
-        Ok(Some(compact(&state.segments, state.arrived)))
+        if kept { Ok(()) } else { Err(Truncated) }
     }
 }
 
@@ -394,7 +405,7 @@ impl Drop for FillWriter {
 }
 
 /// Copies the pieces into memory of exactly their size, so that what is counted is what is held.
-fn compact(pieces: &VecDeque<Bytes>, len: u64) -> StoredBody {
+fn compact<'a>(pieces: impl Iterator<Item = &'a Bytes>, len: u64) -> StoredBody {
     let mut segments: Vec<Bytes> = Vec::new();
     let mut left = usize::try_from(len).unwrap_or(usize::MAX);
     let mut segment = BytesMut::with_capacity(left.min(SEGMENT));
@@ -528,7 +539,8 @@ mod tests {
         writer.write(Bytes::from_static(b"one ")).await;
         let late = tokio::spawn(read_all(StoredBody::Filling(writer.fill()).reader().unwrap()));
         writer.write(Bytes::from_static(b"two")).await;
-        let stored = writer.finish().unwrap().expect("small enough to keep");
+        let stored = writer.whole(&Bytes::new()).expect("small enough to keep");
+        writer.finish().unwrap();
         for reader in [early, late] {
             assert_eq!(reader.await.unwrap().unwrap(), b"one two");
         }
@@ -541,6 +553,8 @@ mod tests {
         let (writer, _) = fill(Some(10), 1000);
         let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
         writer.write(Bytes::from_static(b"short")).await;
+        assert!(writer.whole(&Bytes::new()).is_none() && !writer.ends_with(&Bytes::from_static(b"hort")));
+        assert!(writer.whole(&Bytes::from_static(b"still")).is_some(), "the last piece counts");
         assert_eq!(writer.finish().unwrap_err(), Truncated);
         assert_eq!(read_all(reader).await, Err(Truncated));
 
@@ -560,7 +574,8 @@ mod tests {
             sent += 10_000;
             assert!(budget.used() <= RELAY_WINDOW, "{}", budget.used());
         }
-        assert!(writer.finish().unwrap().is_none(), "nothing to store");
+        assert!(writer.whole(&Bytes::new()).is_none(), "nothing to store");
+        writer.finish().unwrap();
         assert_eq!(reader.await.unwrap().unwrap().len(), sent);
     }
 
@@ -571,6 +586,8 @@ mod tests {
         assert_eq!(writer.write(Bytes::from(vec![7; 500])).await, Write::Accepted);
         drop(reader);
         assert_eq!(writer.write(Bytes::from(vec![7; 500])).await, Write::Abandoned);
+        let (small, _) = fill(Some(500), 1000);
+        assert_eq!(small.write(Bytes::from(vec![7; 250])).await, Write::Unread, "for the cache it goes on for a while");
         assert!(StoredBody::Filling(writer.fill()).reader().is_none(), "its beginning is gone");
     }
 
@@ -585,7 +602,8 @@ mod tests {
         for piece in body.chunks(70_001) {
             writer.write(Bytes::copy_from_slice(piece)).await;
         }
-        let stored = writer.finish().unwrap().unwrap();
+        let stored = writer.whole(&Bytes::new()).unwrap();
+        writer.finish().unwrap();
         for ((first, len), early) in spans.into_iter().zip(early) {
             let expected = &body[usize::try_from(first).unwrap()..][..usize::try_from(len).unwrap()];
             assert_eq!(read_all(stored.part(first, len).unwrap()).await.unwrap(), expected);
@@ -598,7 +616,7 @@ mod tests {
         for len in [0_usize, 1, SEGMENT - 1, SEGMENT, SEGMENT + 1, 3 * SEGMENT] {
             let body: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let pieces: VecDeque<Bytes> = body.chunks(70_001).map(Bytes::copy_from_slice).collect();
-            let stored = compact(&pieces, len as u64);
+            let stored = compact(pieces.iter(), len as u64);
             assert_eq!(stored.len(), Some(len as u64));
             let joined: Vec<u8> = match stored {
                 StoredBody::Whole(bytes) => bytes.to_vec(),

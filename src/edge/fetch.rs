@@ -9,6 +9,7 @@ use crate::cache::Leader;
 use crate::cache::Stored;
 use crate::cache::StoredBody;
 use crate::cache::Tagged;
+use crate::cache::body::FillWriter;
 use crate::cache::body::Write;
 use crate::cache::collapse::Failure;
 use crate::cache::collapse::Landing;
@@ -29,6 +30,7 @@ use crate::semantics::framing;
 use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
 use crate::semantics::hop;
+use crate::semantics::no_vary_search;
 use crate::semantics::obsolete::is_cause;
 use crate::semantics::policy;
 use crate::semantics::reuse;
@@ -50,6 +52,7 @@ use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
 use crate::upstream::fetch::Timings;
 use crate::upstream::lease::Gone;
+use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
 use http::Request;
@@ -505,6 +508,9 @@ impl Journey {
     }
 
     fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {
+        let mut failed = stale.completed(stale.body.clone());
+        failed.freshness.failed = Some(clock::mono());
+        self.store(&Arc::new(failed), self.errand.site.upstream.epoch());
         self.leader.share(Arc::clone(&stale));
         tell(reply, Outcome::Stale(stale));
     }
@@ -566,6 +572,10 @@ impl Journey {
             return;
         }
         let cache = &self.errand.edge.cache;
+        if cache.rules().canonical(self.leader.key()).is_some() {
+            // It has just said that it stands for other URLs as well; the next to ask fetches it under the name of all.
+            return;
+        }
         self.leader.store_unless_purged(|| cache.put(self.leader.key(), stored));
     }
 
@@ -574,6 +584,9 @@ impl Journey {
         let cache = &self.errand.edge.cache;
         let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
         let Answered { status, mut head, mut body, times, endpoint, timings, epoch, tags, .. } = answered;
+        if status == StatusCode::OK {
+            cache.rules().learn(self.leader.key(), no_vary_search::parse(&head));
+        }
         let selection = Selection::of(&terms.vary, &self.client);
         let own = withhold(&mut head, &terms.withheld);
         let hidden = hide(&mut head, self.errand.snapshot.cache.hide_shared);
@@ -595,6 +608,9 @@ impl Journey {
                 }
             };
             let Ok(data) = frame.into_data() else { continue };
+            if writer.ends_with(&data) {
+                self.store_whole(&stored, &writer, &data, epoch);
+            }
             match writer.write(data).await {
                 Write::Accepted => read = clock::mono(),
                 Write::Unread if clock::mono().saturating_duration_since(read) < UNREAD_MAX => {}
@@ -602,11 +618,19 @@ impl Journey {
             }
         }
         drop(body);
-        if let Ok(Some(body)) = writer.finish() {
-            let mut whole = stored.completed(body);
-            deliver::set_length(&mut whole.head, whole.body.len());
-            self.store(&Arc::new(whole), epoch);
+        if len.is_none_or(|len| len == 0) {
+            self.store_whole(&stored, &writer, &Bytes::new(), epoch);
         }
+        // A length that was not met is told to the readers.
+        let _ = writer.finish();
+    }
+
+    /// Stores the response, if `last` brings the rest of its body and all of it was kept.
+    fn store_whole(&self, stored: &Stored, writer: &FillWriter, last: &Bytes, epoch: u64) {
+        let Some(body) = writer.whole(last) else { return };
+        let mut whole = stored.completed(body);
+        deliver::set_length(&mut whole.head, whole.body.len());
+        self.store(&Arc::new(whole), epoch);
     }
 }
 

@@ -3,6 +3,7 @@
 //! intake judges; a fresh stored response is answered at once, without a task or a copy of the request; everything else
 //! becomes an [`Errand`] that owns what it needs and may take its time.
 
+use crate::cache::Stored;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::activity::Activity;
@@ -199,6 +200,12 @@ fn alone(
     (found.is_none() && range::begins_later(headers) && !under_way()).then(|| WhyPass::Range.status())
 }
 
+/// The status of an answer from the cache, with a word if it is not fresh.
+fn hit(stored: &Stored, reuse: Reuse, now: Instant) -> CacheStatus {
+    let status = CacheStatus::hit(stored.freshness.ttl(now));
+    reuse.word().map_or(status, |word| status.detail(word))
+}
+
 /// The cache's part: what is stored and may be reused is the answer.
 fn lookup(
     edge: &Arc<Edge>,
@@ -209,36 +216,32 @@ fn lookup(
     now: Instant,
 ) -> First {
     let key = question.key(buffer);
+    let canonical = edge.cache.rules().canonical(key);
+    let key = canonical.as_deref().unwrap_or(key);
     let directives = cache_control::parse_request(request.headers());
     let shelf = edge.cache.get(key);
     let found = shelf.as_ref().and_then(|shelf| shelf.select(request.headers()));
     let reuse =
         found.map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now)));
-    let status = match reuse {
-        Some((stored, Reuse::Fresh | Reuse::MaxStale)) => {
-            let status = CacheStatus::hit(stored.freshness.ttl(now));
-            if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
-                return First::Answered(response);
+    if let Some((stored, reuse)) = reuse
+        && reuse.serves()
+        && let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &hit(stored, reuse, now), now)
+    {
+        if reuse == Reuse::StaleWhileRevalidate {
+            let lookup = Lookup { key, found: Some(stored) };
+            let status = CacheStatus::forwarded(Why::Stale);
+            if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
+                fetch::refresh(errand, request.headers());
             }
-            CacheStatus::forwarded(Why::UriMiss)
         }
-        Some((stored, Reuse::StaleWhileRevalidate)) => {
-            let status = CacheStatus::hit(stored.freshness.ttl(now)).detail("stale-while-revalidate");
-            if let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now) {
-                let lookup = Lookup { key, found: Some(stored) };
-                let status = CacheStatus::forwarded(Why::Stale);
-                if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
-                    fetch::refresh(errand, request.headers());
-                }
-                return First::Answered(response);
-            }
-            CacheStatus::forwarded(Why::Stale)
-        }
-        Some((_, Reuse::Stale)) => CacheStatus::forwarded(Why::Stale),
-        Some((_, Reuse::Request)) => CacheStatus::forwarded(Why::Request),
-        None if shelf.is_some() => CacheStatus::forwarded(Why::VaryMiss),
-        None => CacheStatus::forwarded(Why::UriMiss),
-    };
+        return First::Answered(response);
+    }
+    let status = CacheStatus::forwarded(match reuse {
+        Some((_, Reuse::Request)) => Why::Request,
+        Some(_) => Why::Stale,
+        None if shelf.is_some() => Why::VaryMiss,
+        None => Why::UriMiss,
+    });
     if directives.only_if_cached {
         // RFC 9111 5.2.1.7.
         let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");

@@ -52,6 +52,8 @@ pub struct Freshness {
     pub explicit: bool,
     /// Whether it must never be served stale, whatever the request allows.
     pub strict: bool,
+    /// When the origin last failed to say whether it is still good.
+    pub failed: Option<Instant>,
 }
 
 /// When the request was sent and its answer came, by both clocks.
@@ -118,6 +120,7 @@ pub fn assess(status: StatusCode, headers: &HeaderMap, policy: &Policy, bounds: 
         heuristic: guessed.is_some(),
         explicit: explicit.is_some(),
         strict: forbidden,
+        failed: None,
     }
 }
 

@@ -15,11 +15,36 @@ pub enum Reuse {
     StaleWhileRevalidate,
     /// Serve it, stale, for the request takes it so (RFC 9111 5.2.1.2).
     MaxStale,
+    /// Serve it, stale, for the origin has just failed (RFC 5861 4) and is left in peace for a moment.
+    StaleIfError,
     /// It is stale: ask the origin first.
     Stale,
     /// The request wants it newer than it is: ask the origin first.
     Request,
 }
+
+impl Reuse {
+    /// Whether what is stored is served as it is.
+    #[must_use]
+    pub fn serves(self) -> bool {
+        !matches!(self, Self::Stale | Self::Request)
+    }
+
+    /// The word for what is served although it is not fresh.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::StaleWhileRevalidate => Some("stale-while-revalidate"),
+            Self::MaxStale => Some("max-stale"),
+            Self::StaleIfError => Some("stale-if-error"),
+            Self::Fresh | Self::Stale | Self::Request => None,
+        }
+    }
+}
+
+/// How long an origin that failed is not asked again about what may be served stale: as long as its health is checked by
+/// default, so that a page that cannot be rendered costs a rendering every few seconds and not one for each visitor.
+pub const ERROR_PAUSE: Duration = Duration::from_secs(5);
 
 /// Decides for a request with `directives`.
 ///
@@ -39,6 +64,9 @@ pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: In
     }
     if age.saturating_sub(stored.lifetime) < stored.while_revalidate {
         return Reuse::StaleWhileRevalidate;
+    }
+    if stored.failed.is_some_and(|failed| now < failed + ERROR_PAUSE) && may_replace_an_error(stored, now) {
+        return Reuse::StaleIfError;
     }
     // RFC 9111 4.2.4: not even then if the response forbids it.
     let accepted = directives.max_stale.filter(|_| honour && !stored.strict);
@@ -78,6 +106,7 @@ mod tests {
             heuristic: false,
             explicit: true,
             strict: false,
+            failed: None,
         };
         (freshness, received)
     }
@@ -126,6 +155,18 @@ mod tests {
         assert_eq!(decide(&stored, &takes(5), false, now), Reuse::Stale);
         stored.strict = true;
         assert_eq!(decide(&stored, &takes(5), true, now), Reuse::Stale);
+    }
+
+    #[test]
+    fn an_origin_that_failed_is_left_in_peace_while_stale_may_be_served() {
+        let (mut stored, began) = stored(10, 0, 100);
+        let at = |second| began + Duration::from_secs(second);
+        stored.failed = Some(at(20));
+        let none = Directives::default();
+        assert_eq!(decide(&stored, &none, false, at(24)), Reuse::StaleIfError);
+        assert_eq!(decide(&stored, &none, false, at(25)), Reuse::Stale);
+        stored.failed = Some(at(109));
+        assert_eq!(decide(&stored, &none, false, at(110)), Reuse::Stale, "it is too old to be served");
     }
 
     #[test]

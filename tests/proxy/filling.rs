@@ -274,6 +274,25 @@ fn a_range_of_what_may_not_be_stored_is_asked_for_by_itself() {
 }
 
 #[test]
+fn an_origin_that_fails_is_not_asked_by_each_visitor_while_stale_is_served() {
+    let origin = counting(|before, _, stream| {
+        let answer = match before {
+            0 => "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nAge: 61\r\nContent-Length: 5\r\n\r\nhello",
+            _ => "HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n",
+        };
+        write(stream, answer.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    for _ in 0..100 {
+        let reply = edge.get("/");
+        assert_eq!((reply.status, reply.text().as_str()), (200, "hello"), "{}", reply.head);
+    }
+    // One question in five seconds, however slow the machine is.
+    assert!(origin.asked().len() < 50, "{}", origin.asked().len());
+}
+
+#[test]
 fn what_must_be_revalidated_is_served_stale_only_if_the_operator_says_so() {
     for (cache, status) in [
         ("", 503),

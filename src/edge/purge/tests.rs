@@ -95,6 +95,7 @@ impl Stand {
             heuristic: false,
             explicit: true,
             strict: false,
+            failed: None,
         };
         let stored = Arc::new(Stored {
             status: StatusCode::OK,
