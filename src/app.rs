@@ -16,6 +16,7 @@ use crate::edge::Edge;
 use crate::edge::permits::Permits;
 use crate::edge::spool::Spool;
 use crate::edge::worker;
+use crate::heartbeat::guard;
 use crate::snapshot::House;
 use crate::snapshot::Snapshot;
 use crate::snapshot::Snapshots;
@@ -218,6 +219,14 @@ impl App {
         self.stop.cancel();
         Ok(())
     }
+}
+
+/// Guards the process groups of a heartbeat that may hang; the body of the hidden verb `guard`.
+///
+/// # Errors
+/// What the system said.
+pub fn guard() -> std::io::Result<()> {
+    guard::run(clock::boot)
 }
 
 enum Event {

@@ -1,5 +1,6 @@
 //! The command line: verbs, their options, their help.
 
+use crate::app;
 use crate::app::App;
 use crate::config;
 use crate::config::Config;
@@ -89,6 +90,9 @@ pub enum Verb {
                             tidegate purge --glob '/news/**/*.png'\n  tidegate purge --tag 2f1c9e --soft\n  \
                             tidegate purge all")]
     Purge(PurgeArgs),
+    /// Kill what the heartbeat says when it does not say otherwise in time. Started by the heartbeat itself.
+    #[command(hide = true)]
+    Guard,
     /// Re-read the configuration file, as the signal HUP does, and report what came of it.
     Reload {
         /// Which running tidegate.
@@ -230,6 +234,10 @@ pub fn main(cli: Cli) -> ExitCode {
         Verb::Hold(which) => which.order("hold"),
         Verb::Release(which) => which.order("release"),
         Verb::Purge(args) => args.order(),
+        Verb::Guard => match app::guard() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("guard: {error}"), 1),
+        },
         Verb::Reload { socket } => order(&socket, "/reload"),
     }
 }

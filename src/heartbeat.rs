@@ -4,4 +4,17 @@
 //! told and reports what came of it. Knows nothing of HTTP. When parts of it fail, the machine hears of it as a completion
 //! and either finds another way or refuses, and says why.
 
+pub mod address;
+pub mod command;
+pub mod copy;
+pub mod fence;
+pub mod guard;
+pub mod journal;
+pub mod links;
 pub mod machine;
+pub mod monitor;
+pub mod netlink;
+pub mod plan;
+pub mod realtime;
+pub mod resource;
+pub mod watchdog;

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cache", 2),
     ("upstream", 2),
     ("admission", 2),
+    ("heartbeat", 2),
     ("tls", 2),
     ("heartbeat", 2),
     ("config", 3),
@@ -58,7 +59,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("SystemTime::now()", &["clock.rs"]),
     ("ArcSwap", &["snapshot.rs"]),
     (".snapshots.store(", &["control/publisher.rs"]),
-    ("crate::heartbeat", &["heartbeat", "control", "app.rs"]),
+    ("crate::heartbeat", &["heartbeat", "config/pair.rs", "control", "app.rs"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

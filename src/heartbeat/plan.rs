@@ -1,0 +1,72 @@
+//! What an operator decided about the pair, as its parts need it.
+
+use crate::heartbeat::address;
+use crate::heartbeat::fence::Device;
+use crate::heartbeat::machine::ClusterName;
+use crate::heartbeat::machine::NodeName;
+use crate::heartbeat::machine::Settings;
+use crate::heartbeat::monitor::Monitor;
+use crate::heartbeat::resource;
+use crate::heartbeat::resource::Resource;
+use crate::heartbeat::watchdog;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The pair, as this node takes part in it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What the machine goes by.
+    pub settings: Settings,
+    /// The pair's name.
+    pub cluster: ClusterName,
+    /// All voters, in the order of the roster.
+    pub nodes: Vec<Node>,
+    /// The file with the keys.
+    pub key_file: PathBuf,
+    /// Where the journal is.
+    pub state_dir: PathBuf,
+    /// The local copy of the storage.
+    pub data: Option<PathBuf>,
+    /// How the members' storages are asked.
+    pub monitors: [Option<Monitor>; 2],
+    /// How often.
+    pub probe_every: Duration,
+    /// How long an answer may take.
+    pub probe_timeout: Duration,
+    /// The devices that put the other member off, by level.
+    pub fence: Vec<Vec<Device>>,
+    /// The service address.
+    pub address: address::Mode,
+    /// What runs on the active member.
+    pub resources: Vec<Resource>,
+    /// Whether there must be a watchdog.
+    pub watchdog: watchdog::Need,
+    /// Its device.
+    pub watchdog_device: PathBuf,
+    /// The longest that it may wait.
+    pub watchdog_max: Duration,
+}
+
+/// A voter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its addresses, one for each link.
+    pub links: Vec<SocketAddr>,
+}
+
+impl Plan {
+    /// Whether SIGKILL reaches everything that could acknowledge a write, so that a lease that ended proves something.
+    #[must_use]
+    pub fn can_be_killed(&self) -> bool {
+        self.resources.iter().all(|resource| matches!(resource.kind, resource::Kind::Process(_)))
+    }
+
+    /// The name of a voter, for people.
+    #[must_use]
+    pub fn name(&self, id: crate::heartbeat::machine::NodeId) -> &str {
+        self.nodes.get(usize::from(id.0)).map_or("?", |node| node.name.as_str())
+    }
+}
