@@ -5,6 +5,8 @@
 
 pub mod check;
 pub mod decode;
+pub mod pair;
+pub mod pair_settings;
 pub mod reference;
 pub mod report;
 pub mod settings;

@@ -2,6 +2,8 @@
 
 use crate::config::decode::Context;
 use crate::config::decode::nearest;
+use crate::config::pair;
+use crate::config::pair_settings::Heartbeat;
 use crate::config::settings::Config;
 use crate::config::settings::Site;
 use crate::config::settings::Upstream;
@@ -35,6 +37,10 @@ impl Config {
         if !self.server.listen.is_empty() {
             return self.server.listen.clone();
         }
+        if self.site.is_empty() && self.heartbeat.node.is_some() {
+            // A storage node has no visitors.
+            return Vec::new();
+        }
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let mut listens = vec![Listen { addr: any(80), tls: false }];
         if !self.tls.certs.is_empty() {
@@ -61,6 +67,61 @@ impl Upstream {
     }
 }
 
+/// Something that a part of the check found, with the key it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether the configuration cannot be used; else it is only odd.
+    pub is_error: bool,
+    code: &'static str,
+    path: String,
+    message: String,
+    help: String,
+}
+
+impl Finding {
+    /// Something wrong.
+    #[must_use]
+    pub fn error(code: &'static str, path: &str, message: String, help: &str) -> Self {
+        Self { is_error: true, code, path: path.to_owned(), message, help: help.to_owned() }
+    }
+
+    /// Something odd.
+    #[must_use]
+    pub fn warning(code: &'static str, path: &str, message: String, help: &str) -> Self {
+        Self { is_error: false, ..Self::error(code, path, message, help) }
+    }
+
+    fn tell(self, context: &mut Context<'_>) {
+        if self.is_error {
+            context.error(self.code, &self.path, self.message, &self.help);
+        } else {
+            context.warning(self.code, &self.path, self.message, &self.help);
+        }
+    }
+}
+
+fn heartbeat(config: &Config, context: &mut Context<'_>) {
+    let pair = &config.heartbeat;
+    for (name, upstream) in &config.upstream {
+        if upstream.pair && pair.node.is_none() {
+            let path = format!("upstream.{name}.pair");
+            let message = format!("upstream \"{name}\" follows the pair, but there is none");
+            context.error("E0400", &path, message, "add [heartbeat], with this node as one of its witnesses");
+        }
+    }
+    if pair.node.is_none() {
+        if *pair != Heartbeat::default() {
+            let message = "[heartbeat] does not say which node this is".to_owned();
+            context.error("E0400", "heartbeat", message, "add node = \"NAME\", one of the members or witnesses");
+        }
+        return;
+    }
+    let (_, findings) = pair::plan(pair);
+    for finding in findings {
+        finding.tell(context);
+    }
+}
+
 /// Checks everything.
 pub fn check(config: &Config, context: &mut Context<'_>) {
     if let Some(version) = config.version.filter(|version| *version != 1) {
@@ -75,6 +136,7 @@ pub fn check(config: &Config, context: &mut Context<'_>) {
         check_upstream(&format!("upstream.{name}"), upstream, context);
     }
     unused_upstreams(config, context);
+    heartbeat(config, context);
 }
 
 fn range(context: &mut Context<'_>, path: &str, value: u32, allowed: RangeInclusive<u32>) {
@@ -198,7 +260,7 @@ fn cache(config: &Config, context: &mut Context<'_>) {
 }
 
 fn sites(config: &Config, context: &mut Context<'_>) {
-    if config.site.is_empty() {
+    if config.site.is_empty() && config.heartbeat.node.is_none() {
         let message = "there is no site".to_owned();
         context.error("E0309", "site", message, "add [site.\"www.example.org\"] with upstream = [\"HOST:PORT\"]");
     }

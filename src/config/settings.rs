@@ -1,6 +1,7 @@
 //! Every setting: its meaning, its unit, its default and why, what it goes with. `conf/reference.toml` is made from this.
 
 use crate::config::decode::settings;
+use crate::config::pair_settings::Heartbeat;
 use crate::config::values::AccessFormat;
 use crate::config::values::Balance;
 use crate::config::values::BodyRule;
@@ -61,6 +62,9 @@ settings! {
         upstream: BTreeMap<UpstreamName, Upstream> = BTreeMap::new(),
         /// Rate limits by name. The limit `per-client` is there without being written; writing it changes it.
         limit: BTreeMap<LimitName, Limit> = BTreeMap::new(),
+        /// The storage pair: two members of which one serves, and the witnesses between them. A tidegate with its own name
+        /// among them takes part; without `node` there is no pair.
+        heartbeat: Heartbeat = Heartbeat::default(),
         /// The admin listener.
         admin: Admin = Admin::default(),
         /// The diary and the access log.
@@ -298,6 +302,9 @@ settings! {
         storage: Vec<OriginAddr> = Vec::new(),
         /// How endpoints that speak TLS are believed.
         tls: UpstreamTls = UpstreamTls::default(),
+        /// Follow the storage pair of `heartbeat`: hold while it takes over (`queue.hold`), and where there is a set with the
+        /// name of the member that serves, switch to that.
+        pair: bool = false,
         /// How endpoints are checked.
         check: Check = Check::default(),
         /// How far the last transaction of a ZEO server that takes writes may be behind the newest that was seen of any; one

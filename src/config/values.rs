@@ -227,6 +227,7 @@ text_setting!(Server, Server::parse, ToString::to_string);
 text_setting!(ClassRule, ClassRule::parse, ToString::to_string);
 text_setting!(SetName, SetName::parse, ToString::to_string);
 text_setting!(LimitName, LimitName::parse, ToString::to_string);
+text_setting!(NodeLabel, NodeLabel::parse, ToString::to_string);
 text_setting!(SiteName, SiteName::parse, ToString::to_string);
 text_setting!(SocketAddr, parse_addr, ToString::to_string);
 text_setting!(IpNet, parse_network, ToString::to_string);
@@ -613,7 +614,7 @@ macro_rules! name_key {
     )+};
 }
 
-name_key!(SiteName, UpstreamName, SetName, LimitName);
+name_key!(SiteName, UpstreamName, SetName, LimitName, NodeLabel);
 
 impl<K: Name, T: Setting> Setting for BTreeMap<K, T> {
     fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
@@ -680,6 +681,110 @@ macro_rules! choice {
         impl Nested for $name {}
     };
 }
+
+/// A node of the pair: 1 to 63 of `a-z`, `0-9`, `-` and `.`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeLabel(String);
+
+impl NodeLabel {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it has other characters.
+    pub fn parse(written: &str) -> Result<Self, BadUnit> {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        if (1..=63).contains(&written.len()) && written.bytes().all(good) {
+            return Ok(Self(written.to_owned()));
+        }
+        Err(BadUnit(format!("`{written}` is no node's name; write 1 to 63 of a-z, 0-9, `-` and `.`")))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+choice!(
+    /// Whether the pair acts.
+    PairMode {
+        /// It does.
+        Act = "act",
+        /// It only says what it would do.
+        Observe = "observe",
+    }
+);
+
+choice!(
+    /// How a storage is asked.
+    ProbeKind {
+        /// As a ZEO server.
+        Zeo = "zeo",
+        /// By a connection.
+        Tcp = "tcp",
+        /// By a page.
+        Http = "http",
+        /// By a program.
+        Exec = "exec",
+    }
+);
+
+choice!(
+    /// The protocol of a fence device.
+    FenceKind {
+        /// fence-agents.
+        Agent = "agent",
+        /// cluster-glue.
+        External = "external",
+        /// A program of one's own.
+        Exec = "exec",
+    }
+);
+
+choice!(
+    /// How the service address moves.
+    AddressKind {
+        /// There is none.
+        None = "none",
+        /// An IP address.
+        Ip = "ip",
+        /// By a program.
+        Exec = "exec",
+    }
+);
+
+choice!(
+    /// What a resource is.
+    ResourceKind {
+        /// A supervised process.
+        Process = "process",
+        /// An init script.
+        Lsb = "lsb",
+        /// A resource agent.
+        Ocf = "ocf",
+        /// A unit of systemd.
+        Systemd = "systemd",
+    }
+);
+
+choice!(
+    /// Whether there must be a watchdog.
+    WatchdogNeed {
+        /// It is not touched.
+        Off = "off",
+        /// It is looked at.
+        Observe = "observe",
+        /// No active role without it.
+        Required = "required",
+    }
+);
 
 choice!(
     /// The scheme that visitors see.

@@ -12,6 +12,7 @@
 //! snapshot is compiled, and give handles with plain methods.
 
 mod cells;
+pub mod pair;
 mod process;
 mod sheet;
 mod site;
@@ -19,6 +20,7 @@ mod table;
 mod upstream;
 mod words;
 
+pub use pair::PairFacts;
 pub use site::RequestFacts;
 pub use site::SiteMetrics;
 pub use upstream::EndpointMetrics;
@@ -100,6 +102,7 @@ struct Book {
     panics: Counter,
     access: Mutex<Option<AccessLog>>,
     zeo: Mutex<BTreeMap<String, Option<ZeoFacts>>>,
+    pair: Mutex<Option<PairFacts>>,
 }
 
 /// What a ZEO server told last.
@@ -260,6 +263,11 @@ impl Metrics {
     /// What a ZEO server told, or nothing when it did not answer.
     pub fn zeo(&self, server: &str, facts: Option<ZeoFacts>) {
         lock(&self.book.zeo).insert(server.to_owned(), facts);
+    }
+
+    /// The pair looks like this now.
+    pub fn pair(&self, facts: PairFacts) {
+        *lock(&self.book.pair) = Some(facts);
     }
 
     /// The tiers of the cache are like this now. What was known before is replaced.

@@ -2,7 +2,11 @@
 //!
 //! Histograms count seconds over the bounds of `cells::BOUNDS`.
 
+use crate::telemetry::metrics::Book;
 use crate::telemetry::metrics::cells::lock;
+use crate::telemetry::metrics::pair::PHASES;
+use crate::telemetry::metrics::pair::PairFacts;
+use crate::telemetry::metrics::pair::ROLES;
 use crate::telemetry::metrics::process;
 use crate::telemetry::metrics::process::Process;
 use crate::telemetry::metrics::sheet::Kind;
@@ -16,7 +20,7 @@ use crate::telemetry::metrics::words::EndpointState;
 use crate::telemetry::metrics::words::Visitor;
 
 /// All rows.
-pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ZEO, ADMISSION, HOUSE, PROCESS];
+pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ZEO, PAIR, ADMISSION, HOUSE, PROCESS];
 
 /// The classes that have a line of their own.
 const QUEUED: [Visitor; 3] = [Visitor::Editor, Visitor::Anonymous, Visitor::Background];
@@ -641,6 +645,107 @@ const ZEO: &[Row] = &[
         },
     },
 ];
+
+const PAIR: &[Row] = &[
+    Row {
+        name: "tidegate_heartbeat_state",
+        kind: Kind::Gauge,
+        labels: &["role"],
+        help: "1 for what this node of the storage pair does",
+        write: |book, out| {
+            of_pair(book, |pair| ROLES.iter().try_for_each(|role| out.gauge(&[role], u64::from(*role == pair.role))))
+        },
+    },
+    Row {
+        name: "tidegate_heartbeat_phase",
+        kind: Kind::Gauge,
+        labels: &["phase"],
+        help: "1 for what edges do about the storage pair",
+        write: |book, out| {
+            of_pair(book, |pair| {
+                PHASES.iter().try_for_each(|phase| out.gauge(&[phase], u64::from(*phase == pair.phase)))
+            })
+        },
+    },
+    Row {
+        name: "tidegate_heartbeat_epoch",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "The highest epoch of the storage pair",
+        write: |book, out| of_pair(book, |pair| out.gauge(&[], pair.epoch)),
+    },
+    Row {
+        name: "tidegate_heartbeat_refused",
+        kind: Kind::Gauge,
+        labels: &["reason"],
+        help: "1 while no member serves and none takes over by itself, for this reason",
+        write: |book, out| of_pair(book, |pair| pair.refused.map_or(Ok(()), |reason| out.gauge(&[reason], 1))),
+    },
+    Row {
+        name: "tidegate_heartbeat_peer_last_seen_seconds",
+        kind: Kind::Gauge,
+        labels: &["peer", "link"],
+        help: "Since the other voter was last heard on this link",
+        write: |book, out| {
+            of_pair(book, |pair| {
+                let mut seen = pair.seen.iter();
+                seen.try_for_each(|(peer, link, ago)| out.gauge_f64(&[peer, &(link + 1).to_string()], *ago))
+            })
+        },
+    },
+    Row {
+        name: "tidegate_heartbeat_late_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Heartbeats that came later than `timing.warn`",
+        write: |book, out| of_pair(book, |pair| out.counter(&[], pair.late)),
+    },
+    Row {
+        name: "tidegate_heartbeat_stalls_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Times that this node stood still for longer than a heartbeat",
+        write: |book, out| of_pair(book, |pair| out.counter(&[], pair.stalls)),
+    },
+    Row {
+        name: "tidegate_heartbeat_takeovers_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Takeovers by this node",
+        write: |book, out| of_pair(book, |pair| out.counter(&[], pair.takeovers)),
+    },
+    Row {
+        name: "tidegate_heartbeat_fencing_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Attempts to put the other member off",
+        write: |book, out| {
+            of_pair(book, |pair| pair.fencing.iter().try_for_each(|(result, count)| out.counter(&[result], *count)))
+        },
+    },
+    Row {
+        name: "tidegate_heartbeat_datagrams_rejected_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "Datagrams that were dropped",
+        write: |book, out| {
+            of_pair(book, |pair| pair.rejected.iter().try_for_each(|(reason, count)| out.counter(&[reason], *count)))
+        },
+    },
+    Row {
+        name: "tidegate_heartbeat_address_conflicts_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Claims of another machine to the service address",
+        write: |book, out| of_pair(book, |pair| out.counter(&[], pair.conflicts)),
+    },
+];
+
+/// Nothing is shown where there is no pair.
+fn of_pair(book: &Book, mut write: impl FnMut(&PairFacts) -> std::fmt::Result) -> std::fmt::Result {
+    let facts = lock(&book.pair).clone();
+    facts.map_or(Ok(()), |facts| write(&facts))
+}
 
 const ADMISSION: &[Row] = &[
     Row {

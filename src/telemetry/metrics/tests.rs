@@ -96,6 +96,16 @@ fn busy() -> Arc<Metrics> {
     metrics.panicked();
     let zeo = ZeoFacts { writable: true, last_tid: 5, clients: 1, waiting: 2, commits: 3, conflicts: 4 };
     metrics.zeo("zeo1:8100", Some(zeo));
+    metrics.pair(PairFacts {
+        role: "active",
+        phase: "steady",
+        epoch: 3,
+        refused: Some("no_majority"),
+        seen: vec![("zeo-b".to_owned(), 0, 0.5)],
+        fencing: [("ok", 1), ("failed", 0)],
+        rejected: vec![("key", 1)],
+        ..PairFacts::default()
+    });
     metrics.watch_access_log(&AccessLog::off());
     // The handles stay in use, or their gauges would not be shown.
     let held = (zope, endpoint, limit);
