@@ -15,6 +15,7 @@ use tidegate::cache::Cache;
 use tidegate::cache::Stored;
 use tidegate::cache::StoredBody;
 use tidegate::cache::Tagged;
+use tidegate::semantics::accept::AcceptClass;
 use tidegate::semantics::freshness::Freshness;
 use tidegate::semantics::key::KeyBuf;
 use tidegate::semantics::key::Parts;
@@ -105,7 +106,15 @@ fn f(count: usize) -> f64 {
 
 fn key(at: usize) -> Vec<u8> {
     let path = format!("/folder-{}/document-{at}", at % 1000);
-    KeyBuf::new().build(&Parts { scheme: "https", authority: "www.example.org", path: &path, query: None }).to_vec()
+    KeyBuf::new()
+        .build(&Parts {
+            scheme: "https",
+            authority: "www.example.org",
+            path: &path,
+            query: None,
+            accept: AcceptClass::Any,
+        })
+        .to_vec()
 }
 
 fn tags_of(at: usize) -> impl Iterator<Item = usize> {

@@ -19,6 +19,7 @@ pub mod purge;
 pub mod refusal;
 pub mod socket;
 pub mod spool;
+pub mod storing;
 pub mod trail;
 pub mod tunnel;
 pub mod worker;

@@ -2,6 +2,7 @@
 //!
 //! No IO, clock, lock or log. What comes from outside never panics here: it is understood, or refused with a reason.
 
+pub mod accept;
 pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
@@ -19,6 +20,7 @@ pub mod obsolete;
 pub mod pattern;
 pub mod policy;
 pub mod proxy_header;
+pub mod query;
 pub mod range;
 pub mod reuse;
 pub mod storable;

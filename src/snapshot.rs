@@ -6,6 +6,7 @@
 
 pub mod limits;
 mod lists;
+pub mod rules;
 mod secure;
 
 pub use limits::Asking;
@@ -19,10 +20,12 @@ use crate::admission::rate::RateLimit;
 use crate::admission::token::Tokens;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::config::check::SCALES_LIMIT;
 use crate::config::settings;
 use crate::config::values;
 use crate::semantics::freshness::Bounds;
 use crate::semantics::pattern::Pattern;
+use crate::semantics::query::Respelling;
 use crate::semantics::tags::Mode;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -38,16 +41,20 @@ use crate::upstream::Plan;
 use crate::upstream::Registry;
 use crate::upstream::Secure;
 use crate::upstream::Upstream;
+use crate::zope::conduct::Conduct;
 use crate::zope::preset::Preset;
+use crate::zope::session::Identity;
 use crate::zope::vhost::VirtualHost;
 use arc_swap::ArcSwap;
 use arc_swap::Guard;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use http::Method;
 use http::header;
 use ipnet::IpNet;
 use lists::Lists;
+use rules::Rule;
 use rustls::ServerConfig;
 use secure::Secured;
 use std::collections::BTreeMap;
@@ -92,6 +99,8 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
     /// The rate limits in use.
     pub limits: Vec<Arc<Limit>>,
+    /// The one on scales of images that nobody has asked for yet.
+    pub scales: Option<Arc<Limit>>,
     hosts: HashMap<String, Host>,
     default: Option<Arc<Site>>,
     all: Vec<Arc<Site>>,
@@ -139,6 +148,8 @@ pub struct CachePolicy {
     pub purge_mode: Mode,
     /// The fields in which answers name their tags.
     pub tags: Vec<HeaderName>,
+    /// How queries are spelled in keys.
+    pub query: Respelling,
 }
 
 /// One site.
@@ -155,6 +166,10 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// Whether it is answered from the cache.
     pub cache: bool,
+    /// Whether Plone's private pages that name no user are kept and verified.
+    pub verify: bool,
+    /// What is done otherwise for some requests; the first that matches counts.
+    pub rules: Vec<Arc<Rule>>,
     /// Its rate limits.
     pub limits: Vec<Arc<Limit>>,
     /// Who may see it.
@@ -257,6 +272,7 @@ impl Snapshot {
             cache: cache_policy(&config.cache, Vec::new(), Tokens::default()),
             upstreams: BTreeMap::new(),
             limits: Vec::new(),
+            scales: None,
             hosts: HashMap::new(),
             default: None,
             all: Vec::new(),
@@ -289,6 +305,18 @@ impl Snapshot {
 }
 
 impl Site {
+    /// The rule for such a request.
+    #[must_use]
+    pub fn rule(&self, method: &Method, path: &str, identity: Identity) -> Option<&Arc<Rule>> {
+        self.rules.iter().find(|rule| rule.matches(method, path, identity))
+    }
+
+    /// How answers to requests under this rule are treated.
+    #[must_use]
+    pub fn conduct(&self, rule: Option<&Rule>) -> Conduct {
+        Conduct { preset: self.preset, order: rule.and_then(|rule| rule.order), verify: self.verify }
+    }
+
     /// The scheme that visitors see who came by TLS or not.
     #[must_use]
     pub fn seen_scheme(&self, tls: bool) -> &'static str {
@@ -398,6 +426,7 @@ impl Compiled {
             tls: self.secured.server.clone(),
             cache: cache_policy(&config.cache, self.purge.clone(), self.tokens.clone()),
             upstreams,
+            scales: limits.values().find(|limit| limit.name.as_str() == SCALES_LIMIT).cloned(),
             limits: limits.into_values().collect(),
             hosts,
             default,
@@ -430,6 +459,8 @@ impl Compiled {
             },
             upstream,
             cache: site.cache,
+            verify: site.verify.unwrap_or(config.cache.verify) == values::Verify::PloneEtag,
+            rules: site.rule.iter().enumerate().map(|(at, rule)| Arc::new(Rule::new(at, rule))).collect(),
             limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
             doorkeeper,
             body_max: site.body.unwrap_or(config.server.limits.body).0,
@@ -574,6 +605,7 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens
         purge_tokens,
         purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
         tags: cache.tags.iter().map(|name| name.0.clone()).collect(),
+        query: Respelling { sort: cache.query_sort, drop: cache.query_drop.clone() },
     }
 }
 

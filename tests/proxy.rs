@@ -2,6 +2,8 @@
 
 #[path = "proxy/client.rs"]
 mod client;
+#[path = "proxy/conduct.rs"]
+mod conduct;
 #[path = "proxy/edge.rs"]
 mod edge;
 #[path = "proxy/filling.rs"]

@@ -318,12 +318,15 @@ impl Reach {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::accept::AcceptClass;
     use crate::semantics::key::KeyBuf;
     use crate::semantics::key::Parts;
     use proptest::prelude::*;
 
     fn key(path: &str) -> Vec<u8> {
-        KeyBuf::new().build(&Parts { scheme: "http", authority: "a", path, query: None }).to_vec()
+        KeyBuf::new()
+            .build(&Parts { scheme: "http", authority: "a", path, query: None, accept: AcceptClass::Any })
+            .to_vec()
     }
 
     fn tag(number: u64) -> Tag {

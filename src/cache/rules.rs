@@ -71,11 +71,12 @@ fn base(key: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::accept::AcceptClass;
     use crate::semantics::no_vary_search;
     use http::HeaderValue;
 
     fn key(path: &str, query: Option<&str>) -> Vec<u8> {
-        KeyBuf::new().build(&Parts { scheme: "http", authority: "a", path, query }).to_vec()
+        KeyBuf::new().build(&Parts { scheme: "http", authority: "a", path, query, accept: AcceptClass::Any }).to_vec()
     }
 
     fn rule(line: &'static str) -> Option<Rule> {

@@ -5,6 +5,7 @@ use crate::config::decode::nearest;
 use crate::config::pair;
 use crate::config::pair_settings::Heartbeat;
 use crate::config::settings::Config;
+use crate::config::settings::Rule;
 use crate::config::settings::Site;
 use crate::config::settings::Upstream;
 use crate::config::settings::UpstreamTls;
@@ -26,6 +27,9 @@ use std::time::Duration;
 
 /// The name of the rate limit that is there without being written.
 pub const BUILT_IN_LIMIT: &str = "per-client";
+
+/// The rate limit on scales of images that nobody has asked for yet; it is there without being written, too.
+pub const SCALES_LIMIT: &str = "scales";
 
 /// Waitress stops accepting at so many connections; other proxies and checks need some too.
 const WAITRESS_CONNECTIONS: u32 = 90;
@@ -312,6 +316,9 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
         let message = format!("site \"{name}\" sets `hsts`, but visitors never come by TLS");
         context.warning("W0325", &format!("{path}.hsts"), message, "add a listener \"https://ADDR:PORT\"");
     }
+    for (at, rule) in site.rule.iter().enumerate() {
+        check_rule(&format!("{path}.rule.{at}"), rule, context);
+    }
     for (at, limit) in site.limits.iter().enumerate() {
         if limit.as_str() != BUILT_IN_LIMIT && !config.limit.contains_key(limit) {
             let mut known: Vec<&str> = config.limit.keys().map(crate::units::LimitName::as_str).collect();
@@ -323,6 +330,32 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
             let message = format!("site \"{name}\" uses limit \"{limit}\", which does not exist");
             context.error("E0315", &format!("{path}.limits.{at}"), message, &help);
         }
+    }
+}
+
+fn check_rule(path: &str, rule: &Rule, context: &mut Context<'_>) {
+    const YEAR: Duration = Duration::from_secs(366 * 86_400);
+    if !rule.cache && (rule.ttl.is_some() || rule.stale.is_some()) {
+        let message = "a rule with `cache = false` cannot say how long something is fresh".to_owned();
+        context.error("E0340", path, message, "leave out `ttl` and `stale`, or `cache = false`");
+    }
+    if rule.stale.is_some() && rule.ttl.is_none() && rule.cache {
+        let message = "a rule with `stale` needs `ttl`".to_owned();
+        context.error("E0341", &format!("{path}.stale"), message, "add ttl = \"60s\", or \"0s\"");
+    }
+    if rule.ttl.is_some() && rule.anonymous == Some(false) {
+        let message = "a rule with `ttl` is about what all may share, and this one only about who shows an identity";
+        context.error("E0342", &format!("{path}.anonymous"), message.to_owned(), "leave out `anonymous`, or `ttl`");
+    }
+    for (key, value) in [("ttl", rule.ttl), ("stale", rule.stale)] {
+        if value.is_some_and(|value| value > YEAR) {
+            let message = format!("`{path}.{key}` is longer than a year");
+            context.error("E0343", &format!("{path}.{key}"), message, "a year is as good as for ever");
+        }
+    }
+    if rule.cache && rule.ttl.is_none() && rule.class.is_none() && rule.allow.is_empty() {
+        let message = "this rule does nothing but end the search for one".to_owned();
+        context.warning("W0344", path, message, "rules can have `allow`, `cache = false`, `ttl`, `stale`, `class`");
     }
 }
 

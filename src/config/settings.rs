@@ -20,12 +20,14 @@ use crate::config::values::Over;
 use crate::config::values::Preset;
 use crate::config::values::ProxyProtocol;
 use crate::config::values::PurgeAllow;
+use crate::config::values::QueueClass;
 use crate::config::values::Rate;
 use crate::config::values::Scheme;
 use crate::config::values::Server as Endpoint;
 use crate::config::values::Switchable;
 use crate::config::values::TlsMin;
 use crate::config::values::UpstreamRef;
+use crate::config::values::Verify;
 use crate::semantics::pattern::Pattern;
 use crate::units::ByteSize;
 use crate::units::LimitName;
@@ -60,7 +62,9 @@ settings! {
         site: BTreeMap<SiteName, Site> = BTreeMap::new(),
         /// Named groups of Zope processes.
         upstream: BTreeMap<UpstreamName, Upstream> = BTreeMap::new(),
-        /// Rate limits by name. The limit `per-client` is there without being written; writing it changes it.
+        /// Rate limits by name. Two are there without being written; writing them changes them: `per-client`, and `scales`
+        /// (120/min, burst 240), which counts scales of images (`/@@images/`) that are not stored, of every site: there is
+        /// no end to them, and each keeps a thread busy for long.
         limit: BTreeMap<LimitName, Limit> = BTreeMap::new(),
         /// The storage pair: two members of which one serves, and the witnesses between them. A tidegate with its own name
         /// among them takes part; without `node` there is no pair.
@@ -192,6 +196,16 @@ settings! {
         /// Whether a visitor's Cache-Control is minded: "ignore", or "honour" (RFC 9111 5.2.1). Ignored, no visitor can
         /// order renderings by pressing reload.
         client_cache_control: ClientCacheControl = ClientCacheControl::Ignore,
+        /// Sort the variables of a query by name, so that equal ones are stored once. Queries that tell Zope types
+        /// (`x:list`) are left as they are.
+        query_sort: bool = true,
+        /// Variables that are dropped from queries of requests that may be answered from the cache (`*` at the end: any
+        /// ending). The origin does not get them either.
+        query_drop: Vec<String> = words(&["utm_*", "fbclid", "gclid", "gbraid", "wbraid", "msclkid", "mc_cid", "mc_eid", "_gl"]),
+        /// Keep what Plone calls private if its entity tag says that it was rendered for nobody ("plone-etag"), ask about it
+        /// each time, and answer equal questions with one: one rendering after each change, and conditional requests
+        /// otherwise. Against RFC 9111 5.2.2.7, by proof that the page is the same for all who are not logged in. "off": no.
+        verify: Verify = Verify::Off,
         /// Cookies besides Zope's and Plone's own that show who asks: requests with one are never answered from the cache.
         identity_cookies: Vec<String> = Vec::new(),
         /// Who may send PURGE: "upstreams" (the addresses of all endpoints), or a list of networks.
@@ -235,6 +249,14 @@ settings! {
         upstream: Option<UpstreamRef> = None,
         /// Answer from the cache what may be answered from it.
         cache: bool = true,
+        /// As `cache.verify`, for this site.
+        verify: Option<Verify> = None,
+        /// What is done otherwise for some requests, each a table `[[site."HOST".rule]]`; the first that matches counts.
+        /// Which: `path` (a list such as `["/intranet/**", "**/@@search"]`), `method`, `anonymous` (true or false). What:
+        /// `allow` (networks; others get 403), `cache = false`, `ttl` (how long answers to anonymous requests are fresh,
+        /// whatever they say, except no-store), `stale` (how long after that they are served while they are refreshed or
+        /// when the upstream fails), `class` ("editor", "anonymous", "background": when a request leaves the queue).
+        rule: Vec<Rule> = Vec::new(),
         /// The rate limits that apply, by name.
         limits: Vec<LimitName> = LimitName::parse("per-client").into_iter().collect(),
         /// Networks that may see this site; without them and `allow_files` everybody. Others are answered 403.
@@ -257,6 +279,28 @@ settings! {
         body: Option<ByteSize> = None,
         /// The same by path, each "PATH SIZE", such as ["/uploads/** 1GiB", "** 1MiB"]; the first that matches counts.
         body_for: Vec<BodyRule> = Vec::new(),
+    }
+}
+
+settings! {
+    /// What is done otherwise for some requests of a site.
+    Rule {
+        /// Paths as visitors write them: `*` stays within a segment, `**` does not. Empty: all.
+        path: Vec<Pattern> = Vec::new(),
+        /// Methods. Empty: all.
+        method: Vec<String> = Vec::new(),
+        /// Only of those who show no identity, or only of those who do.
+        anonymous: Option<bool> = None,
+        /// Networks from which it is allowed; others get 403. Empty: all.
+        allow: Vec<IpNet> = Vec::new(),
+        /// Answer from the cache what may be answered from it.
+        cache: bool = true,
+        /// How long answers to anonymous requests are fresh, whatever they say, except no-store.
+        ttl: Option<Duration> = None,
+        /// How long after that they are served while they are refreshed, or when the upstream fails.
+        stale: Option<Duration> = None,
+        /// When the request leaves the queue.
+        class: Option<QueueClass> = None,
     }
 }
 

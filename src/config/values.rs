@@ -813,6 +813,28 @@ choice!(
 );
 
 choice!(
+    /// Whether Plone's private pages are kept and verified.
+    Verify {
+        /// They are not kept.
+        Off = "off",
+        /// Those whose entity tag names no user.
+        PloneEtag = "plone-etag",
+    }
+);
+
+choice!(
+    /// When a request leaves the queue.
+    QueueClass {
+        /// As those of who is logged in.
+        Editor = "editor",
+        /// As those of visitors.
+        Anonymous = "anonymous",
+        /// Last.
+        Background = "background",
+    }
+);
+
+choice!(
     /// The lowest TLS version.
     TlsMin {
         /// TLS 1.2.

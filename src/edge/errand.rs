@@ -14,8 +14,11 @@ use crate::snapshot::Asking;
 use crate::snapshot::Meter;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
+use crate::snapshot::rules::Rule;
 use crate::upstream::Asker;
 use crate::upstream::Class;
+use crate::zope::conduct;
+use crate::zope::preset::Preset;
 use crate::zope::session;
 use crate::zope::session::Identity;
 use http::HeaderMap;
@@ -65,6 +68,10 @@ pub struct Errand {
     pub found: Option<Arc<Stored>>,
     /// The sequence of the last purge when it set out.
     pub born: u64,
+    /// The site's rule for it.
+    pub rule: Option<Arc<Rule>>,
+    /// Whether it shows no identity.
+    pub anonymous: bool,
     /// Why it travels.
     pub status: CacheStatus,
     /// For whom.
@@ -91,6 +98,8 @@ impl Errand {
         let known = question.identity != Identity::Anonymous;
         let class = if question.demoted {
             Class::Background
+        } else if let Some(class) = question.rule.and_then(|rule| rule.class) {
+            class
         } else {
             question.site.classes.of(known, &question.target.path, headers)
         };
@@ -111,6 +120,8 @@ impl Errand {
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
             born: edge.cache.ledger().sequence(),
+            rule: question.rule.cloned(),
+            anonymous: question.identity == Identity::Anonymous,
             status,
             asker,
             meters: meters(question, headers),
@@ -141,6 +152,9 @@ impl Errand {
         }
         if let Some(name) = &self.site.way {
             cookie::remove(&mut headers, name);
+        }
+        if self.anonymous && self.site.preset != Preset::Plain {
+            conduct::tell_anonymous(&mut headers);
         }
         let trusted = hop::is_trusted(self.peer, &self.snapshot.server.trusted);
         hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &self.authority);

@@ -20,6 +20,8 @@ use crate::edge::errand::Errand;
 use crate::edge::inbound;
 use crate::edge::obsolete;
 use crate::edge::refusal::Refusal;
+use crate::edge::storing;
+use crate::edge::storing::Asked;
 use crate::edge::trail::Trail;
 use crate::edge::tunnel;
 use crate::semantics::cache_control;
@@ -52,6 +54,7 @@ use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
 use crate::upstream::fetch::Timings;
 use crate::upstream::lease::Gone;
+use crate::zope::conduct;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -469,26 +472,51 @@ impl Journey {
         {
             return self.land_stale(reply, stale);
         }
+        if let Some(stale) = self.is_lost_scale(answered.status) {
+            return self.land_stale(reply, stale);
+        }
         if self.errand.found.is_some() {
             self.errand.site.metrics.revalidation(Revalidation::Modified);
         }
-        let no_store = cache_control::parse_request(&self.client).no_store;
-        let policy = &self.errand.snapshot.cache;
-        let verdict = storable::judge(
-            answered.status,
-            &answered.head,
-            no_store,
-            &policy.bounds,
-            policy.object_max,
-            answered.times,
-        );
+        let mut answered = answered;
+        let Answered { status, delimited, times, .. } = answered;
+        let (verdict, _) = storing::judge(&self.asked(), status, &mut answered.head, delimited, times);
+        self.count_rule(&answered.head, matches!(verdict, Storable::Yes(_)));
         match verdict {
-            // RFC 9112 8: a body that only the end of the connection ends looks complete wherever it breaks off.
-            Storable::Yes(_) if !answered.delimited => self.keep_private(reply, answered, WhyNotStored::Undelimited),
             Storable::Yes(terms) if self.admit_place() => self.fill(reply, answered, terms).await,
             Storable::Yes(_) => self.keep_private(reply, answered, WhyNotStored::Size),
             Storable::No(why) => self.keep_private(reply, answered, why),
         }
+    }
+
+    /// What was asked, as far as it matters for storing the answer.
+    fn asked(&self) -> Asked<'_> {
+        let errand = &self.errand;
+        Asked {
+            site: &errand.site,
+            rule: errand.rule.as_deref(),
+            policy: &errand.snapshot.cache,
+            path: &errand.path,
+            headers: &self.client,
+            no_store: cache_control::parse_request(&self.client).no_store,
+        }
+    }
+
+    /// Counts by the name that Plone gives the rule by which it made the answer's headers.
+    fn count_rule(&self, head: &HeaderMap, stored: bool) {
+        if let Some(rule) = head.get("x-cache-rule").and_then(|rule| rule.to_str().ok()) {
+            self.errand.site.metrics.origin_rule(rule, stored);
+        }
+    }
+
+    /// A scale of an image that Plone does not know any more, but pages that are stored elsewhere still show.
+    fn is_lost_scale(&self, status: StatusCode) -> Option<Arc<Stored>> {
+        let errand = &self.errand;
+        let lost = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        let found = errand.found.as_ref().filter(|_| lost && conduct::is_scale(&errand.path))?;
+        let within = found.freshness.staleness(clock::mono()) < errand.snapshot.cache.bounds.grace_error;
+        let gone = errand.key.as_ref().is_some_and(|key| errand.edge.cache.is_gone(key, found));
+        (within && !gone && found.status.is_success()).then(|| Arc::clone(found))
     }
 
     fn admit_place(&self) -> bool {
@@ -518,7 +546,7 @@ impl Journey {
     /// The answer is for the one who asked. What was stored before is not what the origin says now.
     fn keep_private(self, reply: Reply, answered: Answered, why: WhyNotStored) {
         self.errand.site.metrics.uncacheable(why.as_str());
-        if matches!(why, WhyNotStored::EtagUser | WhyNotStored::SetCookie | WhyNotStored::VaryIdentity) {
+        if why.is_tripwire() {
             self.errand.site.metrics.tripwire(why.as_str());
         }
         let cache = &self.errand.edge.cache;
@@ -547,6 +575,7 @@ impl Journey {
         for name in storable::withheld(&head) {
             head.remove(name);
         }
+        let _ = self.errand.site.conduct(self.errand.rule.as_deref()).speak(found.status, &mut head);
         let rules = &self.errand.snapshot.cache;
         let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
         let hidden = hide(&mut head, rules.hide_shared);

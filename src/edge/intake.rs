@@ -3,6 +3,7 @@
 //! One parsed structure is judged here and forwarded later; nothing is parsed twice or differently.
 
 use crate::edge::refusal::Refusal;
+use crate::semantics::accept::AcceptClass;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
 use crate::semantics::framing;
@@ -19,6 +20,7 @@ use crate::snapshot::Said;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
 use crate::snapshot::limits;
+use crate::snapshot::rules::Rule;
 use crate::units::ClientAddr;
 use crate::zope::session;
 use crate::zope::session::Identity;
@@ -27,6 +29,7 @@ use http::Method;
 use http::Request;
 use http::StatusCode;
 use http::Version;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,6 +66,10 @@ pub struct Question<'r> {
     pub writes: bool,
     /// Whether a limit says that it leaves the queue last.
     pub demoted: bool,
+    /// The site's rule for it.
+    pub rule: Option<&'r Arc<Rule>>,
+    /// What kind of answer it wants.
+    pub accept: AcceptClass,
     /// What kind of request it is.
     pub kind: Kind,
 }
@@ -97,6 +104,8 @@ pub enum WhyPass {
     Upgrade,
     /// The site is configured with `cache = false`.
     Site,
+    /// The site's rule for it is.
+    Rule,
 }
 
 /// What came of judging a request.
@@ -124,6 +133,7 @@ impl WhyPass {
             Self::Hidden => "hidden",
             Self::Upgrade => "upgrade",
             Self::Site => "site",
+            Self::Rule => "rule",
         }
     }
 
@@ -146,6 +156,7 @@ impl Question<'_> {
             authority: place(self.scheme, &self.authority),
             path: &self.target.path,
             query: self.target.query.as_deref(),
+            accept: self.accept,
         })
     }
 
@@ -236,6 +247,8 @@ fn question<'r, B: http_body::Body>(
             identity: Identity::Anonymous,
             writes: false,
             demoted: false,
+            rule: None,
+            accept: AcceptClass::Any,
             kind: Kind::Purge,
         };
         return Ok(Judged::Question(question));
@@ -254,12 +267,39 @@ fn question<'r, B: http_body::Body>(
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(retry_after));
         return Err(if close { refusal.closing() } else { refusal });
     }
-    let identity = session::identity(headers, &site.identity_cookies);
-    let kind = kind(site, request, identity);
+    let identity = session::identity(headers, site.preset, &site.identity_cookies, site.way.as_deref());
+    let rule = site.rule(method, &target.path, identity);
+    if rule.is_some_and(|rule| !rule.admits(client.0)) {
+        site.metrics.acl_denied();
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
+    }
+    let kind = kind(site, rule, request, identity);
+    let mut target = target;
+    if kind == Kind::Shared {
+        // What goes past the cache reaches the origin as it was written.
+        target.query = target.query.as_deref().and_then(|query| {
+            let spelled = snapshot.cache.query.apply(query)?;
+            Some(Cow::Owned(spelled.into_owned()))
+        });
+    }
+    let accept = AcceptClass::of(headers);
     let writes = !method.is_safe();
     let demoted = said == Said::Last;
-    let question =
-        Question { approach, method, site, scheme, authority, target, client, identity, writes, demoted, kind };
+    let question = Question {
+        approach,
+        method,
+        site,
+        scheme,
+        authority,
+        target,
+        client,
+        identity,
+        writes,
+        demoted,
+        rule,
+        accept,
+        kind,
+    };
     Ok(Judged::Question(question))
 }
 
@@ -290,7 +330,7 @@ fn moved(
     Some(format!("{scheme}://{host}{port}{}{query}", target.path))
 }
 
-fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: Identity) -> Kind {
+fn kind<B: http_body::Body>(site: &Site, rule: Option<&Arc<Rule>>, request: &Request<B>, identity: Identity) -> Kind {
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         return Kind::Pass(WhyPass::Method);
@@ -303,6 +343,9 @@ fn kind<B: http_body::Body>(site: &Site, request: &Request<B>, identity: Identit
     }
     if !site.cache {
         return Kind::Pass(WhyPass::Site);
+    }
+    if rule.is_some_and(|rule| !rule.cache) {
+        return Kind::Pass(WhyPass::Rule);
     }
     if identity != Identity::Anonymous {
         return Kind::Pass(WhyPass::Identity);

@@ -20,6 +20,7 @@ use crate::edge::intake::Kind;
 use crate::edge::intake::Question;
 use crate::edge::intake::WhyPass;
 use crate::edge::purge;
+use crate::edge::refusal::Refusal;
 use crate::edge::trail::Trail;
 use crate::semantics::cache_control;
 use crate::semantics::cache_control::Directives;
@@ -31,6 +32,9 @@ use crate::semantics::range;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
+use crate::snapshot::limits::Asking;
+use crate::snapshot::limits::Said;
+use crate::zope::conduct;
 use http::HeaderMap;
 use http::Request;
 use http::Response;
@@ -206,6 +210,18 @@ fn hit(stored: &Stored, reuse: Reuse, now: Instant) -> CacheStatus {
     reuse.word().map_or(status, |word| status.detail(word))
 }
 
+/// Whether the client has asked for more scales of images that are not stored than a visitor does.
+fn too_many_scales(snapshot: &Snapshot, question: &Question<'_>, headers: &HeaderMap) -> Option<Refusal> {
+    let path = &*question.target.path;
+    let limit = snapshot.scales.as_ref().filter(|_| conduct::is_scale(path))?;
+    match limit.check(Asking { client: question.client, method: question.method, path, headers }) {
+        Said::Stop { retry_after, .. } => {
+            Some(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "scales").retry_after(Some(retry_after)))
+        }
+        Said::Go | Said::Last => None,
+    }
+}
+
 /// The cache's part: what is stored and may be reused is the answer.
 fn lookup(
     edge: &Arc<Edge>,
@@ -244,12 +260,17 @@ fn lookup(
     });
     if directives.only_if_cached {
         // RFC 9111 5.2.1.7.
-        let refusal = crate::edge::refusal::Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
+        let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
         return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
     let under_way = || edge.cache.flights().is_under_way(key);
     if let Some(status) = alone(request.headers(), &directives, reuse.map(|(_, reuse)| reuse), under_way) {
         return pass(edge, snapshot, request, question, status, now);
+    }
+    if found.is_none()
+        && let Some(refusal) = too_many_scales(snapshot, question, request.headers())
+    {
+        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     }
     let lookup = Lookup { key, found };
     match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {

@@ -13,6 +13,7 @@ use crate::edge::body::OutBody;
 use crate::edge::deliver;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
+use crate::semantics::accept::AcceptClass;
 use crate::semantics::host::Authority;
 use crate::semantics::key::KeyBuf;
 use crate::semantics::key::Parts;
@@ -80,7 +81,8 @@ pub fn answer<B>(
         let refusal = Refusal::new(StatusCode::FORBIDDEN, "purge_denied");
         return deliver::own(edge, request, question, refusal.response(), "purge_denied", now);
     }
-    let query = question.target.query.as_deref();
+    let query = question.target.query.as_deref().and_then(|query| policy.query.apply(query));
+    let query = query.as_deref();
     let site = snapshot.named(question.authority.host());
     let scope = Scope { snapshot, site, query, now };
     // plone.cachepurging takes anything but 200 and 404 for a failure and repeats it at once, five times.
@@ -210,8 +212,10 @@ pub fn object(cache: &Cache, site: &Site, path: &str, query: Option<&str>, mode:
     let mut found = 0;
     for spelling in site.preset.spellings(path) {
         for (scheme, authority) in &places {
-            let key = buffer.build(&Parts { scheme, authority, path: &spelling, query });
-            found += u64::from(cache.forget(key, mode, now));
+            for accept in AcceptClass::ALL {
+                let key = buffer.build(&Parts { scheme, authority, path: &spelling, query, accept });
+                found += u64::from(cache.forget(key, mode, now));
+            }
         }
     }
     if query.is_none() && !places.is_empty() {
@@ -305,6 +309,7 @@ pub fn wanted(cache: &Cache, snapshot: &Snapshot, wanted: &Wanted, now: Instant)
     }
     let what = What::read(kind, &text).map_err(|bad| bad.to_string())?;
     let mode = wanted.mode.unwrap_or(snapshot.cache.purge_mode);
+    let query = query.as_deref().and_then(|query| snapshot.cache.query.apply(query));
     let scope = Scope { snapshot, site, query: query.as_deref(), now };
     let done = carry_out(cache, &what, mode, &scope).map_err(|busy| busy.to_string())?;
     Ok((what, mode, done))

@@ -10,7 +10,13 @@ use http::HeaderValue;
 use http::header;
 
 /// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
-const OURS: [HeaderName; 2] = [policy::OWN, policy::SURROGATE];
+/// Plone's word about which of its rules made the others is for operators (`tidegate explain`, metrics).
+const OURS: [HeaderName; 4] = [
+    policy::OWN,
+    policy::SURROGATE,
+    HeaderName::from_static("x-cache-rule"),
+    HeaderName::from_static("x-cache-operation"),
+];
 
 /// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
 /// in front of us hears of no purge.

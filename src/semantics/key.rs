@@ -1,6 +1,8 @@
 //! The key under which a response is stored: every part that selects it, each with its length in front, so that no two
 //! lists of parts make the same key.
 
+use crate::semantics::accept::AcceptClass;
+
 /// A buffer in which keys are built, used again for each request.
 #[derive(Debug, Default)]
 pub struct KeyBuf {
@@ -18,6 +20,8 @@ pub struct Parts<'a> {
     pub path: &'a str,
     /// The query, where there is one, even if it is empty.
     pub query: Option<&'a str>,
+    /// The kind of answer that is wanted.
+    pub accept: AcceptClass,
 }
 
 impl KeyBuf {
@@ -30,6 +34,10 @@ impl KeyBuf {
     /// Builds the key of a GET.
     pub fn build(&mut self, parts: &Parts<'_>) -> &[u8] {
         self.bytes.clear();
+        // No part is so long that its length would begin with this byte.
+        if parts.accept == AcceptClass::Json {
+            self.bytes.push(JSON);
+        }
         self.part(parts.scheme);
         self.part(parts.authority);
         self.part(parts.path);
@@ -47,17 +55,24 @@ impl KeyBuf {
     }
 }
 
+/// How a key for JSON begins.
+const JSON: u8 = 1;
+
 /// Reads a key back.
 #[must_use]
 pub fn parts(key: &[u8]) -> Option<Parts<'_>> {
+    let (accept, key) = match key.split_first() {
+        Some((&JSON, rest)) => (AcceptClass::Json, rest),
+        _ => (AcceptClass::Any, key),
+    };
     let (scheme, rest) = part(key)?;
     let (authority, rest) = part(rest)?;
     let (path, rest) = part(rest)?;
     if rest.is_empty() {
-        return Some(Parts { scheme, authority, path, query: None });
+        return Some(Parts { scheme, authority, path, query: None, accept });
     }
     let (query, rest) = part(rest)?;
-    rest.is_empty().then_some(Parts { scheme, authority, path, query: Some(query) })
+    rest.is_empty().then_some(Parts { scheme, authority, path, query: Some(query), accept })
 }
 
 fn part(key: &[u8]) -> Option<(&str, &[u8])> {
@@ -75,7 +90,10 @@ mod tests {
     #[test]
     fn parts_that_only_look_alike_have_keys_of_their_own() {
         let mut buffer = KeyBuf::new();
-        let mut key = |authority, path, query| buffer.build(&Parts { scheme: "http", authority, path, query }).to_vec();
+        let mut key = |authority, path, query| {
+            let accept = AcceptClass::Any;
+            buffer.build(&Parts { scheme: "http", authority, path, query, accept }).to_vec()
+        };
         assert_ne!(key("a", "b/c", None), key("a/b", "c", None));
         assert_ne!(key("a", "/b", Some("")), key("a", "/b", None), "`/b?` and `/b` are two URLs");
         assert_ne!(key("a", "/b?c", None), key("a", "/b", Some("c")));
@@ -83,9 +101,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_can_be_read_back(scheme in "https?", authority in ".*", path in ".*", query in proptest::option::of(".*")) {
+        fn a_key_can_be_read_back(scheme in "https?", authority in ".*", path in ".*", query in proptest::option::of(".*"), json: bool) {
             let mut buffer = KeyBuf::new();
-            let made = Parts { scheme: &scheme, authority: &authority, path: &path, query: query.as_deref() };
+            let accept = if json { AcceptClass::Json } else { AcceptClass::Any };
+            let made = Parts { scheme: &scheme, authority: &authority, path: &path, query: query.as_deref(), accept };
             let key = buffer.build(&made).to_vec();
             prop_assert_eq!(parts(&key), Some(made));
         }

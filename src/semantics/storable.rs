@@ -62,9 +62,19 @@ pub enum WhyNotStored {
     Size,
     /// Only the end of the connection ends it, so that nobody could tell if it were cut off.
     Undelimited,
+    /// It is a form of login or the like: about the one who asked.
+    Form,
+    /// JSON for one who asked for a page, without a word in Vary.
+    JsonForPage,
 }
 
 impl WhyNotStored {
+    /// Whether an answer that said it could be shared showed signs of being somebody's.
+    #[must_use]
+    pub fn is_tripwire(self) -> bool {
+        matches!(self, Self::EtagUser | Self::SetCookie | Self::VaryIdentity | Self::JsonForPage)
+    }
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -80,6 +90,8 @@ impl WhyNotStored {
             Self::NeverFresh => "never_fresh",
             Self::Size => "size",
             Self::Undelimited => "undelimited",
+            Self::Form => "form",
+            Self::JsonForPage => "json_for_page",
         }
     }
 }

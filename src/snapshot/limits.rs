@@ -7,10 +7,12 @@ use crate::admission::rate::Quotas;
 use crate::admission::rate::RateLimit;
 use crate::config::Config;
 use crate::config::check::BUILT_IN_LIMIT;
+use crate::config::check::SCALES_LIMIT;
 use crate::config::settings;
 use crate::config::values::Cost;
 use crate::config::values::LimitKey;
 use crate::config::values::Over;
+use crate::config::values::Rate;
 use crate::config::values::Switchable;
 use crate::semantics::cookie;
 use crate::semantics::pattern::Pattern;
@@ -161,6 +163,13 @@ pub(super) fn limits(config: &Config, house: &House) -> BTreeMap<LimitName, Arc<
     let mut wanted = config.limit.clone();
     if let Ok(built_in) = LimitName::parse(BUILT_IN_LIMIT) {
         wanted.entry(built_in).or_default();
+    }
+    if let Ok(built_in) = LimitName::parse(SCALES_LIMIT) {
+        wanted.entry(built_in).or_insert_with(|| settings::Limit {
+            rate: Switchable::On(Rate { count: 120, per: Duration::from_secs(60) }),
+            burst: 240,
+            ..settings::Limit::default()
+        });
     }
     let mut known = house.limits.lock().unwrap_or_else(PoisonError::into_inner);
     known.retain(|name, _| wanted.contains_key(name));

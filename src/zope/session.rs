@@ -1,5 +1,6 @@
 //! Who is anonymous: a request that shows no identity that Zope or Plone would act upon.
 
+use crate::zope::preset::Preset;
 use http::HeaderMap;
 use http::header;
 
@@ -21,19 +22,51 @@ const IDENTITY_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token", b"_ZopeId", b"stat
 /// Of these, the cookies that stay the same from login to logout.
 const LOGIN_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token"];
 
-/// Looks for an identity; `extra` names further cookies.
+/// Cookies that are nobody's, by the beginning of their names: those of widely used analytics, advertising and consent banners.
+const NOISE_PREFIXES: &[&[u8]] = &[
+    b"_ga",
+    b"_gid",
+    b"_gat",
+    b"_gcl_",
+    b"_fbp",
+    b"_fbc",
+    b"_pk_",
+    b"_hj",
+    b"__utm",
+    b"_clck",
+    b"_clsk",
+    b"mtm_",
+    b"matomo_",
+    b"cookieconsent",
+    b"CookieConsent",
+    b"cookie_consent",
+    b"klaro",
+    b"OptanonConsent",
+    b"ajs_",
+    b"amplitude_",
+    b"hubspotutk",
+    b"__hs",
+];
+
+/// Looks for an identity in a request to an application of such a kind; `extra` names further cookies. Of an application of
+/// which nothing is known every cookie shows an identity, except those of analytics and `own`, which is ours.
 #[must_use]
-pub fn identity(headers: &HeaderMap, extra: &[String]) -> Identity {
+pub fn identity(headers: &HeaderMap, preset: Preset, extra: &[String], own: Option<&str>) -> Identity {
     if headers.contains_key(header::AUTHORIZATION) {
         return Identity::Authorization;
     }
     let shown = headers.get_all(header::COOKIE).iter().any(|line| {
         names(line.as_bytes()).any(|name| {
             IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || preset == Preset::Plain && !is_noise(name, own)
                 || extra.iter().any(|extra| extra.as_bytes() == name)
         })
     });
     if shown { Identity::Cookie } else { Identity::Anonymous }
+}
+
+fn is_noise(name: &[u8], own: Option<&str>) -> bool {
+    own.is_some_and(|own| own.as_bytes() == name) || NOISE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// What tells one login from another: the Authorization field, or the first login cookie with its value.
@@ -67,7 +100,22 @@ mod tests {
         for line in lines {
             headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
         }
-        identity(&headers, &["shop".to_owned()])
+        identity(&headers, Preset::Zope, &["shop".to_owned()], None)
+    }
+
+    #[test]
+    fn of_an_unknown_application_only_noise_is_nobodys() {
+        for (line, expected) in [
+            ("_ga=GA1.2.3", Identity::Anonymous),
+            ("JSESSIONID=1", Identity::Cookie),
+            ("_ga=1; sid=2", Identity::Cookie),
+            ("way=1; _ga=2", Identity::Anonymous),
+            ("", Identity::Anonymous),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header::COOKIE, HeaderValue::from_static(line));
+            assert_eq!(identity(&headers, Preset::Plain, &[], Some("way")), expected, "{line}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::cache::Stored;
 use crate::cache::StoredBody;
 use crate::cache::Tagged;
 use crate::config;
+use crate::semantics::accept::AcceptClass;
 use crate::semantics::freshness::Freshness;
 use crate::semantics::vary::Selection;
 use crate::snapshot;
@@ -76,7 +77,7 @@ impl Stand {
     }
 
     fn key(scheme: &'static str, authority: &str, path: &str, query: Option<&str>) -> Vec<u8> {
-        KeyBuf::new().build(&Parts { scheme, authority, path, query }).to_vec()
+        KeyBuf::new().build(&Parts { scheme, authority, path, query, accept: AcceptClass::Any }).to_vec()
     }
 
     fn store(&self, scheme: &'static str, authority: &str, path: &str, query: Option<&str>, named: &[&str]) {

@@ -186,7 +186,8 @@ fn stripe() -> usize {
 
 /// Counters by constant words, for what happens rarely enough for a lock.
 ///
-/// The keys are made of `&'static str`, so the words are those in our source and their number has a bound.
+/// The keys are made of `&'static str`, so the words are those in our source and their number has a bound; who counts by
+/// other words keeps one himself.
 #[derive(Debug)]
 pub struct Words<K>(Mutex<BTreeMap<K, u64>>);
 
@@ -196,7 +197,7 @@ impl<K> Default for Words<K> {
     }
 }
 
-impl<K: Ord + Copy> Words<K> {
+impl<K: Ord + Clone> Words<K> {
     /// `more` more of `word`.
     pub fn add(&self, word: K, more: u64) {
         *lock(&self.0).entry(word).or_default() += more;
@@ -205,7 +206,7 @@ impl<K: Ord + Copy> Words<K> {
     /// All words with their counts, in order.
     #[must_use]
     pub fn value(&self) -> Vec<(K, u64)> {
-        lock(&self.0).iter().map(|(word, count)| (*word, *count)).collect()
+        lock(&self.0).iter().map(|(word, count)| (word.clone(), *count)).collect()
     }
 }
 

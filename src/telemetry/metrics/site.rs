@@ -51,6 +51,7 @@ pub struct SiteMetrics {
     pub(super) aborts: Words<AbortPhase>,
     pub(super) tripwire: Words<&'static str>,
     pub(super) refusals: Words<&'static str>,
+    pub(super) origin_rules: Words<(String, &'static str)>,
     pub(super) stripped: Counter,
     pub(super) denied: Counter,
     pub(super) variants_overflow: Counter,
@@ -158,6 +159,19 @@ impl SiteMetrics {
     /// A response that called itself public showed signs of belonging to one user.
     pub fn tripwire(&self, signal: &'static str) {
         self.tripwire.add(signal, 1);
+    }
+
+    /// An answer was made by this rule of Plone's, and stored or not. So many names are told apart; the origin chooses them.
+    pub fn origin_rule(&self, rule: &str, stored: bool) {
+        const NAMES: usize = 64;
+        const LENGTH: usize = 100;
+        let result = if stored { "stored" } else { "not_stored" };
+        let known = self.origin_rules.value();
+        let new = !known.iter().any(|((name, of), _)| name == rule && *of == result);
+        let proper =
+            rule.len() <= LENGTH && rule.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._- ".contains(&byte));
+        let rule = if new && known.len() >= NAMES || !proper { "other" } else { rule };
+        self.origin_rules.add((rule.to_owned(), result), 1);
     }
 
     /// A request was refused by us, for this reason.

@@ -175,6 +175,20 @@ const CACHE: &[Row] = &[
         write: |book, out| out.per_site(book, |site| site.variants_overflow.value()),
     },
     Row {
+        name: "tidegate_cache_origin_rules_total",
+        kind: Kind::Counter,
+        labels: &["site", "rule", "result"],
+        help: "Answers by the rule that Plone names in X-Cache-Rule, and whether they were stored",
+        write: |book, out| {
+            for (name, site) in book.sites.all() {
+                for ((rule, result), count) in site.origin_rules.value() {
+                    out.counter(&[name.as_str(), &rule, result], count)?;
+                }
+            }
+            Ok(())
+        },
+    },
+    Row {
         name: "tidegate_cache_leak_tripwire_total",
         kind: Kind::Counter,
         labels: &["site", "signal"],

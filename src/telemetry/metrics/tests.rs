@@ -53,6 +53,7 @@ fn busy() -> Arc<Metrics> {
     www.revalidation(Revalidation::NotModified);
     www.client_abort(AbortPhase::Body);
     www.tripwire("etag_user");
+    www.origin_rule("plone.content.itemView", true);
     www.refused("rate");
     www.headers_stripped(2);
     www.acl_denied();

@@ -1,0 +1,58 @@
+//! What becomes of an answer to a fetch for the cache: the one judgement that the data path acts on and that
+//! `tidegate explain` tells. A function of its inputs.
+
+use crate::semantics::freshness::Times;
+use crate::semantics::storable;
+use crate::semantics::storable::Storable;
+use crate::semantics::storable::WhyNotStored;
+use crate::snapshot::CachePolicy;
+use crate::snapshot::Site;
+use crate::snapshot::rules::Rule;
+use crate::zope::conduct;
+use crate::zope::conduct::Overruled;
+use http::HeaderMap;
+use http::StatusCode;
+
+/// The question that was answered.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// The rule that matched.
+    pub rule: Option<&'a Rule>,
+    /// What holds for the whole cache.
+    pub policy: &'a CachePolicy,
+    /// The visitors' path.
+    pub path: &'a str,
+    /// The headers of the client for whom it was asked.
+    pub headers: &'a HeaderMap,
+    /// Whether he wants nothing of it stored.
+    pub no_store: bool,
+}
+
+/// Judges the answer. What we say in the origin's stead is written into `head`. `delimited` is false if only the end of the
+/// connection ends its body.
+#[must_use]
+pub fn judge(
+    asked: &Asked<'_>,
+    status: StatusCode,
+    head: &mut HeaderMap,
+    delimited: bool,
+    times: Times,
+) -> (Storable, Overruled) {
+    let treatment = asked.site.conduct(asked.rule);
+    let overruled = treatment.speak(status, head);
+    let policy = asked.policy;
+    let verdict = storable::judge(status, head, asked.no_store, &policy.bounds, policy.object_max, times);
+    let verdict = match verdict {
+        // RFC 9112 8: a body that only the end of the connection ends looks complete wherever it breaks off.
+        Storable::Yes(_) if !delimited => Storable::No(WhyNotStored::Undelimited),
+        Storable::Yes(mut terms) => {
+            conduct::select(overruled, &mut terms.vary);
+            let objection = treatment.objection(asked.path, asked.headers, head);
+            objection.map_or(Storable::Yes(terms), Storable::No)
+        }
+        no @ Storable::No(_) => no,
+    };
+    (verdict, overruled)
+}
