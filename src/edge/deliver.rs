@@ -99,7 +99,13 @@ fn respond(
     now: Instant,
 ) -> Option<Response<OutBody>> {
     let mut head = stored.head.clone();
-    head.insert(header::AGE, HeaderValue::from(stored.freshness.age(now).as_secs()));
+    let age = stored.freshness.age(now).as_secs();
+    if age > 0 || status.is_hit() {
+        head.insert(header::AGE, HeaderValue::from(age));
+    } else {
+        // RFC 9111 5.1: Age says that the response was not made for this request.
+        head.remove(header::AGE);
+    }
     if tell {
         head.insert(CACHE_STATUS, status.value());
     } else {

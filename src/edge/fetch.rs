@@ -135,6 +135,7 @@ async fn try_pass(
     let (client, body) = request.into_parts();
     let body = inbound::body(errand, body)?;
     let method = client.method;
+    let shows_cookies = client.headers.contains_key(header::COOKIE);
     let mut head = errand.origin_head(method.clone(), client.headers)?;
     let server = &errand.snapshot.server;
     let body = errand.edge.spool.take_in(body, &server.spool, server.limits.spool.0).await?;
@@ -150,10 +151,30 @@ async fn try_pass(
     if is_cause(&method, answered.status) {
         obsolete::after(errand, &method, &answered.head);
     }
+    if let Some(key) = &errand.key {
+        answered.learn(errand, key, shows_cookies);
+    }
     Ok(answered.into_response(errand))
 }
 
 impl Answered {
+    /// What an answer past the cache says of a key that is known to be private: while it is asked for and stays so, nobody
+    /// waits for anybody; once it may be stored, the next fetch is shared again.
+    fn learn(&self, errand: &Errand, key: &[u8], shows_cookies: bool) {
+        let cache = &errand.edge.cache;
+        let tells = matches!(self.status.as_u16(), 200 | 203 | 204 | 300..=303 | 307 | 308 | 404 | 410);
+        if !tells || !cache.is_private(key) {
+            return;
+        }
+        let policy = &errand.snapshot.cache;
+        match storable::judge(self.status, &self.head, false, &policy.bounds, policy.object_max, self.times) {
+            Storable::No(_) => cache.note_private(key),
+            // With a visitor's cookies the page may be another than without.
+            Storable::Yes(_) if self.delimited && !shows_cookies => cache.forget_private(key),
+            Storable::Yes(_) => {}
+        }
+    }
+
     fn into_response(mut self, errand: &Errand) -> Response<OutBody> {
         downstream::conceal(&mut self.head, errand.snapshot.cache.hide_shared);
         let mut response = Response::new(unhurried(self.body, errand));

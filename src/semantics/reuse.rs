@@ -62,11 +62,13 @@ pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: In
     if age < stored.lifetime {
         return Reuse::Fresh;
     }
-    if age.saturating_sub(stored.lifetime) < stored.while_revalidate {
-        return Reuse::StaleWhileRevalidate;
-    }
-    if stored.failed.is_some_and(|failed| now < failed + ERROR_PAUSE) && may_replace_an_error(stored, now) {
+    let while_revalidate = age.saturating_sub(stored.lifetime) < stored.while_revalidate;
+    let failed = stored.failed.is_some_and(|failed| now < failed + ERROR_PAUSE);
+    if failed && (while_revalidate || may_replace_an_error(stored, now)) {
         return Reuse::StaleIfError;
+    }
+    if while_revalidate {
+        return Reuse::StaleWhileRevalidate;
     }
     // RFC 9111 4.2.4: not even then if the response forbids it.
     let accepted = directives.max_stale.filter(|_| honour && !stored.strict);

@@ -141,6 +141,45 @@ fn nobody_waits_for_more_than_the_head_of_an_answer_that_is_not_for_him() {
 }
 
 #[test]
+fn a_page_that_becomes_public_is_shared_again_and_one_that_stays_private_is_not() {
+    let public = Gate::default();
+    let of_origin = public.clone();
+    let origin = Origin::new(move |_, stream| {
+        let answer = if of_origin.is_open() { PAGE } else { PRIVATE };
+        write(stream, answer.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    for count in 1..4 {
+        assert!(!edge.get("/").is_hit());
+        assert_eq!(origin.asked().len(), count);
+    }
+    public.open();
+    assert!(!edge.get("/").is_hit(), "it goes past the cache once more, and shows that it need not");
+    assert!(!edge.get("/").is_hit(), "it is stored");
+    assert!(edge.get("/").is_hit());
+    assert_eq!(origin.asked().len(), 5);
+}
+
+#[test]
+fn chunks_that_break_off_are_never_stored_and_trailers_end_here() {
+    for (end, whole) in [("0\r\nX-Trailer: x\r\n\r\n", true), ("", false), ("5\r\nwor", false), ("x\r\n", false)] {
+        let origin = Origin::new(move |_, stream| {
+            let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
+            write(stream, format!("{head}5\r\nhello\r\n{end}").as_bytes());
+            Then::Close
+        });
+        let edge = Edge::of(&origin);
+        for count in 0..2 {
+            let reply = edge.get("/");
+            assert_eq!(reply.whole, whole, "{end:?}");
+            assert_eq!(reply.is_hit(), whole && count == 1, "{end:?}: {}", reply.head);
+            assert!(!whole || reply.text() == "hello");
+        }
+    }
+}
+
+#[test]
 fn visitors_of_a_stale_page_are_served_at_once_while_one_fetch_refreshes_it() {
     let gate = Gate::default();
     let of_origin = gate.clone();
