@@ -17,6 +17,7 @@ pub mod host;
 pub mod key;
 pub mod no_vary_search;
 pub mod obsolete;
+pub mod pace;
 pub mod pattern;
 pub mod policy;
 pub mod proxy_header;

@@ -553,6 +553,7 @@ fn plan(
             connect: settings.timeout.connect,
             first_byte: settings.timeout.first_byte,
             between_bytes: settings.timeout.between_bytes,
+            rate_min: settings.timeout.rate_min.0,
         },
         idle: settings.idle,
         buffer: settings.buffer.0,

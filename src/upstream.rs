@@ -15,6 +15,7 @@ pub mod lease;
 pub mod linger;
 pub mod live;
 pub mod machine;
+pub mod patience;
 pub mod pool;
 pub mod probe;
 pub mod resolve;
@@ -149,6 +150,8 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// Between two pieces of the answer's body.
     pub between_bytes: Duration,
+    /// The least bytes per second of the answer's body; 0 asks for none.
+    pub rate_min: u64,
 }
 
 /// How endpoints are checked.

@@ -12,9 +12,13 @@ mod origin;
 
 #[path = "hostile/answers.rs"]
 mod answers;
+#[path = "hostile/h2.rs"]
+mod h2;
 #[path = "hostile/recorder.rs"]
 mod recorder;
 #[path = "hostile/requests.rs"]
 mod requests;
+#[path = "hostile/streams.rs"]
+mod streams;
 #[path = "hostile/table.rs"]
 mod table;

@@ -212,6 +212,7 @@ fn limits(config: &Config, context: &mut Context<'_>) {
     range(context, "log.queue", config.log.queue, 1..=10_000_000);
     size(context, "server.limits.header_bytes", limits.header_bytes, 8 * ByteSize::KIB..=ByteSize::MIB);
     size(context, "server.limits.target_bytes", limits.target_bytes, 256..=60 * ByteSize::KIB);
+    size(context, "server.limits.rate_min", limits.rate_min, 0..=64 * ByteSize::KIB);
     if limits.target_bytes > limits.header_bytes {
         let message = "`server.limits.target_bytes` is larger than `header_bytes`, of which it is a part".to_owned();
         context.error("E0307", "server.limits.target_bytes", message, "make it smaller");
@@ -384,6 +385,8 @@ fn check_upstream(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
     range(context, &format!("{path}.queue.per_client"), upstream.queue.per_client, 1..=1_000_000);
     range(context, &format!("{path}.check.rise"), upstream.check.rise, 1..=100);
     range(context, &format!("{path}.check.fall"), upstream.check.fall, 1..=100);
+    let rate_min = format!("{path}.timeout.rate_min");
+    size(context, &rate_min, upstream.timeout.rate_min, 0..=64 * ByteSize::KIB);
     if upstream.threads > WAITRESS_CONNECTIONS {
         let message = format!("`{path}.threads` is {}, but waitress takes 100 connections in all", upstream.threads);
         context.warning("W0318", &format!("{path}.threads"), message, "has this server really so many threads?");

@@ -137,6 +137,9 @@ settings! {
         body_idle: Duration = seconds(30),
         /// How long a client may not read what it asked for before its connection is closed.
         write_idle: Duration = seconds(30),
+        /// The least bytes per second at which a client sends a body, and takes an answer. Only the time counts that we wait
+        /// for it; `body_idle` and `write_idle` are what a slower one gets in all. "0B" is off.
+        rate_min: ByteSize = ByteSize(256),
         /// Concurrent requests on one HTTP/2 connection.
         h2_streams: u32 = 100,
     }
@@ -427,6 +430,10 @@ settings! {
         first_byte: Duration = seconds(120),
         /// Between two pieces of the answer's body.
         between_bytes: Duration = seconds(30),
+        /// The least bytes per second of the answer's body, counting only the time that we wait for it. One that is slower is
+        /// broken off when we have waited ten times `between_bytes` in all: a dripping endpoint shall not keep its thread.
+        /// "0B" is off.
+        rate_min: ByteSize = ByteSize(64),
     }
 }
 

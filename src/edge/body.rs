@@ -5,6 +5,8 @@
 use crate::cache::BodyReader;
 use crate::clock;
 use crate::edge::activity::Activity;
+use crate::edge::activity::Moment;
+use crate::edge::activity::Turn;
 use crate::edge::trail::Trail;
 use crate::upstream::OriginBody;
 use bytes::Bytes;
@@ -34,6 +36,9 @@ pub struct OutBody {
     trail: Option<Box<Trail>>,
 }
 
+/// What an HTTP/2 stream is given at a time: one frame's worth.
+const PIECE: usize = 16 * 1024;
+
 enum Payload {
     Stored(BodyReader),
     /// Boxed, so that a hit does not carry the room of a journey about.
@@ -44,7 +49,16 @@ enum Payload {
 pub struct RequestWatch {
     activity: Arc<Activity>,
     /// When it ended, if that is known without looking at the clock.
-    ended: Option<Instant>,
+    ended: Option<Moment>,
+    /// In HTTP/2.
+    stream: Option<Box<Stream>>,
+}
+
+/// An HTTP/2 stream's body.
+struct Stream {
+    turn: Arc<Turn>,
+    /// What the payload gave and the client has not had yet.
+    rest: Bytes,
 }
 
 impl RequestWatch {
@@ -52,20 +66,23 @@ impl RequestWatch {
     #[must_use]
     pub fn begin(activity: &Arc<Activity>) -> Self {
         activity.request_began();
-        Self { activity: Arc::clone(activity), ended: None }
+        let turn = activity.begin_turn(clock::mono);
+        let stream = turn.map(|turn| Box::new(Stream { turn, rest: Bytes::new() }));
+        Self { activity: Arc::clone(activity), ended: None, stream }
     }
 
     /// Takes `now` for the end: the answer is at hand and small.
     #[must_use]
     pub fn ending_at(mut self, now: Instant) -> Self {
-        self.ended = Some(now);
+        self.ended = Some(self.activity.moment(now));
         self
     }
 }
 
 impl Drop for RequestWatch {
     fn drop(&mut self) {
-        self.activity.request_ended(self.ended.unwrap_or_else(clock::mono));
+        let ended = self.ended.unwrap_or_else(|| self.activity.moment(clock::mono()));
+        self.activity.request_ended(ended);
     }
 }
 
@@ -128,12 +145,37 @@ impl OutBody {
         self.left == Some(0)
     }
 
-    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.payload {
-            Payload::Stored(reader) => {
+    /// The next piece. hyper hands a piece to an HTTP/2 stream as a whole, however small the client's window is, and then
+    /// counts as done; in small ones it is seen whether the client takes them, and no more than one waits in each stream.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(stream) = self.watch.as_mut().and_then(|watch| watch.stream.as_mut()) else {
+            return self.payload.poll(cx);
+        };
+        if stream.rest.is_empty() {
+            match self.payload.poll(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => stream.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                other => {
+                    stream.turn.ours();
+                    return other;
+                }
+            }
+        }
+        stream.turn.clients();
+        let piece = stream.rest.split_to(stream.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}
+
+impl Payload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Stored(reader) => {
                 reader.poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(BodyError::from)))
             }
-            Payload::Origin(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Origin(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 }
@@ -144,7 +186,7 @@ impl Body for OutBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let polled = this.poll_payload(cx);
+        let polled = this.poll_piece(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -164,6 +206,10 @@ impl Body for OutBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        let stream = self.watch.as_ref().and_then(|watch| watch.stream.as_ref());
+        if stream.is_some_and(|stream| !stream.rest.is_empty()) {
+            return false;
+        }
         match &self.payload {
             Payload::Stored(reader) => reader.is_done(),
             Payload::Origin(body) => body.is_end_stream(),

@@ -4,11 +4,13 @@
 //! head, the pause between requests, a write that stands still.
 
 use crate::clock;
+use crate::edge::activity::Abuse;
 use crate::edge::activity::Activity;
 use crate::edge::activity::Bounds;
 use crate::edge::activity::Closed;
 use crate::edge::activity::Verdict;
 use crate::edge::socket::Watched;
+use crate::edge::streams::Streams;
 use http::Request;
 use http::Response;
 use http_body::Body;
@@ -17,7 +19,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::HttpService;
-use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use std::error::Error;
@@ -44,6 +45,8 @@ pub struct Limits {
     pub headers: usize,
     /// The most concurrent streams of an HTTP/2 connection.
     pub h2_streams: u32,
+    /// The least bytes per second at which a client takes an answer; 0 asks for none.
+    pub rate_min: u64,
 }
 
 /// Which protocol the client speaks.
@@ -62,6 +65,8 @@ pub enum Ended {
     Normally,
     /// One of our time-outs.
     TimedOut(Closed),
+    /// We have cut the client off.
+    CutOff(Abuse),
     /// The client broke the protocol or the connection.
     Protocol(hyper::Error),
 }
@@ -118,7 +123,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let io = TokioIo::new(Watched::new(stream, ahead, Arc::clone(&activity)));
-    match protocol {
+    let ended = match protocol {
         Protocol::Http1 => {
             let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
             watch(
@@ -131,7 +136,8 @@ where
             .await
         }
         Protocol::Http2 => {
-            let connection = http2_builder(limits).serve_connection(io, service);
+            let streams = Streams::new(Arc::clone(&activity), limits.bounds.write_idle);
+            let connection = http2_builder(limits, streams).serve_connection(io, service);
             watch(
                 connection,
                 hyper::server::conn::http2::Connection::graceful_shutdown,
@@ -141,7 +147,8 @@ where
             )
             .await
         }
-    }
+    };
+    activity.abuse().map_or(ended, Ended::CutOff)
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {
@@ -157,8 +164,8 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams)

@@ -1,11 +1,12 @@
-//! A client's body on its way to the origin: bounded in size and in the pauses it makes.
+//! A client's body on its way to the origin: bounded in size, in the pauses it makes, and in slowness.
 
-use crate::clock;
 use crate::edge::body::BodyError;
 use crate::edge::errand::Errand;
 use crate::edge::refusal::Refusal;
+use crate::semantics::pace::Pace;
 use crate::upstream::ClientFault;
 use crate::upstream::RequestBody;
+use crate::upstream::patience::Patience;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
@@ -19,16 +20,11 @@ use std::sync::OnceLock;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
-use std::time::Duration;
-use std::time::Instant;
-use tokio::time::Sleep;
 
 struct Inbound {
     incoming: Incoming,
     left: u64,
-    pause: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
     fault: Arc<OnceLock<ClientFault>>,
 }
 
@@ -45,8 +41,9 @@ pub fn body(errand: &Errand, incoming: Incoming) -> Result<RequestBody, Refusal>
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large").closing());
     }
     let fault = Arc::new(OnceLock::new());
-    let pause = errand.snapshot.server.limits.body_idle;
-    let inbound = Inbound { incoming, left: most, pause, last: clock::mono(), timer: None, fault: Arc::clone(&fault) };
+    let limits = &errand.snapshot.server.limits;
+    let patience = Patience::new(limits.body_idle, Pace::new(limits.rate_min.0, limits.body_idle));
+    let inbound = Inbound { incoming, left: most, patience, fault: Arc::clone(&fault) };
     Ok(RequestBody::Stream { body: inbound.boxed_unsync(), fault })
 }
 
@@ -59,18 +56,6 @@ impl Inbound {
     fn fail(&self, fault: ClientFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let fault = *self.fault.get_or_init(|| fault);
         Poll::Ready(Some(Err(Box::new(Broke(fault)))))
-    }
-
-    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let due = self.last + self.pause;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
-            ready!(timer.as_mut().poll(cx));
-            if clock::mono() >= due {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due.into());
-        }
     }
 }
 
@@ -85,7 +70,7 @@ impl Body for Inbound {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers of a request are dropped: nobody behind us expects any.
                     let Some(data) = frame.data_ref() else { continue };
-                    this.last = clock::mono();
+                    this.patience.moved(data.len() as u64);
                     let Some(left) = this.left.checked_sub(data.len() as u64) else {
                         return this.fail(ClientFault::TooLarge);
                     };
@@ -95,7 +80,7 @@ impl Body for Inbound {
                 Poll::Ready(Some(Err(_))) => this.fail(ClientFault::Broken),
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => {
-                    ready!(this.poll_paused(cx));
+                    ready!(this.patience.poll_spent(cx));
                     this.fail(ClientFault::TooSlow)
                 }
             };

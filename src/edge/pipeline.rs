@@ -83,6 +83,8 @@ impl Future for Answer {
 /// What the first look at a request gave.
 enum First {
     Answered(Response<OutBody>),
+    /// Answered that it makes no sense.
+    Refused(Response<OutBody>),
     Pass(Box<Errand>, Box<Trail>),
     Fetch(Box<Errand>, Box<Trail>),
 }
@@ -110,6 +112,11 @@ impl Service<Request<Incoming>> for Session {
         let now = clock::mono();
         let snapshot = self.edge.snapshots.load();
         match first(&self.edge, &snapshot, self.approach, &request, now) {
+            First::Refused(mut response) => {
+                self.activity.fault();
+                response.body_mut().watch(watch.ending_at(now));
+                Answer::Ready(Some(response))
+            }
             First::Answered(mut response) => {
                 if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
                     // HTTP/1 reads it in the answer; HTTP/2 has to be told.
@@ -156,7 +163,9 @@ fn first(
             if let Some(site) = site {
                 site.dress(response.headers_mut(), site.seen_scheme(approach.tls));
             }
-            return First::Answered(response);
+            // Who may not see a site, or asks too often, makes no mistake.
+            let wrong = !matches!(refusal.status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+            return if wrong { First::Refused(response) } else { First::Answered(response) };
         }
     };
     let mut first = match question.kind {

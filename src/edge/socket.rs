@@ -1,13 +1,16 @@
 //! A client's socket, watched: each read and write is noted in the connection's [`Activity`].
 
 use crate::clock;
+use crate::edge::activity::Abuse;
 use crate::edge::activity::Activity;
+use crate::edge::frames::Frames;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -18,18 +21,46 @@ pub struct Watched<S> {
     /// Read before the protocol was known; served first.
     ahead: Vec<u8>,
     activity: Arc<Activity>,
+    /// What an HTTP/2 client sends besides requests.
+    frames: Option<Box<Frames>>,
 }
+
+/// The client is cut off.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is cut off: {0:?}")]
+struct CutOff(Abuse);
 
 impl<S> Watched<S> {
     /// Watches `stream`; `ahead` was already read from it.
     pub fn new(stream: S, ahead: Vec<u8>, activity: Arc<Activity>) -> Self {
-        Self { stream, ahead, activity }
+        let frames = activity.is_multiplexed().then(|| Box::new(Frames::new(clock::mono())));
+        Self { stream, ahead, activity, frames }
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
+    fn note(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.activity.write_blocked(clock::mono),
-            Poll::Ready(_) => self.activity.write_moved(),
+            Poll::Ready(written) => {
+                let bytes = written.as_ref().map_or(0, |bytes| *bytes);
+                self.activity.write_moved(bytes, clock::mono);
+                if let Some(frames) = &mut self.frames {
+                    frames.wrote(bytes);
+                }
+            }
+        }
+    }
+
+    /// Looks at what was read. An error ends the connection, whatever hyper is doing with it.
+    fn look(&mut self, read: &[u8]) -> io::Result<()> {
+        if !read.is_empty() {
+            self.activity.heard(clock::mono);
+            if self.frames.as_mut().is_some_and(|frames| frames.read(read, clock::mono)) {
+                self.activity.abused(Abuse::Frames);
+            }
+        }
+        match self.activity.abuse() {
+            Some(abuse) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, CutOff(abuse))),
+            None => Ok(()),
         }
     }
 }
@@ -39,17 +70,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
             let take = this.ahead.len().min(buf.remaining());
+            let before = buf.filled().len();
             buf.put_slice(&this.ahead[..take]);
             this.ahead.drain(..take);
-            this.activity.heard(clock::mono);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(this.look(&buf.filled()[before..]));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.activity.heard(clock::mono);
-        }
-        read
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        Poll::Ready(this.look(&buf.filled()[before..]))
     }
 }
 

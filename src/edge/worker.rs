@@ -190,6 +190,7 @@ fn protocol_limits(limits: &Configured) -> Limits {
         header_bytes: limits.header_bytes.as_usize(),
         headers: limits.headers as usize,
         h2_streams: limits.h2_streams,
+        rate_min: limits.rate_min.0,
     }
 }
 
@@ -299,17 +300,23 @@ impl Visit {
     {
         let http2 = protocol == Protocol::Http2;
         let tls = self.door.place.tls;
-        let activity = Arc::new(Activity::new(clock::mono(), http2));
+        let activity = Arc::new(Activity::new(clock::mono(), http2, self.limits.rate_min));
         let listener = self.edge.metrics.listener(self.door.local, Carrier::of(tls, http2));
         let closing = self.stop.child_token();
         let approach = Approach { peer: self.peer.ip().to_canonical(), tls, http2 };
         let session = Session::new(&self.edge, approach, &activity, &closing);
         listener.opened();
+        let watched = Arc::clone(&activity);
         let ended = connection::serve(stream, ahead, protocol, activity, &self.limits, session, &closing).await;
         listener.closed();
+        (0..watched.streams_stalled()).for_each(|_| self.timed_out("stream_stalled"));
         match ended {
             Ended::Normally | Ended::TimedOut(Closed::Idle) => {}
             Ended::TimedOut(why) => self.timed_out(why.as_str()),
+            Ended::CutOff(abuse) => {
+                self.edge.metrics.protocol_error(abuse.as_str());
+                debug!(peer = %self.peer, why = abuse.as_str(), "client was cut off");
+            }
             Ended::Protocol(error) => {
                 self.edge.metrics.protocol_error(protocol_error(&error));
                 debug!(peer = %self.peer, %error, "connection broke");

@@ -1,7 +1,9 @@
 //! The bodies of a journey: what goes to the origin, and what comes back with the thread it occupies.
 
-use crate::clock;
+use crate::semantics::pace::Pace;
+use crate::upstream::Timeouts;
 use crate::upstream::lease::Lease;
+use crate::upstream::patience::Patience;
 use bytes::Bytes;
 use http_body::Body;
 use http_body::Frame;
@@ -16,9 +18,10 @@ use std::sync::OnceLock;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
-use std::time::Duration;
-use std::time::Instant;
-use tokio::time::Sleep;
+
+/// So many times the longest pause, an origin may let us wait in all for less than its least rate: long enough for a stream of
+/// events to come to its next one, and an end for one that drips.
+const DRIP_MAX: u32 = 10;
 
 /// Why a body broke off.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -94,11 +97,7 @@ impl Body for RequestBody {
 pub struct OriginBody {
     incoming: Incoming,
     journey: Option<Journey>,
-    between_bytes: Duration,
-    /// When the last piece came, or the head.
-    last: Instant,
-    /// Made when the origin first pauses; reset only when it fires.
-    timer: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 /// What a journey occupies.
@@ -115,8 +114,10 @@ pub(super) struct Journey {
 pub struct OriginPaused;
 
 impl OriginBody {
-    pub(super) fn new(incoming: Incoming, journey: Journey, between_bytes: Duration) -> Self {
-        let mut body = Self { incoming, journey: Some(journey), between_bytes, last: clock::mono(), timer: None };
+    pub(super) fn new(incoming: Incoming, journey: Journey, timeouts: &Timeouts) -> Self {
+        let pace = Pace::new(timeouts.rate_min, timeouts.between_bytes.saturating_mul(DRIP_MAX));
+        let patience = Patience::new(timeouts.between_bytes, pace);
+        let mut body = Self { incoming, journey: Some(journey), patience };
         if body.incoming.is_end_stream() {
             body.end();
         }
@@ -135,18 +136,6 @@ impl OriginBody {
     pub(super) fn into_lease(mut self) -> Option<Lease> {
         self.journey.take().map(|journey| journey.lease)
     }
-
-    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let due = self.last + self.between_bytes;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
-            ready!(timer.as_mut().poll(cx));
-            if clock::mono() >= due {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due.into());
-        }
-    }
 }
 
 impl Body for OriginBody {
@@ -160,7 +149,7 @@ impl Body for OriginBody {
                 if this.incoming.is_end_stream() {
                     this.end();
                 } else {
-                    this.last = clock::mono();
+                    this.patience.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -173,7 +162,7 @@ impl Body for OriginBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(this.poll_paused(cx));
+                ready!(this.patience.poll_spent(cx));
                 this.journey = None;
                 Poll::Ready(Some(Err(Box::new(OriginPaused))))
             }

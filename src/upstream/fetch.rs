@@ -450,7 +450,7 @@ fn settle(
     let timings = Timings { queue: way.queued, first_byte };
     let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
     let journey = Journey { lease, connection: (!closes).then_some(sender), pool_max: plan.threads };
-    let body = OriginBody::new(incoming, journey, plan.timeouts.between_bytes);
+    let body = OriginBody::new(incoming, journey, &plan.timeouts);
     let response = Response::from_parts(parts, body);
     Ok(Fetched { response, endpoint, epoch, asked, timings, retries: way.retries })
 }
