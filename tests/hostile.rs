@@ -12,6 +12,8 @@ mod origin;
 
 #[path = "hostile/answers.rs"]
 mod answers;
+#[path = "hostile/floods.rs"]
+mod floods;
 #[path = "hostile/h2.rs"]
 mod h2;
 #[path = "hostile/recorder.rs"]

@@ -113,11 +113,6 @@ impl Conversation {
         self
     }
 
-    /// Whether all could be sent.
-    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
-    }
-
     /// The next frame; none when the other side has closed.
     pub fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];

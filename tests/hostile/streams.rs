@@ -52,7 +52,7 @@ fn fields(case: &str, changes: &[(&'static str, &'static str)]) -> Vec<(String, 
         match name.strip_prefix('-') {
             Some(gone) => fields.retain(|(name, _)| name != gone),
             None if name.starts_with(':') && fields.iter().any(|(known, _)| known == name) => {
-                fields.iter_mut().filter(|(known, _)| known == name).for_each(|(_, old)| *old = (*value).to_owned());
+                fields.iter_mut().filter(|(known, _)| known == name).for_each(|(_, old)| (*value).clone_into(old));
             }
             None => fields.push(((*name).to_owned(), (*value).to_owned())),
         }
