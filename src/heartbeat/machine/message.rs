@@ -534,7 +534,7 @@ const STANDINGS: [Standing; 8] = [
     Standing::StopFailed,
 ];
 
-const GROUNDS: [Ground; 4] = [Ground::Silence, Ground::Released, Ground::FenceMe, Ground::Vacant];
+const GROUNDS: [Ground; 5] = [Ground::Silence, Ground::Released, Ground::FenceMe, Ground::Vacant, Ground::Ordered];
 
 const VERDICTS: [Verdict; 10] = [
     Verdict::Granted,
@@ -570,6 +570,9 @@ fn verdict_code(verdict: Verdict) -> u8 {
 fn service_code(service: Service) -> u8 {
     place(&SERVICES, &service)
 }
+
+#[cfg(test)]
+pub(super) use tests::some_beat as sample;
 
 #[cfg(test)]
 mod tests;

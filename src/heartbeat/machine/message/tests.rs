@@ -107,7 +107,7 @@ proptest! {
     }
 }
 
-fn some_beat() -> Beat {
+pub(in crate::heartbeat::machine) fn some_beat() -> Beat {
     let nothing =
         Hearsay { released: Epoch(0), left_us: 0, armed: Epoch(0), backed: Epoch(0), service: Service::Unknown };
     Beat {
