@@ -2,6 +2,7 @@
 
 use crate::cache::body::StoredBody;
 use crate::cache::ledger::Tagged;
+use crate::semantics::downstream::Lines;
 use crate::semantics::freshness::Freshness;
 use crate::semantics::vary::Selection;
 use http::HeaderMap;
@@ -29,7 +30,7 @@ pub struct Stored {
     /// Which requests it answers (`Vary`).
     pub selection: Selection,
     /// The fields of the origin's head that visitors do not get, for a 304 is judged with them; mostly none.
-    pub hidden: Option<Box<HeaderMap>>,
+    pub hidden: Option<Box<Lines>>,
     /// By what it can be forgotten besides its URL.
     pub tagged: Tagged,
 }
@@ -70,7 +71,7 @@ impl Stored {
     /// The bytes it holds, everything counted.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, |hidden| 96 + weight_of(hidden));
+        let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, weight_of_lines);
         let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
         RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(self.tagged.weight()).saturating_add(body)
     }
@@ -78,6 +79,11 @@ impl Stored {
 
 fn weight_of(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
+}
+
+/// Of these only the values' bytes and their places are held: the names are known ones.
+fn weight_of_lines(lines: &Lines) -> usize {
+    size_of_val(lines) + lines.iter().map(|(_, value)| value.len()).sum::<usize>()
 }
 
 impl Shelf {

@@ -28,6 +28,7 @@ use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::conditional;
 use crate::semantics::downstream;
+use crate::semantics::downstream::Lines;
 use crate::semantics::framing;
 use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
@@ -685,9 +686,9 @@ impl Journey {
 }
 
 /// Takes out of a head what visitors do not get.
-fn hide(head: &mut HeaderMap, hide_shared: bool) -> Option<Box<HeaderMap>> {
+fn hide(head: &mut HeaderMap, hide_shared: bool) -> Option<Box<Lines>> {
     let hidden = downstream::conceal(head, hide_shared);
-    (!hidden.is_empty()).then(|| Box::new(hidden))
+    (!hidden.is_empty()).then(|| hidden.into())
 }
 
 /// Takes out of a head what is for the one who asked.

@@ -9,6 +9,9 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
+/// Lines of a head: few, so that a list takes a tenth of what a map would.
+pub type Lines = [(HeaderName, HeaderValue)];
+
 /// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
 /// Plone's word about which of its rules made the others is for operators (`tidegate explain`, metrics).
 const OURS: [HeaderName; 4] = [
@@ -20,8 +23,8 @@ const OURS: [HeaderName; 4] = [
 
 /// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
 /// in front of us hears of no purge.
-pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> HeaderMap {
-    let mut hidden = HeaderMap::new();
+pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Vec<(HeaderName, HeaderValue)> {
+    let mut hidden = Vec::new();
     for name in OURS {
         if head.contains_key(&name) {
             take(head, &mut hidden, &name);
@@ -37,22 +40,20 @@ pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> HeaderMap {
     hidden
 }
 
-fn take(head: &mut HeaderMap, hidden: &mut HeaderMap, name: &HeaderName) {
-    for value in head.get_all(name) {
-        hidden.append(name.clone(), value.clone());
-    }
+fn take(head: &mut HeaderMap, hidden: &mut Vec<(HeaderName, HeaderValue)>, name: &HeaderName) {
+    hidden.extend(head.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     head.remove(name);
 }
 
 /// The head as the origin sent it.
 #[must_use]
-pub fn reveal(head: &HeaderMap, hidden: &HeaderMap) -> HeaderMap {
+pub fn reveal(head: &HeaderMap, hidden: &Lines) -> HeaderMap {
     let mut whole = head.clone();
-    for name in hidden.keys() {
+    for (name, _) in hidden {
         whole.remove(name);
-        for value in hidden.get_all(name) {
-            whole.append(name.clone(), value.clone());
-        }
+    }
+    for (name, value) in hidden {
+        whole.append(name.clone(), value.clone());
     }
     whole
 }
