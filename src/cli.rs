@@ -255,6 +255,7 @@ fn run(args: RunArgs) -> ExitCode {
     let started = app.and_then(|app| {
         let metrics = Metrics::new();
         open_diary(app.config(), &metrics)?;
+        crate::edge::descriptors::raise();
         app.run(metrics, |_| {})
     });
     match started {

@@ -6,6 +6,7 @@ pub mod activity;
 pub mod body;
 pub mod connection;
 pub mod deliver;
+pub mod descriptors;
 pub mod doorstep;
 pub mod errand;
 pub mod fetch;

@@ -14,8 +14,16 @@ mod origin;
 mod answers;
 #[path = "hostile/floods.rs"]
 mod floods;
+#[path = "fuzz/targets.rs"]
+mod fuzz_targets;
+#[path = "fuzz/wire.rs"]
+mod fuzz_wire;
 #[path = "hostile/h2.rs"]
 mod h2;
+#[path = "fuzz/mutate.rs"]
+mod mutate;
+#[path = "hostile/pressure.rs"]
+mod pressure;
 #[path = "hostile/recorder.rs"]
 mod recorder;
 #[path = "hostile/requests.rs"]

@@ -14,6 +14,7 @@ use crate::edge::connection;
 use crate::edge::connection::Ended;
 use crate::edge::connection::Limits;
 use crate::edge::connection::Protocol;
+use crate::edge::descriptors;
 use crate::edge::doorstep::Stream;
 use crate::edge::intake::Approach;
 use crate::edge::listener::Place;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
@@ -43,8 +45,14 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use tracing::warn;
 
-/// How long to leave the listener alone when the process has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to leave the listener alone when the process has no file descriptor left: first so long, then twice that ...
+const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
+
+/// ... up to this.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How often the diary hears of it.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// One bound place: a socket for each worker, taken once.
 pub struct Door {
@@ -81,6 +89,11 @@ pub async fn run(
     stop: CancellationToken,
     abandon: CancellationToken,
 ) {
+    let wanted = edge.snapshots.load().server.limits.connections as usize;
+    if worker == 0 && descriptors::for_clients() < wanted {
+        let room = descriptors::for_clients();
+        warn!(connections = room, wanted, "the limit of open files allows fewer connections: raise it (LimitNOFILE=)");
+    }
     let connections = TaskTracker::new();
     let mut open: BTreeMap<(Place, SocketAddr), CancellationToken> = BTreeMap::new();
     loop {
@@ -126,6 +139,8 @@ struct Accepting {
 
 impl Accepting {
     async fn run(self, listener: TcpListener, closing: CancellationToken, connections: TaskTracker) {
+        let mut pause = ACCEPT_PAUSE;
+        let mut complain_at: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -136,10 +151,17 @@ impl Accepting {
                 Err(error) if is_about_the_connection(&error) => {}
                 Err(error) => {
                     self.edge.metrics.connection_rejected("accept");
-                    warn!(listener = %self.door.local, %error, "cannot accept; is the limit of open files too low?");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    let now = clock::mono();
+                    if complain_at.is_none_or(|at| now >= at) {
+                        complain_at = Some(now + COMPLAIN_EVERY);
+                        warn!(listener = %self.door.local, %error, "cannot accept; is the limit of open files too low?");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                    continue;
                 }
             }
+            pause = ACCEPT_PAUSE;
         }
     }
 
@@ -156,9 +178,10 @@ impl Accepting {
             (ProxyProtocol::Off, _) | (_, false) => None,
             (mode, true) => Some(mode),
         };
+        let all_max = (limits.connections as usize).min(descriptors::for_clients());
         // A trusted proxy brings the connections of many clients.
         let client_max = if trusted { usize::MAX } else { limits.per_client as usize };
-        match self.edge.permits.take(peer.ip(), limits.connections as usize, client_max) {
+        match self.edge.permits.take(peer.ip(), all_max, client_max) {
             Ok(permit) => {
                 let visit = Visit {
                     edge: Arc::clone(&self.edge),

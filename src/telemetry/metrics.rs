@@ -13,7 +13,7 @@
 
 mod cells;
 pub mod pair;
-mod process;
+pub mod process;
 mod sheet;
 mod site;
 mod table;
