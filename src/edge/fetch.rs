@@ -2,6 +2,7 @@
 //!
 //! A shared fetch runs in a task of its own, so that a client who leaves does not end what others, or the cache, can use.
 
+use crate::cache::BodyReader;
 use crate::cache::Fill;
 use crate::cache::Flight;
 use crate::cache::Joined;
@@ -109,6 +110,8 @@ enum Outcome {
         own: HeaderMap,
         endpoint: OriginAddr,
         timings: Timings,
+        /// Keeps the beginning of a body that is only relayed until he reads it himself.
+        seat: Option<BodyReader>,
     },
     /// With a response for him alone.
     Private(Box<Answered>, WhyNotStored),
@@ -387,13 +390,15 @@ async fn lead(
     let journey = Journey { errand: Arc::clone(&errand), client: request.headers().clone(), leader };
     tokio::spawn(journey.run(head, Some(reply)));
     match outcome.await {
-        Ok(Outcome::Shared { stored, status, own, endpoint, timings }) => {
+        Ok(Outcome::Shared { stored, status, own, endpoint, timings, seat }) => {
             trail.travelled(&endpoint, timings);
             let mut told = errand.status.stored();
             if status != stored.status {
                 told = told.origin_status(status.as_u16());
             }
-            match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &told) {
+            let landed = deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &told);
+            drop(seat);
+            match landed {
                 Ok(mut response) => {
                     response.headers_mut().extend(own);
                     response
@@ -614,7 +619,7 @@ impl Journey {
         self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
         let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
-        tell(reply, Outcome::Shared { stored, status, own: HeaderMap::new(), endpoint, timings });
+        tell(reply, Outcome::Shared { stored, status, own: HeaderMap::new(), endpoint, timings, seat: None });
     }
 
     /// Stores it, unless another set serves by now: what the old one said may be of a storage that is no more.
@@ -647,8 +652,9 @@ impl Journey {
         let freshness = terms.freshness;
         let tagged = Tagged::new(self.errand.tags(&tags), self.errand.born);
         let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged });
+        let seat = stored.body.reader();
         self.leader.share(Arc::clone(&stored));
-        tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings });
+        tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings, seat });
         let mut read = clock::mono();
         while let Some(frame) = body.frame().await {
             let frame = match frame {
