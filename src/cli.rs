@@ -2,6 +2,7 @@
 
 use crate::app;
 use crate::app::App;
+use crate::clock;
 use crate::config;
 use crate::config::Config;
 use crate::config::reference;
@@ -11,6 +12,11 @@ use crate::config::values::UpstreamRef;
 use crate::control::admin::percent_encode;
 use crate::control::client;
 use crate::control::status;
+use crate::edge::explain;
+use crate::edge::explain::Wish;
+use crate::snapshot;
+use crate::snapshot::Choices;
+use crate::snapshot::House;
 use crate::telemetry::chain;
 use crate::telemetry::log;
 use crate::telemetry::log::Verbosity;
@@ -93,6 +99,14 @@ pub enum Verb {
     /// Kill what the heartbeat says when it does not say otherwise in time. Started by the heartbeat itself.
     #[command(hide = true)]
     Guard,
+    /// Say how a request is answered, or would be, and why: site, rule, key, what is stored, how fresh it is.
+    ///
+    /// Asks the running tidegate; with --config a file instead, of which nothing is stored yet. It sends nothing to an
+    /// upstream and is not counted.
+    #[command(after_help = "Examples:\n  tidegate explain https://www.example.org/news -H 'Accept-Language: de'\n  \
+                            curl -sI http://127.0.0.1:8080/Plone/news > head.txt\n  \
+                            tidegate explain --config tidegate.toml --answer head.txt https://www.example.org/news")]
+    Explain(ExplainArgs),
     /// Re-read the configuration file, as the signal HUP does, and report what came of it.
     Reload {
         /// Which running tidegate.
@@ -193,6 +207,98 @@ impl PurgeArgs {
     }
 }
 
+/// What to explain.
+#[derive(Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The URL as visitors write it.
+    pub url: String,
+    /// A header line of the request, such as 'Accept-Language: de'; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "LINE")]
+    pub header: Vec<String>,
+    /// Its method.
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    pub method: String,
+    /// The address it comes from.
+    #[arg(long, value_name = "ADDR")]
+    pub client: Option<String>,
+    /// A file with the head of an answer, as `curl -i` shows it: would it be stored?
+    #[arg(long, value_name = "FILE")]
+    pub answer: Option<PathBuf>,
+    /// Ask this file instead of a running tidegate.
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    pub config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Which running tidegate.
+    #[command(flatten)]
+    pub socket: SocketArg,
+}
+
+impl ExplainArgs {
+    fn explain(&self) -> ExitCode {
+        let answer = match self.answer.as_ref().map(std::fs::read_to_string).transpose() {
+            // The body does not matter.
+            Ok(text) => {
+                text.map(|text| text.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
+            }
+            Err(error) => {
+                let path = self.answer.as_deref().unwrap_or(Path::new(""));
+                return fail(&format!("read {}: {error}", path.display()), 2);
+            }
+        };
+        match &self.config {
+            Some(file) => self.offline(file, answer),
+            None => self.ask(answer.as_deref()),
+        }
+    }
+
+    fn offline(&self, file: &Path, answer: Option<String>) -> ExitCode {
+        let loaded = match config::load(file) {
+            Ok(loaded) => loaded,
+            Err(report) => return fail(&report.to_string(), if report.is_unreadable() { 2 } else { 1 }),
+        };
+        let wish = Wish {
+            url: self.url.clone(),
+            method: Some(self.method.clone()),
+            headers: self.header.clone(),
+            client: self.client.clone(),
+            answer,
+        };
+        let told = House::offline().and_then(|house| {
+            let compiled = snapshot::compile(loaded.config, &house).map_err(|problems| problems.join("\nerror: "))?;
+            let snapshot = compiled.put_in_force(&Choices::default(), &house);
+            explain::explain(&house.cache, &snapshot, &wish, clock::now())
+        });
+        match told {
+            Ok(told) => {
+                say(&if self.json { format!("{}\n", told.json()) } else { told.text() });
+                ExitCode::SUCCESS
+            }
+            Err(why) => fail(&why, 1),
+        }
+    }
+
+    fn ask(&self, answer: Option<&str>) -> ExitCode {
+        let mut target = format!("/explain?url={}&method={}", percent_encode(&self.url), percent_encode(&self.method));
+        let client = self.client.as_deref().map(|client| ("client", client));
+        let answer = answer.map(|answer| ("answer", answer));
+        let json = self.json.then_some(("form", "json"));
+        let headers = self.header.iter().map(|line| ("header", line.as_str()));
+        for (name, value) in headers.chain(client).chain(answer).chain(json) {
+            let _ = write!(target, "&{name}={}", percent_encode(value));
+        }
+        match ask(&self.socket, Method::GET, &target) {
+            Ok((StatusCode::OK, told)) => {
+                say(&if self.json { format!("{told}\n") } else { told });
+                ExitCode::SUCCESS
+            }
+            Ok((_, why)) => fail(why.trim_end(), 1),
+            Err(error) => fail(&error, 2),
+        }
+    }
+}
+
 /// How to run.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -238,6 +344,7 @@ pub fn main(cli: Cli) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("guard: {error}"), 1),
         },
+        Verb::Explain(args) => args.explain(),
         Verb::Reload { socket } => order(&socket, "/reload"),
     }
 }

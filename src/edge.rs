@@ -5,10 +5,12 @@
 pub mod activity;
 pub mod body;
 pub mod connection;
+pub mod decision;
 pub mod deliver;
 pub mod descriptors;
 pub mod doorstep;
 pub mod errand;
+pub mod explain;
 pub mod fetch;
 pub mod frames;
 pub mod inbound;

@@ -18,6 +18,7 @@ pub use lists::Doorkeeper;
 use crate::admission::acl::Networks;
 use crate::admission::rate::RateLimit;
 use crate::admission::token::Tokens;
+use crate::cache;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::config::check::SCALES_LIMIT;
@@ -82,6 +83,26 @@ pub struct House {
     pub limits: Mutex<HashMap<LimitName, Arc<RateLimit>>>,
     /// The TLS ticket keys.
     pub tickets: Tickets,
+}
+
+impl House {
+    /// A house that serves nobody, in which a configuration can be looked at.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn offline() -> Result<Self, String> {
+        let tickets = Tickets::new().map_err(|error| format!("make TLS ticket keys: {error}"))?;
+        let settings = cache::Settings { memory: 1 << 20, object_max: 1 << 20, variants: 1 };
+        Ok(Self {
+            snapshots: Arc::new(Snapshots::new(Snapshot::empty())),
+            metrics: Metrics::new(),
+            access: AccessLog::off(),
+            cache: Arc::new(Cache::new(settings)),
+            upstreams: Registry::new(Metrics::new()),
+            limits: Mutex::default(),
+            tickets,
+        })
+    }
 }
 
 /// Holds the snapshot in force.

@@ -6,6 +6,8 @@ mod client;
 mod conduct;
 #[path = "proxy/edge.rs"]
 mod edge;
+#[path = "proxy/explain.rs"]
+mod explain;
 #[path = "proxy/filling.rs"]
 mod filling;
 #[path = "proxy/limits.rs"]

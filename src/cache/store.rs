@@ -63,7 +63,7 @@ pub struct Cache {
     settings: Settings,
     small: Shelves,
     large: Shelves,
-    private: Moka<Box<[u8]>, ()>,
+    private: Moka<Box<[u8]>, &'static str>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
     evicted: Arc<[AtomicU64; 2]>,
@@ -233,8 +233,8 @@ impl Cache {
         self.ledger.wants_sweep() && !self.sweep_due.swap(true, Ordering::AcqRel)
     }
 
-    /// Proves everything that is stored, drops what is purged, and so makes room in the ledger. Takes about a second for a
-    /// million URLs: not on the path of a request. Gives how many URLs it dropped.
+    /// Proves everything that is stored, drops what is purged, and so makes room in the ledger. Takes some
+    /// seconds for a million URLs: not on the path of a request. Gives how many URLs it dropped.
     pub fn sweep(&self) -> u64 {
         let turn = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.sweep_due.store(false, Ordering::Release);
@@ -315,9 +315,15 @@ impl Cache {
         self.large.invalidate_all();
     }
 
-    /// Remembers that the answer to `key` was private, so that the next requests go side by side (hit-for-miss).
-    pub fn note_private(&self, key: &[u8]) {
-        self.private.insert(key.into(), ());
+    /// Remembers that the answer to `key` was private, and why, so that the next requests go side by side (hit-for-miss).
+    pub fn note_private(&self, key: &[u8], why: &'static str) {
+        self.private.insert(key.into(), why);
+    }
+
+    /// Why the last answer to `key` was private, if it was.
+    #[must_use]
+    pub fn why_private(&self, key: &[u8]) -> Option<&'static str> {
+        self.private.get(key)
     }
 
     /// Whether the last answer to `key` was private.

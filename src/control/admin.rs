@@ -5,6 +5,7 @@
 
 use crate::control::publisher::Publisher;
 use crate::control::status;
+use crate::edge::explain::Wish;
 use crate::edge::purge::Wanted;
 use crate::semantics::tags::Mode;
 use crate::telemetry::metrics::SwitchCause;
@@ -242,7 +243,11 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             "/status" if rights == Rights::All => {
                 respond(StatusCode::OK, "application/json", status::json(publisher).to_string())
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and, on the socket, /status\n"),
+            "/explain" if rights == Rights::All => explained(publisher, request.uri().query().unwrap_or("")),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /healthz, /readyz, /metrics and, on the socket, /status and /explain\n",
+            ),
         };
     }
     if request.method() != Method::POST {
@@ -292,6 +297,24 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
     }
 }
 
+/// How a request is answered, as words or (`form=json`) as an object.
+fn explained(publisher: &Publisher, query: &str) -> Response<Full<Bytes>> {
+    let wish = Wish {
+        url: query_argument(query, "url").unwrap_or_default(),
+        method: query_argument(query, "method"),
+        headers: query_arguments(query, "header"),
+        client: query_argument(query, "client"),
+        answer: query_argument(query, "answer"),
+    };
+    match publisher.explain(&wish) {
+        Ok(told) if query_argument(query, "form").as_deref() == Some("json") => {
+            respond(StatusCode::OK, "application/json", told.json().to_string())
+        }
+        Ok(told) => text(StatusCode::OK, &told.text()),
+        Err(why) => text(StatusCode::BAD_REQUEST, &format!("{why}\n")),
+    }
+}
+
 /// What was done, or why not: the text is for the operator.
 fn outcome(result: Result<String, String>) -> Response<Full<Bytes>> {
     match result {
@@ -309,6 +332,12 @@ fn respond(status: StatusCode, kind: &'static str, page: String) -> Response<Ful
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
+}
+
+/// The decoded values of all that is called `name` in a query string.
+fn query_arguments(query: &str, name: &str) -> Vec<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name));
+    pairs.filter_map(|(_, raw)| percent_decode(raw)).collect()
 }
 
 /// The decoded value of `name` in a query string.

@@ -7,6 +7,9 @@
 use crate::clock;
 use crate::config;
 use crate::config::Config;
+use crate::edge::explain;
+use crate::edge::explain::Explanation;
+use crate::edge::explain::Wish;
 use crate::edge::listener;
 use crate::edge::listener::Place;
 use crate::edge::permits::Permits;
@@ -280,6 +283,14 @@ impl Publisher {
                 many => format!("{many} URLs are forgotten"),
             },
         })
+    }
+
+    /// Tells how a request is answered now, and why.
+    ///
+    /// # Errors
+    /// When it is no request; the text is for the operator.
+    pub fn explain(&self, wish: &Wish) -> Result<Explanation, String> {
+        explain::explain(&self.house.cache, &self.house.snapshots.load_full(), wish, clock::now())
     }
 
     /// Publishes `config` if all of it can be served: until the last test is passed nothing has changed.

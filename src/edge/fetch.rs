@@ -581,7 +581,7 @@ impl Journey {
             cache.purge(self.leader.key());
         }
         if !answered.status.is_server_error() {
-            cache.note_private(self.leader.key());
+            cache.note_private(self.leader.key(), why.as_str());
         }
         self.leader.keep_private();
         tell(reply, Outcome::Private(Box::new(answered), why));

@@ -199,10 +199,31 @@ pub fn judge<'r, B: http_body::Body>(
 ) -> Judged<'r> {
     let client = hop::client_addr(approach.peer, request.headers(), &snapshot.server.trusted);
     let mut seen = None;
-    match question(snapshot, approach, request, client, &mut seen) {
+    match question(snapshot, approach, request, client, Purpose::Answer, &mut seen) {
         Ok(judged) => judged,
         Err(refusal) => Judged::Refused(refusal, seen, client),
     }
+}
+
+/// Judges the head of a request that nobody has sent: nothing is counted, and no limit is charged.
+pub fn judge_only<'r, B: http_body::Body>(
+    snapshot: &'r Snapshot,
+    approach: Approach,
+    request: &'r Request<B>,
+) -> Judged<'r> {
+    let client = hop::client_addr(approach.peer, request.headers(), &snapshot.server.trusted);
+    let mut seen = None;
+    match question(snapshot, approach, request, client, Purpose::Explain, &mut seen) {
+        Ok(judged) => judged,
+        Err(refusal) => Judged::Refused(refusal, seen, client),
+    }
+}
+
+/// What a request is judged for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Answer,
+    Explain,
 }
 
 fn question<'r, B: http_body::Body>(
@@ -210,6 +231,7 @@ fn question<'r, B: http_body::Body>(
     approach: Approach,
     request: &'r Request<B>,
     client: ClientAddr,
+    purpose: Purpose,
     seen: &mut Option<&'r Arc<Site>>,
 ) -> Result<Judged<'r>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
@@ -254,7 +276,9 @@ fn question<'r, B: http_body::Body>(
         return Ok(Judged::Question(question));
     }
     if !site.doorkeeper.admits(client.0) || snapshot.server.deny.contains(client.0) {
-        site.metrics.acl_denied();
+        if purpose == Purpose::Answer {
+            site.metrics.acl_denied();
+        }
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
     vhost::refuse_words(&target.path).map_err(refused)?;
@@ -262,7 +286,10 @@ fn question<'r, B: http_body::Body>(
     if let Some(location) = moved(snapshot, approach, site, scheme, &authority, &target, canonical) {
         return Ok(Judged::Redirect(location, site, scheme));
     }
-    let said = limits::check(&site.limits, Asking { client, method, path: &target.path, headers });
+    let said = match purpose {
+        Purpose::Answer => limits::check(&site.limits, Asking { client, method, path: &target.path, headers }),
+        Purpose::Explain => Said::Go,
+    };
     if let Said::Stop { retry_after, close } = said {
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(retry_after));
         return Err(if close { refusal.closing() } else { refusal });
@@ -270,7 +297,9 @@ fn question<'r, B: http_body::Body>(
     let identity = session::identity(headers, site.preset, &site.identity_cookies, site.way.as_deref());
     let rule = site.rule(method, &target.path, identity);
     if rule.is_some_and(|rule| !rule.admits(client.0)) {
-        site.metrics.acl_denied();
+        if purpose == Purpose::Answer {
+            site.metrics.acl_denied();
+        }
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
     let kind = kind(site, rule, request, identity);

@@ -3,12 +3,13 @@
 //! intake judges; a fresh stored response is answered at once, without a task or a copy of the request; everything else
 //! becomes an [`Errand`] that owns what it needs and may take its time.
 
-use crate::cache::Stored;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::activity::Activity;
 use crate::edge::body::OutBody;
 use crate::edge::body::RequestWatch;
+use crate::edge::decision::Look;
+use crate::edge::decision::Onward;
 use crate::edge::deliver;
 use crate::edge::errand::Errand;
 use crate::edge::errand::Lookup;
@@ -18,18 +19,12 @@ use crate::edge::intake::Approach;
 use crate::edge::intake::Judged;
 use crate::edge::intake::Kind;
 use crate::edge::intake::Question;
-use crate::edge::intake::WhyPass;
 use crate::edge::purge;
 use crate::edge::refusal::Refusal;
 use crate::edge::trail::Trail;
-use crate::semantics::cache_control;
-use crate::semantics::cache_control::Directives;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
-use crate::semantics::conditional;
 use crate::semantics::key::KeyBuf;
-use crate::semantics::range;
-use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
 use crate::snapshot::limits::Asking;
@@ -194,31 +189,6 @@ fn pass(
     }
 }
 
-/// Why a request that the cache could not answer goes alone all the same, if it asks for what a fetch for all does not give.
-fn alone(
-    headers: &HeaderMap,
-    directives: &Directives,
-    found: Option<Reuse>,
-    under_way: impl Fn() -> bool,
-) -> Option<CacheStatus> {
-    if directives.no_store {
-        // RFC 9111 5.2.1.5: nothing of it is stored, and so nobody may wait for it.
-        return Some(CacheStatus::forwarded(Why::Request).detail("no-store"));
-    }
-    // What is stale becomes fresh first, and may meet the condition then.
-    let stale = matches!(found, Some(Reuse::Stale | Reuse::Request));
-    if conditional::is_for_origin(headers) && !stale {
-        return Some(WhyPass::Condition.status());
-    }
-    (found.is_none() && range::begins_later(headers) && !under_way()).then(|| WhyPass::Range.status())
-}
-
-/// The status of an answer from the cache, with a word if it is not fresh.
-fn hit(stored: &Stored, reuse: Reuse, now: Instant) -> CacheStatus {
-    let status = CacheStatus::hit(stored.freshness.ttl(now));
-    reuse.word().map_or(status, |word| status.detail(word))
-}
-
 /// Whether the client has asked for more scales of images that are not stored than a visitor does.
 fn too_many_scales(snapshot: &Snapshot, question: &Question<'_>, headers: &HeaderMap) -> Option<Refusal> {
     let path = &*question.target.path;
@@ -243,16 +213,12 @@ fn lookup(
     let key = question.key(buffer);
     let canonical = edge.cache.rules().canonical(key);
     let key = canonical.as_deref().unwrap_or(key);
-    let directives = cache_control::parse_request(request.headers());
     let shelf = edge.cache.get(key);
-    let found = shelf.as_ref().and_then(|shelf| shelf.select(request.headers()));
-    let reuse =
-        found.map(|stored| (stored, reuse::decide(&stored.freshness, &directives, snapshot.cache.honour_client, now)));
-    if let Some((stored, reuse)) = reuse
-        && reuse.serves()
-        && let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &hit(stored, reuse, now), now)
+    let look = Look::at(shelf.as_ref(), request.headers(), snapshot.cache.honour_client, now);
+    if let Some((stored, status)) = look.served()
+        && let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now)
     {
-        if reuse == Reuse::StaleWhileRevalidate {
+        if look.reuse == Some(Reuse::StaleWhileRevalidate) {
             let lookup = Lookup { key, found: Some(stored) };
             let status = CacheStatus::forwarded(Why::Stale);
             if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
@@ -261,29 +227,21 @@ fn lookup(
         }
         return First::Answered(response);
     }
-    let status = CacheStatus::forwarded(match reuse {
-        Some((_, Reuse::Request)) => Why::Request,
-        Some(_) => Why::Stale,
-        None if shelf.is_some() => Why::VaryMiss,
-        None => Why::UriMiss,
-    });
-    if directives.only_if_cached {
-        // RFC 9111 5.2.1.7.
-        let refusal = Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached");
-        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
-    }
-    let under_way = || edge.cache.flights().is_under_way(key);
-    if let Some(status) = alone(request.headers(), &directives, reuse.map(|(_, reuse)| reuse), under_way) {
-        return pass(edge, snapshot, request, question, status, now);
-    }
-    if found.is_none()
+    let refuse =
+        |refusal: Refusal| First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+    let status = match look.onward(request.headers(), || edge.cache.flights().is_under_way(key)) {
+        Onward::Nothing => return refuse(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")),
+        Onward::Alone(status) => return pass(edge, snapshot, request, question, status, now),
+        Onward::Fetch(status) => status,
+    };
+    if look.found.is_none()
         && let Some(refusal) = too_many_scales(snapshot, question, request.headers())
     {
-        return First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
+        return refuse(refusal);
     }
-    let lookup = Lookup { key, found };
+    let lookup = Lookup { key, found: look.found };
     match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
         Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
-        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
+        Err(refusal) => refuse(refusal),
     }
 }

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::HeaderName;
 use http::header;
+use std::fmt;
 
 /// More nominated fields than this count as `Vary: *`.
 const FIELDS_MAX: usize = 16;
@@ -63,6 +64,19 @@ impl Selection {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 56).sum()
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value)) in self.fields.iter().enumerate() {
+            let ahead = if at > 0 { "; " } else { "" };
+            match &**value {
+                [0] => write!(f, "{ahead}{name} absent")?,
+                value => write!(f, "{ahead}{name}: {}", String::from_utf8_lossy(value))?,
+            }
+        }
+        Ok(())
     }
 }
 

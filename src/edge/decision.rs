@@ -1,0 +1,99 @@
+//! What the cache answers to a request that may be answered from it: one decision, on which the data path acts and which
+//! `tidegate explain` tells. A function of what is stored, the request and the time.
+
+use crate::cache::Shelf;
+use crate::cache::Stored;
+use crate::edge::intake::WhyPass;
+use crate::semantics::cache_control;
+use crate::semantics::cache_control::Directives;
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::Why;
+use crate::semantics::conditional;
+use crate::semantics::conditional::Conditional;
+use crate::semantics::range;
+use crate::semantics::reuse;
+use crate::semantics::reuse::Reuse;
+use http::HeaderMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What there is for a request.
+pub struct Look<'s> {
+    /// The stored response that answers such requests.
+    pub found: Option<&'s Arc<Stored>>,
+    /// What may be done with it.
+    pub reuse: Option<Reuse>,
+    directives: Directives,
+    shelved: bool,
+    unmet: bool,
+    now: Instant,
+}
+
+/// What is done if nothing stored is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onward {
+    /// Nothing: the request wants only what is stored (RFC 9111 5.2.1.7).
+    Nothing,
+    /// It goes to the origin alone, past the cache.
+    Alone(CacheStatus),
+    /// It is fetched for all who ask the same.
+    Fetch(CacheStatus),
+}
+
+impl<'s> Look<'s> {
+    /// Looks at what is stored under the request's key.
+    #[must_use]
+    pub fn at(shelf: Option<&'s Shelf>, headers: &HeaderMap, honour: bool, now: Instant) -> Self {
+        let directives = cache_control::parse_request(headers);
+        let found = shelf.and_then(|shelf| shelf.select(headers));
+        let reuse = found.map(|stored| reuse::decide(&stored.freshness, &directives, honour, now));
+        // RFC 9110 13.2.2: a condition that what is stored does not meet is the origin's to judge.
+        let unmet = conditional::is_for_origin(headers)
+            && found.is_some_and(|stored| {
+                conditional::evaluate(headers, stored.status, &stored.head) == Conditional::AskOrigin
+            });
+        Self { found, reuse, directives, shelved: shelf.is_some(), unmet, now }
+    }
+
+    /// The response that is served as it is, with a word if it is not fresh.
+    #[must_use]
+    pub fn served(&self) -> Option<(&'s Arc<Stored>, CacheStatus)> {
+        let (stored, reuse) = (self.found?, self.reuse?);
+        if !reuse.serves() || self.unmet {
+            return None;
+        }
+        let status = CacheStatus::hit(stored.freshness.ttl(self.now));
+        Some((stored, reuse.word().map_or(status, |word| status.detail(word))))
+    }
+
+    /// What is done instead. `under_way` says whether somebody fetches it already.
+    #[must_use]
+    pub fn onward(&self, headers: &HeaderMap, under_way: impl Fn() -> bool) -> Onward {
+        if self.directives.only_if_cached {
+            return Onward::Nothing;
+        }
+        if let Some(status) = self.alone(headers, under_way) {
+            return Onward::Alone(status);
+        }
+        Onward::Fetch(CacheStatus::forwarded(match self.reuse {
+            Some(Reuse::Request) => Why::Request,
+            Some(_) => Why::Stale,
+            None if self.shelved => Why::VaryMiss,
+            None => Why::UriMiss,
+        }))
+    }
+
+    /// Why it goes alone, if it asks for what a fetch for all does not give.
+    fn alone(&self, headers: &HeaderMap, under_way: impl Fn() -> bool) -> Option<CacheStatus> {
+        if self.directives.no_store {
+            // RFC 9111 5.2.1.5: nothing of it is stored, and so nobody may wait for it.
+            return Some(CacheStatus::forwarded(Why::Request).detail("no-store"));
+        }
+        // What is stale becomes fresh first, and may meet the condition then.
+        let stale = matches!(self.reuse, Some(Reuse::Stale | Reuse::Request));
+        if conditional::is_for_origin(headers) && !stale {
+            return Some(WhyPass::Condition.status());
+        }
+        (self.reuse.is_none() && range::begins_later(headers) && !under_way()).then(|| WhyPass::Range.status())
+    }
+}
