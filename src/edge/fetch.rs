@@ -170,11 +170,13 @@ impl Answered {
         if !tells || !cache.is_private(key) {
             return;
         }
-        let policy = &errand.snapshot.cache;
-        match storable::judge(self.status, &self.head, false, &policy.bounds, policy.object_max, self.times) {
-            Storable::No(_) => cache.note_private(key),
+        // What it says to those who asked otherwise shows when the next of them asks for all.
+        let (mut head, headers) = (self.head.clone(), HeaderMap::new());
+        let (verdict, _) = storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times);
+        match verdict {
+            Storable::No(why) => cache.note_private(key, why.as_str()),
             // With a visitor's cookies the page may be another than without.
-            Storable::Yes(_) if self.delimited && !shows_cookies => cache.forget_private(key),
+            Storable::Yes(_) if !shows_cookies => cache.forget_private(key),
             Storable::Yes(_) => {}
         }
     }
@@ -212,6 +214,18 @@ fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
         let _ = writer.finish();
     });
     OutBody::stored(reader, len)
+}
+
+/// What was asked by a client with these headers, as far as it matters for storing the answer.
+fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
+    Asked {
+        site: &errand.site,
+        rule: errand.rule.as_deref(),
+        policy: &errand.snapshot.cache,
+        path: &errand.path,
+        headers,
+        no_store: cache_control::parse_request(headers).no_store,
+    }
 }
 
 /// Makes the journey.
@@ -507,25 +521,13 @@ impl Journey {
         }
         let mut answered = answered;
         let Answered { status, delimited, times, .. } = answered;
-        let (verdict, _) = storing::judge(&self.asked(), status, &mut answered.head, delimited, times);
+        let (verdict, _) =
+            storing::judge(&asked(&self.errand, &self.client), status, &mut answered.head, delimited, times);
         self.count_rule(&answered.head, matches!(verdict, Storable::Yes(_)));
         match verdict {
             Storable::Yes(terms) if self.admit_place() => self.fill(reply, answered, terms).await,
             Storable::Yes(_) => self.keep_private(reply, answered, WhyNotStored::Size),
             Storable::No(why) => self.keep_private(reply, answered, why),
-        }
-    }
-
-    /// What was asked, as far as it matters for storing the answer.
-    fn asked(&self) -> Asked<'_> {
-        let errand = &self.errand;
-        Asked {
-            site: &errand.site,
-            rule: errand.rule.as_deref(),
-            policy: &errand.snapshot.cache,
-            path: &errand.path,
-            headers: &self.client,
-            no_store: cache_control::parse_request(&self.client).no_store,
         }
     }
 
