@@ -7,7 +7,6 @@
 use crate::cache::entry::Stored;
 use http::StatusCode;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::sync::Arc;
@@ -45,7 +44,14 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
 }
 
-type ByKey = HashMap<Box<[u8]>, Arc<Flight>>;
+/// The flights for one key: mostly one, more while variants of one URL are being fetched.
+type ByKey = HashMap<Box<[u8]>, Vec<Named>>;
+
+/// A flight, and the variant it is for, where that is known.
+struct Named {
+    variant: Option<Box<[u8]>>,
+    flight: Arc<Flight>,
+}
 
 /// All fetches under way, by key.
 pub struct Flights {
@@ -90,18 +96,19 @@ impl Flights {
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the flight for `key`, or starts it.
+    /// Joins the flight for `key`, or starts it. Those who followed one that brought another variant than theirs join, or
+    /// start, the one for their `variant`.
     #[must_use]
-    pub fn join(self: &Arc<Self>, key: &[u8]) -> Joined {
+    pub fn join(self: &Arc<Self>, key: &[u8], variant: Option<&[u8]>) -> Joined {
         let mut shard = self.shard(key);
-        match shard.entry(key.into()) {
-            Entry::Occupied(flight) => Joined::Follower(Arc::clone(flight.get())),
-            Entry::Vacant(place) => {
-                let flight = Arc::new(Flight { landing: watch::Sender::new(Landing::Airborne), purged: false.into() });
-                place.insert(Arc::clone(&flight));
-                Joined::Leader(Leader { flights: Arc::clone(self), flight, key: key.into(), landed: false })
-            }
+        let known = shard.get(key).and_then(|flights| flights.iter().find(|named| named.variant.as_deref() == variant));
+        if let Some(named) = known {
+            return Joined::Follower(Arc::clone(&named.flight));
         }
+        let flight = Arc::new(Flight { landing: watch::Sender::new(Landing::Airborne), purged: false.into() });
+        let named = Named { variant: variant.map(Into::into), flight: Arc::clone(&flight) };
+        shard.entry(key.into()).or_default().push(named);
+        Joined::Leader(Leader { flights: Arc::clone(self), flight, key: key.into(), landed: false })
     }
 
     /// Whether a fetch for `key` is under way.
@@ -113,8 +120,8 @@ impl Flights {
     /// Notes that `key` was purged: what is being fetched now may be older than the purge and must not be stored, and
     /// whoever asks from now on starts anew.
     pub fn purge(&self, key: &[u8]) {
-        if let Some(flight) = self.shard(key).remove(key) {
-            flight.purged.store(true, Ordering::Release);
+        for named in self.shard(key).remove(key).into_iter().flatten() {
+            named.flight.purged.store(true, Ordering::Release);
         }
     }
 
@@ -128,15 +135,17 @@ impl Flights {
     pub fn purge_all(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (_, flight) in shard.drain() {
-                flight.purged.store(true, Ordering::Release);
+            for named in shard.drain().flat_map(|(_, flights)| flights) {
+                named.flight.purged.store(true, Ordering::Release);
             }
         }
     }
 
     fn leave(&self, key: &[u8], flight: &Arc<Flight>) {
         let mut shard = self.shard(key);
-        if shard.get(key).is_some_and(|current| Arc::ptr_eq(current, flight)) {
+        let Some(flights) = shard.get_mut(key) else { return };
+        flights.retain(|named| !Arc::ptr_eq(&named.flight, flight));
+        if flights.is_empty() {
             shard.remove(key);
         }
     }
@@ -214,14 +223,14 @@ mod tests {
     use super::*;
 
     fn leader(flights: &Arc<Flights>, key: &[u8]) -> Leader {
-        match flights.join(key) {
+        match flights.join(key, None) {
             Joined::Leader(leader) => leader,
             Joined::Follower(_) => panic!("somebody else leads"),
         }
     }
 
     fn follower(flights: &Arc<Flights>, key: &[u8]) -> Arc<Flight> {
-        match flights.join(key) {
+        match flights.join(key, None) {
             Joined::Follower(flight) => flight,
             Joined::Leader(_) => panic!("nobody leads"),
         }
@@ -250,6 +259,20 @@ mod tests {
         first.keep_private();
         assert!(matches!(waiting.landed().await, Landing::Private));
         drop(leader(&flights, b"k"));
+    }
+
+    #[test]
+    fn variants_of_one_url_fly_beside_each_other_and_are_purged_together() {
+        let flights = Flights::new();
+        let first = leader(&flights, b"k");
+        let Joined::Leader(other) = flights.join(b"k", Some(b"de")) else { panic!("nobody leads") };
+        assert!(matches!(flights.join(b"k", Some(b"de")), Joined::Follower(_)));
+        drop(first);
+        assert!(flights.is_under_way(b"k"));
+        flights.purge(b"k");
+        assert!(!other.store_unless_purged(|| panic!("stored")));
+        drop(other);
+        assert!(!flights.is_under_way(b"k"));
     }
 
     #[test]

@@ -295,62 +295,66 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
 /// Answers from the one fetch that all equal requests share.
 pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
     let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
-    let mut trail = trail;
-    if let Some(stale) = usable_stale(&errand)
-        && errand.site.upstream.is_out()
-    {
-        // Nobody is there to ask, and what is stored is better than waiting for somebody.
-        match deliver::landed(&errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale)) {
-            Ok(response) => {
-                errand.site.upstream.counters.hold_ended("stale", Duration::ZERO);
-                return response;
+    let mut trail = match stale_while_out(&errand, trail, &request) {
+        Ok(response) => return response,
+        Err(unused) => unused,
+    };
+    let (mut failure, mut variant): (Option<Failure>, Option<Vec<u8>>) = (None, None);
+    let private = errand.edge.cache.is_private(&key);
+    let mut rounds = if private { 0..0 } else { 0..TOGETHER };
+    while rounds.next().is_some() {
+        let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
+            Joined::Leader(mut leader) => {
+                let Some(stored) = arrived(&errand, &key, request.headers()) else {
+                    return lead(Arc::new(errand), trail, request, leader).await;
+                };
+                leader.share(Arc::clone(&stored));
+                let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
+                (stored, status)
             }
-            Err(unused) => trail = unused,
-        }
-    }
-    if !errand.edge.cache.is_private(&key) {
-        let mut failure = None;
-        for _ in 0..TOGETHER {
-            match errand.edge.cache.flights().join(&key) {
-                Joined::Leader(mut leader) => {
-                    let Some(stored) = arrived(&errand, &key, request.headers()) else {
-                        return lead(Arc::new(errand), trail, request, leader).await;
-                    };
-                    leader.share(Arc::clone(&stored));
-                    let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
-                    match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
-                        Ok(response) => return response,
-                        Err(unused) => trail = unused,
-                    }
+            Joined::Follower(flight) => match follow(&errand, &request, &flight).await {
+                Followed::Response(stored) => (stored, errand.status.collapsed()),
+                Followed::Again(why) => {
+                    failure = why;
+                    continue;
+                }
+                Followed::Other(theirs) if variant.is_none() => {
+                    (failure, variant, rounds) = (None, Some(theirs), 0..TOGETHER);
+                    continue;
+                }
+                Followed::Other(_) | Followed::OnMyOwn => {
                     failure = None;
                     break;
                 }
-                Joined::Follower(flight) => match follow(&errand, &request, &flight).await {
-                    Followed::Response(stored) => {
-                        let status = errand.status.collapsed();
-                        match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
-                            Ok(response) => return response,
-                            Err(unused) => trail = unused,
-                        }
-                        failure = None;
-                        break;
-                    }
-                    Followed::OnMyOwn => {
-                        failure = None;
-                        break;
-                    }
-                    Followed::Again(why) => failure = why,
-                },
-            }
+            },
+        };
+        match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &status) {
+            Ok(response) => return response,
+            Err(unused) => (trail, failure) = (unused, None),
         }
-        if let Some(Failure { status, why, retry_after }) = failure {
-            // Twice the origin gave no answer: that all who wait ask it once more helps nobody.
-            return deliver::failed(trail, &Refusal::new(status, why).retry_after(retry_after));
-        }
+        break;
+    }
+    if let Some(Failure { status, why, retry_after }) = failure {
+        // Twice the origin gave no answer: that all who wait ask it once more helps nobody.
+        return deliver::failed(trail, &Refusal::new(status, why).retry_after(retry_after));
     }
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
     pass(&errand, trail, request).await
+}
+
+/// While nobody is there to ask, what is stored is better than waiting for somebody.
+fn stale_while_out(
+    errand: &Errand,
+    trail: Box<Trail>,
+    request: &Request<Incoming>,
+) -> Result<Response<OutBody>, Box<Trail>> {
+    match usable_stale(errand) {
+        Some(stale) if errand.site.upstream.is_out() => {
+            deliver::landed(errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale))
+        }
+        _ => Err(trail),
+    }
 }
 
 /// What another fetch has stored since this request looked, if it will do.
@@ -368,6 +372,8 @@ enum Followed {
     Response(Arc<Stored>),
     OnMyOwn,
     Again(Option<Failure>),
+    /// A response for other requests; his own variant.
+    Other(Vec<u8>),
 }
 
 async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Flight>) -> Followed {
@@ -384,7 +390,8 @@ async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Fligh
             }
             _ => Followed::Response(stored),
         },
-        Landing::Shared(_) | Landing::Private => Followed::OnMyOwn,
+        Landing::Shared(stored) => Followed::Other(stored.selection.variant(request.headers())),
+        Landing::Private => Followed::OnMyOwn,
         Landing::Failed(why) => Followed::Again(why),
         Landing::Airborne => Followed::Again(None),
     }
@@ -452,7 +459,7 @@ fn asks_for_more(headers: &HeaderMap) -> bool {
 pub fn refresh(mut errand: Errand, client: &HeaderMap) {
     errand.asker.class = Class::Background;
     let Some(key) = &errand.key else { return };
-    let Joined::Leader(leader) = errand.edge.cache.flights().join(key) else { return };
+    let Joined::Leader(leader) = errand.edge.cache.flights().join(key, None) else { return };
     let Ok(head) = errand.shared_head(client) else { return };
     let journey = Journey { errand: Arc::new(errand), client: client.clone(), leader };
     tokio::spawn(journey.run(head, None));

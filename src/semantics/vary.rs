@@ -54,6 +54,21 @@ impl Selection {
         self.fields.iter().all(|(name, value)| *normalised(name, request) == **value)
     }
 
+    /// The selection by the same fields of another request, in bytes: equal for requests that one response answers.
+    #[must_use]
+    pub fn variant(&self, request: &HeaderMap) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (name, _) in &self.fields {
+            let value = normalised(name, request);
+            for part in [name.as_str().as_bytes(), &value] {
+                // Heads are bounded far below 4 GiB.
+                bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes
+    }
+
     /// Whether every request is answered.
     #[must_use]
     pub fn is_universal(&self) -> bool {

@@ -236,6 +236,37 @@ fn a_herd_on_an_expired_page_costs_one_question() {
 }
 
 #[test]
+fn a_herd_that_wants_two_languages_costs_two_renderings() {
+    let gates = [Gate::default(), Gate::default()];
+    let of_origin = gates.clone();
+    let origin = counting(move |before, asked, stream| {
+        of_origin[before.min(1)].pass();
+        let language = asked.field("accept-language").unwrap_or("none").to_owned();
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept-Language\r\nContent-Length: 2";
+        write(stream, format!("{head}\r\n\r\n{language}").as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    let languages = ["de", "nl"];
+    let mut clients: Vec<(&str, Client)> = Vec::new();
+    for number in 0..20 {
+        let language = languages[number % 2];
+        let mut client = edge.client();
+        client.ask("/", &format!("Accept-Language: {language}\r\n"));
+        clients.push((language, client));
+    }
+    waiting(&edge, 19.0);
+    gates[0].open();
+    // Those who wanted the other language wait for one fetch again: nine follow the tenth.
+    waiting(&edge, 19.0 + 9.0);
+    gates[1].open();
+    for (language, client) in &mut clients {
+        assert_eq!(client.reply().text(), *language);
+    }
+    assert_eq!(origin.asked().len(), 2);
+}
+
+#[test]
 fn a_body_that_only_the_end_of_the_connection_ends_is_passed_on_and_never_stored() {
     let origin = Origin::new(|_, stream| {
         write(stream, b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nConnection: close\r\n\r\nhello");
