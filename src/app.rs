@@ -8,8 +8,10 @@ use crate::cache::Cache;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
+use crate::config::pair;
 use crate::config::values;
 use crate::control::admin::Admin;
+use crate::control::failover;
 use crate::control::publisher::Publisher;
 use crate::control::publisher::Source;
 use crate::edge::Edge;
@@ -17,6 +19,7 @@ use crate::edge::permits::Permits;
 use crate::edge::spool::Spool;
 use crate::edge::worker;
 use crate::heartbeat::guard;
+use crate::heartbeat::pair::Pair;
 use crate::snapshot::House;
 use crate::snapshot::Snapshot;
 use crate::snapshot::Snapshots;
@@ -141,6 +144,7 @@ impl App {
         )
         .map_err(|problems| anyhow!("{}", problems.join("\n")))?;
         show_live_state(&publisher);
+        let follower = join_pair(&self.config, &publisher)?;
 
         let abandon = CancellationToken::new();
         let edge = Arc::new(Edge {
@@ -170,6 +174,11 @@ impl App {
         started(&publisher);
 
         self.watch(&publisher).await?;
+        if let Some(pair) = publisher.pair() {
+            pair.stop().await;
+        }
+        // It ends with the heartbeat.
+        drop(follower);
         take_down(&self.config, &publisher, crew, &abandon).await;
         admin_stop.cancel();
         // It ends with its token; a panic in it concerns nobody any more.
@@ -219,6 +228,20 @@ impl App {
         self.stop.cancel();
         Ok(())
     }
+}
+
+/// Takes part in the pair, if the configuration says so, and lets the upstreams follow it.
+fn join_pair(config: &Config, publisher: &Arc<Publisher>) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    if config.heartbeat.node.is_none() {
+        return Ok(None);
+    }
+    // What is wrong with it has been told when the file was read.
+    let plan = pair::plan(&config.heartbeat).0.context("the pair's settings do not fit each other")?;
+    let program = std::env::current_exe().context("find this program")?;
+    let pair = Pair::start(plan, Arc::clone(&publisher.house().metrics), &program)
+        .map_err(|error| anyhow!("{}", telemetry::chain(&error)))?;
+    publisher.joined(Arc::clone(&pair));
+    Ok(Some(tokio::spawn(failover::follow(pair, Arc::clone(publisher)))))
 }
 
 /// Guards the process groups of a heartbeat that may hang; the body of the hidden verb `guard`.

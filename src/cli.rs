@@ -1,5 +1,7 @@
 //! The command line: verbs, their options, their help.
 
+mod pair;
+
 use crate::app;
 use crate::app::App;
 use crate::clock;
@@ -96,6 +98,9 @@ pub enum Verb {
                             tidegate purge --glob '/news/**/*.png'\n  tidegate purge --tag 2f1c9e --soft\n  \
                             tidegate purge all")]
     Purge(PurgeArgs),
+    /// The storage pair: who serves, and orders to it.
+    #[command(subcommand)]
+    Pair(pair::PairVerb),
     /// Kill what the heartbeat says when it does not say otherwise in time. Started by the heartbeat itself.
     #[command(hide = true)]
     Guard,
@@ -340,6 +345,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Verb::Hold(which) => which.order("hold"),
         Verb::Release(which) => which.order("release"),
         Verb::Purge(args) => args.order(),
+        Verb::Pair(verb) => pair::main(verb),
         Verb::Guard => match app::guard() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("guard: {error}"), 1),
@@ -435,6 +441,12 @@ fn summary(config: &Config) -> String {
                 upstream.threads
             );
         }
+    }
+    if let Some(node) = &config.heartbeat.node {
+        let names =
+            |labels: &[values::NodeLabel]| labels.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let (members, witnesses) = (names(&config.heartbeat.members), names(&config.heartbeat.witnesses));
+        let _ = writeln!(text, "pair: this is {node}; members {members}; witnesses {witnesses}");
     }
     text.push_str("all settings: tidegate check --expanded FILE\n");
     text

@@ -2,5 +2,8 @@
 
 pub mod admin;
 pub mod client;
+pub mod failover;
+pub mod import;
+pub mod pair;
 pub mod publisher;
 pub mod status;

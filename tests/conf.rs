@@ -38,7 +38,7 @@ fn the_reference_is_that_of_the_source_and_is_itself_a_configuration_without_err
 
 #[test]
 fn the_files_we_ship_are_good_and_read_the_same_when_written_out() {
-    for name in ["minimal.toml", "tidegate.toml"] {
+    for name in ["minimal.toml", "tidegate.toml", "pair.toml"] {
         let text = fs::read_to_string(root().join("conf").join(name)).expect("the file is there");
         let loaded = config::parse(name, &text).unwrap_or_else(|report| panic!("{report}"));
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);

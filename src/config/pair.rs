@@ -228,7 +228,7 @@ impl Desk<'_> {
         settings.restarts_max = from.restarts;
         settings.probe_failed = u8::try_from(from.monitor.failed).unwrap_or(u8::MAX);
         settings.probe_window = u8::try_from(from.monitor.window).unwrap_or(u8::MAX);
-        settings.fence_timeout = levels.iter().map(|level| fence::longest(level)).max().unwrap_or(SLACK) + SLACK;
+        settings.fence_timeout = levels.iter().map(|level| fence::longest(level)).max().unwrap_or(SLACK) + FENCE_SLACK;
         settings.fence_retry = timing.fence_retry;
         settings.address_timeout = from.address.timeout + SLACK;
         settings.start_timeout = resources.iter().map(|resource| resource.start_timeout).sum::<Duration>() + SLACK;
@@ -357,6 +357,10 @@ impl Desk<'_> {
                 help,
             );
         }
+        if plan.data.is_none() && plan.settings.me.is_member() {
+            let help = "set data = \"/srv/zeo/Data.fs\", or be sure that both members have the same disk";
+            self.odd("W0422", "data", "`data` is not set: a copy that lacks transactions would be promoted", help);
+        }
         let probe = &self.from.monitor;
         if probe.every.is_zero() || probe.timeout.is_zero() {
             self.wrong("E0420", "monitor", "`every` and `timeout` must be longer than 0", "");
@@ -422,6 +426,9 @@ fn place_of(key: &str) -> String {
 /// What every deed may take besides its own time: a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
+/// The same for fencing. Short: a vote binds its voter for as long as its candidate may shoot.
+const FENCE_SLACK: Duration = Duration::from_millis(500);
+
 /// What the kernel may take to end what was killed, and a status to be told.
 const KILL: Duration = Duration::from_secs(3);
 
@@ -437,7 +444,7 @@ mod tests {
         }
     }
 
-    const GOOD: &str = "node = \"a\"\nmembers = [\"a\", \"b\"]\nwitnesses = [\"w\"]\n\
+    const GOOD: &str = "node = \"a\"\ndata = \"/srv/Data.fs\"\nmembers = [\"a\", \"b\"]\nwitnesses = [\"w\"]\n\
         at.a = { links = [\"10.0.0.1:694\", \"10.1.0.1:694\"], storage = \"10.0.0.1:8100\" }\n\
         at.b = { links = [\"10.0.0.2:694\", \"10.1.0.2:694\"], storage = \"10.0.0.2:8100\" }\n\
         at.w = { links = [\"10.0.0.3:694\"] }\n\
@@ -467,6 +474,7 @@ mod tests {
             ("resource =", "address.kind = \"ip\"\nresource =", "needs `ip` and `device`"),
             ("resource =", "cluster = \"two words\"\nresource =", "is no cluster name"),
             (", storage = \"10.0.0.2:8100\"", "", "set `storage`"),
+            ("data = \"/srv/Data.fs\"\n", "", "`data` is not set"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let told = told(&GOOD.replacen(from, to, 1));

@@ -3,6 +3,7 @@
 //! The unix socket may do everything and is guarded by its mode (0660: owner and group). A TCP address, only when asked
 //! for, may read health and metrics and nothing else.
 
+use crate::control::pair;
 use crate::control::publisher::Publisher;
 use crate::control::status;
 use crate::edge::explain::Wish;
@@ -240,6 +241,10 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
                 let (kind, page) = publisher.house().metrics.encode();
                 respond(StatusCode::OK, kind, page)
             }
+            _ if path.starts_with("/pair") && rights == Rights::All => match pair::told(publisher, path).await {
+                Ok(told) => respond(StatusCode::OK, "application/json", told.to_string()),
+                Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
+            },
             "/status" if rights == Rights::All => {
                 respond(StatusCode::OK, "application/json", status::json(publisher).to_string())
             }
@@ -286,6 +291,9 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
                 "say what=https://HOST/PATH, or kind=KIND&what=TEXT with url, prefix, glob, regex, tag, site or all\n",
             ),
         },
+        _ if path.starts_with("/pair/") => {
+            outcome(pair::order(publisher, path, argument("what").or_else(|| argument("force"))).await)
+        }
         "/reopen" => {
             publisher.house().access.reopen();
             text(StatusCode::OK, "log files are opened again\n")

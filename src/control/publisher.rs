@@ -18,6 +18,7 @@ use crate::edge::purge::Done;
 use crate::edge::purge::Wanted;
 use crate::edge::worker::Door;
 use crate::edge::worker::Doors;
+use crate::heartbeat::pair::Pair;
 use crate::semantics::tags::Mode;
 use crate::snapshot;
 use crate::snapshot::Choices;
@@ -39,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -69,6 +71,7 @@ pub struct Publisher {
     permits: Arc<Permits>,
     began: Instant,
     stopping: AtomicBool,
+    pair: OnceLock<Arc<Pair>>,
 }
 
 /// What only the publisher knows.
@@ -103,6 +106,7 @@ impl Publisher {
             permits,
             began: clock::mono(),
             stopping: AtomicBool::new(false),
+            pair: OnceLock::new(),
         });
         publisher.install(&mut publisher.state(), config)?;
         Ok(publisher)
@@ -338,6 +342,26 @@ impl Publisher {
             }
         }
         if problems.is_empty() { Ok(Arc::new(doors)) } else { Err(problems) }
+    }
+
+    /// This node takes part in a pair; said once, at the start.
+    pub fn joined(&self, pair: Arc<Pair>) {
+        // The first one stays: there is one at most.
+        let _ = self.pair.set(pair);
+    }
+
+    /// The pair that this node takes part in.
+    #[must_use]
+    pub fn pair(&self) -> Option<&Arc<Pair>> {
+        self.pair.get()
+    }
+
+    /// The upstreams that follow the pair.
+    #[must_use]
+    pub fn followers(&self) -> BTreeSet<UpstreamName> {
+        let state = self.state();
+        let upstreams = state.compiled.config().upstream.iter();
+        upstreams.filter(|(_, upstream)| upstream.pair).map(|(name, _)| name.clone()).collect()
     }
 
     /// Tells of each change that was published.

@@ -203,3 +203,46 @@ fn bytes(value: &Value) -> String {
         _ => format!("{} MiB", bytes / 1_048_576),
     }
 }
+
+/// What `tidegate pair status` says, in words.
+#[must_use]
+pub fn pair_words(status: &Value) -> String {
+    let pair = &status["pair"];
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{:<12} {} ({}), epoch {}, {}",
+        "node",
+        string(&status["node"]),
+        string(&status["role"]),
+        pair["epoch"],
+        string(&pair["phase"])
+    );
+    let _ = writeln!(text, "{:<12} {}", "active", pair["active"].as_str().unwrap_or("nobody"));
+    if let Some(why) = pair["why"].as_str() {
+        let _ = writeln!(text, "{:<12} {why}\n{:<12} {}", "REFUSED", "remedy", string(&pair["remedy"]));
+    }
+    for link in status["links"].as_array().into_iter().flatten() {
+        let heard = match link["last_heard_ms"].as_u64() {
+            Some(ms) => format!("heard {ms} ms ago, longest gap {} ms", link["gap_max_ms"]),
+            None => "never heard".to_owned(),
+        };
+        let _ = writeln!(text, "{:<12} {} on link {}: {heard}", "link", string(&link["node"]), link["link"]);
+    }
+    if let Some(forecast) = status["if_the_active_died_now"].as_str() {
+        let _ = writeln!(text, "{:<12} {forecast}", "if it died");
+    }
+    for report in status["reports"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            text,
+            "{:<12} epoch {} by {}, {}, proof {}",
+            "takeover",
+            report["epoch"],
+            string(&report["by"]),
+            string(&report["at"]),
+            report["proof"].as_str().unwrap_or("none")
+        );
+    }
+    text
+}

@@ -46,6 +46,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 use tracing::error;
 use tracing::warn;
 
@@ -242,33 +243,95 @@ fn announce_v4(own: Ipv4Addr, device: &str, stop: &AtomicBool, conflicts: &Atomi
     let link = link_of(device)?;
     let socket = packet_socket(ETH_P_ARP)?;
     let tell = |reply| sendto(&socket, &arp_packet(mac, own, reply), SendFlags::empty(), &link);
-    let began = clock::mono();
-    let (mut sent, mut answered) = (0, began);
+    let mut voice = Voice::new(clock::mono());
     let mut packet = [0; 128];
     while !stop.load(Ordering::Relaxed) {
         let now = clock::mono();
-        let due = began + announcement_due(sent);
-        if now >= due {
-            if let Err(error) = tell(sent % 2 == 1) {
-                warn!(address = %own, %error, "announcement could not be sent");
+        match voice.next(now) {
+            Word::Announce { reply } => {
+                if let Err(error) = tell(reply) {
+                    warn!(address = %own, %error, "announcement could not be sent");
+                }
+                continue;
             }
-            sent += 1;
-            continue;
-        }
-        if !readable(&socket, (due - now).min(GLANCE))? {
-            continue;
+            Word::Defend => {
+                let _ = (tell(false), tell(true));
+                continue;
+            }
+            Word::Silence(time) => {
+                if !readable(&socket, time.min(GLANCE))? {
+                    continue;
+                }
+            }
         }
         let (length, _) = recv(&socket, &mut packet[..], RecvFlags::empty())?;
         let Some(other) = arp_claim(&packet[..length], mac, own) else { continue };
         conflicts.fetch_add(1, Ordering::Relaxed);
-        // Answered, but not in a loop with an opponent that does the same.
-        if now >= answered && !stop.load(Ordering::Relaxed) {
-            answered = now + DEFEND;
+        if voice.claimed(now) {
             error!(address = %own, claimed_by = %hex(other), "another machine claims the service address: split brain?");
-            let _ = (tell(false), tell(true));
         }
     }
     Ok(())
+}
+
+/// What to say of an address, and when.
+#[derive(Debug)]
+struct Voice {
+    began: Instant,
+    sent: u32,
+    last_turn: Instant,
+    /// Not before.
+    quiet_until: Instant,
+    defended: Option<Instant>,
+    defend_at: Option<Instant>,
+}
+
+/// What to say now.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    Announce { reply: bool },
+    Defend,
+    Silence(Duration),
+}
+
+impl Voice {
+    fn new(now: Instant) -> Self {
+        Self { began: now, sent: 0, last_turn: now, quiet_until: now, defended: None, defend_at: None }
+    }
+
+    /// What to say now. Who stood still for a while may have lost the address meanwhile without knowing: he is silent until
+    /// the heartbeat's thread has had its say, and what he missed is not said any more.
+    fn next(&mut self, now: Instant) -> Word {
+        if now.saturating_duration_since(self.last_turn) > STALL {
+            self.quiet_until = now + STALL;
+            while now >= self.began + announcement_due(self.sent) {
+                self.sent += 1;
+            }
+            self.defend_at = self.defend_at.map(|_| self.quiet_until);
+        }
+        self.last_turn = now;
+        if self.defend_at.is_some_and(|at| now >= at) {
+            self.defend_at = None;
+            self.defended = Some(now);
+            return Word::Defend;
+        }
+        let due = (self.began + announcement_due(self.sent)).max(self.quiet_until);
+        if now >= due {
+            self.sent += 1;
+            return Word::Announce { reply: self.sent.is_multiple_of(2) };
+        }
+        let next = self.defend_at.map_or(due, |at| at.min(due));
+        Word::Silence(next.saturating_duration_since(now))
+    }
+
+    /// Another one claims the address: it is defended at once, or as soon as it may be after the last time, so that the last
+    /// word is ours and yet two who both insist do not flood the network. Whether this is news.
+    fn claimed(&mut self, now: Instant) -> bool {
+        let news = self.defend_at.is_none();
+        let earliest = self.defended.map_or(now, |last| last + DEFEND).max(self.quiet_until).max(now);
+        self.defend_at.get_or_insert(earliest);
+        news
+    }
 }
 
 fn announce_v6(own: Ipv6Addr, device: &str, stop: &AtomicBool) -> io::Result<()> {
@@ -372,6 +435,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// At most one defence of the address in this time.
 const DEFEND: Duration = Duration::from_millis(200);
 
+/// A turn that came so late was no turn: this node stood still. Long enough for the heartbeat to give the address up.
+const STALL: Duration = Duration::from_millis(500);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +462,36 @@ mod tests {
             assert_eq!(arp_claim(&packet, [2, 0, 0, 0, 0, 8], own), Some(MAC));
             assert_eq!(arp_claim(&packet, [2, 0, 0, 0, 0, 8], "192.0.2.10".parse().unwrap()), None);
         }
+    }
+
+    #[test]
+    fn the_last_word_is_that_of_the_one_who_has_the_address() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut voice = Voice::new(start);
+        assert_eq!(voice.next(at(0)), Word::Announce { reply: false });
+        assert_eq!(voice.next(at(5)), Word::Silence(Duration::from_millis(15)));
+        assert!(voice.claimed(at(5)));
+        assert_eq!(voice.next(at(5)), Word::Defend);
+        assert!(voice.claimed(at(10)) && !voice.claimed(at(11)));
+        assert_eq!(voice.next(at(20)), Word::Announce { reply: true });
+        assert_eq!(voice.next(at(50)), Word::Silence(Duration::from_millis(50)));
+        assert_eq!(voice.next(at(100)), Word::Announce { reply: false });
+        assert_eq!(voice.next(at(205)), Word::Defend);
+    }
+
+    #[test]
+    fn who_stood_still_is_silent_until_he_knows_whether_the_address_is_his() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut voice = Voice::new(start);
+        for millis in [0, 20, 100, 300] {
+            assert!(matches!(voice.next(at(millis)), Word::Announce { .. }), "{millis}");
+        }
+        assert_eq!(voice.next(at(9_000)), Word::Silence(Duration::from_secs(56)), "what was missed is not said");
+        voice.claimed(at(9_001));
+        assert_eq!(voice.next(at(9_200)), Word::Silence(Duration::from_millis(300)));
+        assert_eq!(voice.next(at(9_500)), Word::Defend);
     }
 
     #[test]

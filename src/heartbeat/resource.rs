@@ -344,9 +344,11 @@ impl Keeper {
 impl Running {
     async fn stop(mut self, within: Duration) -> Result<(), String> {
         self.wanted.send_replace(true);
-        kill_group(self.group, Signal::TERM);
-        if self.ends(within).await {
-            return Ok(());
+        if !is_stuck(self.group) {
+            kill_group(self.group, Signal::TERM);
+            if self.ends(within).await {
+                return Ok(());
+            }
         }
         kill_group(self.group, Signal::KILL);
         if self.ends(KILLED_WITHIN).await {
@@ -358,6 +360,13 @@ impl Running {
     async fn ends(&mut self, within: Duration) -> bool {
         tokio::time::timeout(within, self.ended.wait_for(Option::is_some)).await.is_ok()
     }
+}
+
+/// Whether a process cannot hear SIGTERM now: it is stopped, or sits in the kernel. Waiting for it would be in vain.
+fn is_stuck(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't' | 'D'))
 }
 
 fn command(process: &Process) -> io::Result<Command> {

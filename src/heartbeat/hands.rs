@@ -1,0 +1,323 @@
+//! What does what the machine wants, and takes time: fencing, address, resources, checks, probes. Everything ends in an input to
+//! the machine, whatever happens.
+//!
+//! Address and resources are one body: one thing at a time, in the order in which it was wanted. A self-fence breaks off what the
+//! body is doing, for it may hang just there. Fencing runs beside it.
+
+use crate::clock;
+use crate::heartbeat::address::Address;
+use crate::heartbeat::copy;
+use crate::heartbeat::fence;
+use crate::heartbeat::machine::Epoch;
+use crate::heartbeat::machine::Failure;
+use crate::heartbeat::machine::Fenced;
+use crate::heartbeat::machine::Input;
+use crate::heartbeat::machine::NodeId;
+use crate::heartbeat::machine::Power;
+use crate::heartbeat::machine::Tid;
+use crate::heartbeat::monitor::Depth;
+use crate::heartbeat::monitor::Monitor;
+use crate::heartbeat::plan::Plan;
+use crate::heartbeat::resource::Exit;
+use crate::heartbeat::resource::Groups;
+use crate::heartbeat::resource::Keeper;
+use crate::heartbeat::runner::Inbox;
+use crate::telemetry::chain;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::info;
+use tracing::warn;
+
+/// Something for the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Bring the address up, and announce it.
+    Raise(Epoch),
+    /// Announce it again.
+    Announce,
+    /// Let it go.
+    Drop(Epoch),
+    /// Start the resources.
+    Start(Epoch),
+    /// Stop them.
+    Stop(Epoch),
+    /// All of it, now.
+    SelfFence(Epoch),
+}
+
+/// Something that is wanted, and when: what was wanted before a self-fence is not done after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What.
+    pub deed: Deed,
+    /// How many self-fences there had been.
+    pub generation: u64,
+}
+
+/// What the hands are told, beside the body.
+#[derive(Clone, Debug)]
+pub enum Errand {
+    /// Put a node off by the devices of a level.
+    Fence {
+        /// For which epoch.
+        epoch: Epoch,
+        /// Which attempt.
+        attempt: u32,
+        /// From 0.
+        level: u8,
+    },
+    /// Check the local copy.
+    Verify(Epoch),
+    /// A line for the diary, already in words.
+    Diary(Diary),
+}
+
+/// A line for the diary. Written here and not by the heartbeat's thread, which must not wait for a reader of standard error.
+#[derive(Clone, Debug)]
+pub struct Diary {
+    /// Whether somebody should look.
+    pub warn: bool,
+    /// What.
+    pub text: String,
+}
+
+/// Where the runner puts what it wants done.
+#[derive(Clone, Debug)]
+pub struct Hands {
+    /// To the body.
+    pub body: mpsc::Sender<Wanted>,
+    /// To the rest.
+    pub errands: mpsc::Sender<Errand>,
+    /// Counts self-fences: each breaks off what the body is doing.
+    pub generation: Arc<watch::Sender<u64>>,
+}
+
+/// What the hands hold before they begin.
+pub struct Ready {
+    plan: Arc<Plan>,
+    inbox: Inbox,
+    body: mpsc::Receiver<Wanted>,
+    errands: mpsc::Receiver<Errand>,
+    generation: watch::Receiver<u64>,
+    groups: Arc<Groups>,
+    conflicts: Arc<AtomicU64>,
+}
+
+/// Hands that have nothing to do yet. `conflicts` counts claims of others to the service address.
+#[must_use]
+pub fn prepare(plan: Arc<Plan>, inbox: Inbox, groups: Arc<Groups>, conflicts: Arc<AtomicU64>) -> (Hands, Ready) {
+    let (body_tx, body) = mpsc::channel(WANTED_MAX);
+    let (errands_tx, errands) = mpsc::channel(ERRANDS_MAX);
+    let (generation_tx, generation) = watch::channel(0);
+    let hands = Hands { body: body_tx, errands: errands_tx, generation: Arc::new(generation_tx) };
+    (hands, Ready { plan, inbox, body, errands, generation, groups, conflicts })
+}
+
+impl Ready {
+    /// Works until the runner has gone.
+    pub async fn work(self) {
+        let Self { plan, inbox, body, errands, generation, groups, conflicts } = self;
+        let mut helpers = tokio::task::JoinSet::new();
+        let (exits_tx, exits) = mpsc::channel(EXITS_MAX);
+        let keeper = Keeper::new(plan.resources.clone(), groups, exits_tx);
+        let address = Address::new(plan.address.clone(), Arc::clone(&conflicts));
+        helpers.spawn(tell_exits(exits, inbox.clone()));
+        helpers.spawn(tell_conflicts(conflicts, inbox.clone()));
+        for (member, monitor) in [0, 1].into_iter().zip(&plan.monitors) {
+            if let Some(monitor) = monitor {
+                helpers.spawn(probe(NodeId(member), monitor.clone(), Arc::clone(&plan), inbox.clone()));
+            }
+        }
+        match plan.data.clone().filter(|_| plan.settings.me.is_member()) {
+            Some(data) => drop(helpers.spawn(watch_copy(data, inbox.clone()))),
+            // Nobody is to ask how far this copy is: it is as far as any.
+            None => inbox.tell(Input::Copy(Tid(0))),
+        }
+        helpers.spawn(run_errands(errands, Arc::clone(&plan), inbox.clone()));
+        Body { keeper, address, inbox, generation }.work(body).await;
+        // The helpers have nobody left to tell; dropping the set ends them.
+    }
+}
+
+struct Body {
+    keeper: Keeper,
+    address: Address,
+    inbox: Inbox,
+    generation: watch::Receiver<u64>,
+}
+
+impl Body {
+    async fn work(mut self, mut wanted: mpsc::Receiver<Wanted>) {
+        let mut generation = self.generation.clone();
+        while let Some(Wanted { deed, generation: wanted_in }) = wanted.recv().await {
+            if matches!(deed, Deed::SelfFence(_)) {
+                self.perform(deed).await;
+                continue;
+            }
+            let broken_off = async {
+                // Fails only when the runner has gone, and then nothing is broken off.
+                let _ = generation.wait_for(|now| *now > wanted_in).await;
+            };
+            tokio::select! {
+                biased;
+                () = broken_off => info!(?deed, "broken off: this member stops itself"),
+                () = self.perform(deed) => {}
+            }
+        }
+        // The runner has gone without stopping what runs: so do we.
+        let _ = self.address.down().await;
+        let _ = self.keeper.stop().await;
+    }
+
+    async fn perform(&mut self, deed: Deed) {
+        let began = clock::mono();
+        let input = match deed {
+            Deed::Raise(epoch) => {
+                let result = self.address.up().await.map_err(|error| Failure(chain(&error)));
+                Input::AddressDone { epoch, raised: true, result }
+            }
+            Deed::Announce => {
+                if let Err(error) = self.address.up().await {
+                    warn!(error = chain(&error), "the service address could not be announced again");
+                }
+                return;
+            }
+            Deed::Drop(epoch) => {
+                let result = self.address.down().await.map_err(|error| Failure(chain(&error)));
+                Input::AddressDone { epoch, raised: false, result }
+            }
+            Deed::Start(epoch) => {
+                let result = self.keeper.start().await.map_err(|error| Failure(error.to_string()));
+                Input::ResourceDone { epoch, started: true, result }
+            }
+            Deed::Stop(epoch) => {
+                let result = self.keeper.stop().await.map_err(|error| Failure(error.to_string()));
+                Input::ResourceDone { epoch, started: false, result }
+            }
+            Deed::SelfFence(epoch) => {
+                // The runner has killed the process groups already.
+                let address = self.address.down().await.map_err(|error| chain(&error));
+                let stopped = self.keeper.stop().await.map_err(|error| error.to_string());
+                Input::ResourceDone { epoch, started: false, result: address.and(stopped).map_err(Failure) }
+            }
+        };
+        let took = clock::mono().saturating_duration_since(began);
+        info!(?deed, ?took, "done");
+        self.inbox.tell(input);
+    }
+}
+
+async fn tell_exits(mut exits: mpsc::Receiver<Exit>, inbox: Inbox) {
+    while let Some(exit) = exits.recv().await {
+        warn!(resource = exit.resource, how = ?exit.how, "a resource ended by itself");
+        inbox.tell(Input::ResourceExited);
+    }
+}
+
+async fn tell_conflicts(conflicts: Arc<AtomicU64>, inbox: Inbox) {
+    let mut told = 0;
+    let mut beat = tokio::time::interval(CONFLICTS_EVERY);
+    loop {
+        beat.tick().await;
+        let now = conflicts.load(std::sync::atomic::Ordering::Relaxed);
+        if now != told {
+            told = now;
+            inbox.tell(Input::AddressConflict);
+        }
+    }
+}
+
+/// Asks a member's storage for ever. While it is bad, its recovery is asked for in full.
+async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox) {
+    let mut beat = tokio::time::interval(plan.probe_every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<bool> = None;
+    loop {
+        beat.tick().await;
+        let depth = if last == Some(true) { Depth::Alive } else { Depth::Writable };
+        let seen = monitor.ask(depth, plan.probe_timeout).await;
+        let good = seen.is_ok();
+        if last != Some(good) {
+            match &seen {
+                Ok(_) => info!(member = plan.name(target), "its storage serves"),
+                Err(why) => info!(member = plan.name(target), why, "its storage does not serve"),
+            }
+        }
+        last = Some(good);
+        inbox.tell(Input::Probe { target, good });
+    }
+}
+
+async fn watch_copy(data: PathBuf, inbox: Inbox) {
+    let mut beat = tokio::time::interval(COPY_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Ok(0);
+    loop {
+        beat.tick().await;
+        let path = data.clone();
+        let read = tokio::task::spawn_blocking(move || copy::last_tid(&path).map_err(|error| error.to_string()));
+        let Ok(read) = read.await else { continue };
+        if read == last {
+            continue;
+        }
+        match &read {
+            Ok(tid) => inbox.tell(Input::Copy(Tid(*tid))),
+            Err(error) => warn!(data = %data.display(), error, "the last transaction of the copy cannot be read"),
+        }
+        last = read;
+    }
+}
+
+async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, inbox: Inbox) {
+    let mut running = tokio::task::JoinSet::new();
+    while let Some(errand) = errands.recv().await {
+        while running.try_join_next().is_some() {}
+        match errand {
+            Errand::Diary(Diary { warn: true, text }) => warn!("{text}"),
+            Errand::Diary(Diary { text, .. }) => info!("{text}"),
+            Errand::Verify(epoch) => {
+                running.spawn(verify(epoch, plan.data.clone(), inbox.clone()));
+            }
+            Errand::Fence { epoch, attempt, level } => {
+                let devices = plan.fence.get(usize::from(level)).cloned().unwrap_or_default();
+                let inbox = inbox.clone();
+                running.spawn(async move {
+                    let outcome = match fence::off(&devices).await {
+                        Ok(()) => Fenced { off: true, status: Power::Off },
+                        Err(why) => {
+                            warn!(level = level + 1, why, "fencing failed");
+                            Fenced { off: false, status: Power::Unknown }
+                        }
+                    };
+                    inbox.tell(Input::FenceDone { epoch, attempt, outcome });
+                });
+            }
+        }
+    }
+}
+
+/// Checks the copy as far as is known here: its end is a whole transaction.
+async fn verify(epoch: Epoch, data: Option<PathBuf>, inbox: Inbox) {
+    let checked = match data {
+        None => Ok(Ok(0)),
+        Some(path) => tokio::task::spawn_blocking(move || copy::last_tid(&path)).await,
+    };
+    let result = match checked {
+        Ok(Ok(tid)) => Ok(Tid(tid)),
+        Ok(Err(error)) => Err(Failure(error.to_string())),
+        Err(panic) => Err(Failure(panic.to_string())),
+    };
+    inbox.tell(Input::Verified { epoch, result });
+}
+
+/// The machine wants little at a time; more than this would be a bug of it.
+const WANTED_MAX: usize = 64;
+const ERRANDS_MAX: usize = 256;
+const EXITS_MAX: usize = 16;
+const CONFLICTS_EVERY: Duration = Duration::from_millis(50);
+const COPY_EVERY: Duration = Duration::from_millis(250);
