@@ -22,5 +22,6 @@ pub mod plan;
 pub mod realtime;
 pub mod resource;
 pub mod runner;
+pub mod simulate;
 pub mod tally;
 pub mod watchdog;

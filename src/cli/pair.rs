@@ -6,8 +6,10 @@ use crate::cli::fail;
 use crate::cli::order;
 use crate::cli::say;
 use crate::clock;
+use crate::config;
 use crate::control::admin::percent_encode;
 use crate::control::import;
+use crate::control::pair;
 use crate::control::status;
 use clap::Subcommand;
 use http::Method;
@@ -61,6 +63,26 @@ pub enum PairVerb {
     TrustJournal(SocketArg),
     /// A real switchover, with its duration measured; refused when the other member is not ready.
     Drill(SocketArg),
+    /// What would happen: the machines of a configuration on a clock of their own; nothing is touched.
+    #[command(after_help = "Examples:\n  tidegate pair simulate --config pair.toml --kill active\n  \
+                            tidegate pair simulate --config pair.toml --cut active:standby --kill edge-1")]
+    Simulate {
+        /// The configuration file of any of the voters.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// A node that is off: a name, `active` or `standby`.
+        #[arg(long, value_name = "NODE")]
+        kill: Vec<String>,
+        /// A cut: `a:b` (all links between two), `a:b:2` (their second), `a>b` (one way), `a` (all links of a node).
+        #[arg(long, value_name = "LINK")]
+        cut: Vec<String>,
+        /// A node whose storage ends.
+        #[arg(long, value_name = "NODE")]
+        storage: Option<String>,
+        /// No fence device answers.
+        #[arg(long)]
+        fence_fails: bool,
+    },
     /// What would keep a takeover from working: fence devices, watchdog, links, key, address.
     ///
     /// Exit status: 0 nothing, 1 something, 2 not reachable.
@@ -87,6 +109,16 @@ pub fn main(verb: PairVerb) -> ExitCode {
         PairVerb::Takeover { socket, .. } => order(&socket, "/pair/takeover?force=yes"),
         PairVerb::TrustJournal(socket) => order(&socket, "/pair/trust-journal"),
         PairVerb::Drill(socket) => drill(&socket),
+        PairVerb::Simulate { config, kill, cut, storage, fence_fails } => {
+            let told = config::load(&config).map_err(|report| report.to_string());
+            match told.and_then(|loaded| pair::simulate(&loaded.config, kill, cut, storage, fence_fails)) {
+                Ok(story) => {
+                    say(&story);
+                    ExitCode::SUCCESS
+                }
+                Err(why) => fail(&why, 1),
+            }
+        }
         PairVerb::Doctor(socket) => doctor(&socket),
         PairVerb::Import { ha_cf, haresources } => import_files(&ha_cf, &haresources),
     }

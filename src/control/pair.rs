@@ -1,9 +1,14 @@
 //! The pair on the admin socket: what can be asked and ordered there.
 
+use crate::clock;
+use crate::config;
+use crate::config::Config;
 use crate::control::publisher::Publisher;
 use crate::heartbeat::doctor;
 use crate::heartbeat::machine::Order;
 use crate::heartbeat::pair::Pair;
+use crate::heartbeat::simulate;
+use crate::heartbeat::simulate::Faults;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -54,6 +59,22 @@ pub async fn order(publisher: &Publisher, path: &str, what: Option<String>) -> R
         }
     };
     pair.order(order).await.map(|()| done.to_owned())
+}
+
+/// What the pair of a configuration would do when this goes wrong; nothing is touched.
+///
+/// # Errors
+/// When there is no pair, or a fault names nobody.
+pub fn simulate(
+    config: &Config,
+    kill: Vec<String>,
+    cut: Vec<String>,
+    storage: Option<String>,
+    fence_fails: bool,
+) -> Result<String, String> {
+    let plan = config::pair::plan(&config.heartbeat).0.filter(|_| config.heartbeat.node.is_some());
+    let plan = plan.ok_or_else(|| "there is no [heartbeat] in this file".to_owned())?;
+    simulate::tell(&plan, &Faults { kill, cut, storage, fence_fails }, clock::mono())
 }
 
 fn joined(publisher: &Publisher) -> Result<&Arc<Pair>, String> {
