@@ -125,7 +125,7 @@ where
     let io = TokioIo::new(Watched::new(stream, ahead, Arc::clone(&activity)));
     let ended = match protocol {
         Protocol::Http1 => {
-            let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
+            let connection = Box::pin(http1_builder(limits).serve_connection(io, service).with_upgrades());
             watch(
                 connection,
                 hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown,
@@ -137,7 +137,7 @@ where
         }
         Protocol::Http2 => {
             let streams = Streams::new(Arc::clone(&activity), limits.bounds.write_idle);
-            let connection = http2_builder(limits, streams).serve_connection(io, service);
+            let connection = Box::pin(http2_builder(limits, streams).serve_connection(io, service));
             watch(
                 connection,
                 hyper::server::conn::http2::Connection::graceful_shutdown,
@@ -183,7 +183,7 @@ fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
 
 /// Drives `connection` until it ends, a time-out of ours is due, or `stop` has let it finish.
 async fn watch<C>(
-    connection: C,
+    mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
     activity: &Activity,
     bounds: &Bounds,
@@ -192,7 +192,6 @@ async fn watch<C>(
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut connection = pin!(connection);
     let mut watchdog = pin!(tokio::time::sleep(Duration::ZERO));
     let mut stopping = false;
     arm(&mut watchdog, activity, bounds);

@@ -73,6 +73,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             let before = buf.filled().len();
             buf.put_slice(&this.ahead[..take]);
             this.ahead.drain(..take);
+            if this.ahead.is_empty() {
+                this.ahead = Vec::new();
+                // What has come besides goes into the same buffer: hyper would make its own twice as large for a second read.
+                if let Poll::Ready(more) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+                    more?;
+                }
+            }
             return Poll::Ready(this.look(&buf.filled()[before..]));
         }
         let before = buf.filled().len();

@@ -276,18 +276,19 @@ impl Visit {
     }
 
     async fn serve(self, stream: Stream<TcpStream>, tls: Option<Arc<ServerConfig>>) {
+        // Each way has an allocation of its own, so that a connection has the room for its own way only.
         match tls {
-            Some(config) => self.serve_tls(stream, config).await,
+            Some(config) => Box::pin(self.serve_tls(stream, config)).await,
             // A TLS listener without certificates is refused by `check`; speaking HTTP on it would be worse than nothing.
             None if self.door.place.tls => {}
-            None if self.h2c => self.serve_sniffed(stream).await,
-            None => self.serve_http(stream, Vec::new(), Protocol::Http1).await,
+            None if self.h2c => Box::pin(self.serve_sniffed(stream)).await,
+            None => Box::pin(self.serve_http(stream, Vec::new(), Protocol::Http1)).await,
         }
     }
 
     async fn serve_tls(self, stream: Stream<TcpStream>, config: Arc<ServerConfig>) {
         let began = clock::mono();
-        let handshake = TlsAcceptor::from(config).accept(stream);
+        let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
         match tokio::time::timeout(self.handshake, handshake).await {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
@@ -296,7 +297,8 @@ impl Visit {
                 let done = Handshake::Done { version: session.protocol_version(), resumed, took };
                 self.edge.metrics.tls_handshake(done);
                 let h2 = session.alpn_protocol() == Some(b"h2");
-                self.serve_http(stream, Vec::new(), if h2 { Protocol::Http2 } else { Protocol::Http1 }).await;
+                let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
+                Box::pin(self.serve_http(stream, Vec::new(), protocol)).await;
             }
             Ok(Err(error)) => {
                 self.edge.metrics.tls_handshake(Handshake::Failed);
@@ -311,7 +313,7 @@ impl Visit {
 
     async fn serve_sniffed(self, mut stream: Stream<TcpStream>) {
         match connection::sniff(&mut stream, self.limits.bounds.first_byte).await {
-            Ok(Some((protocol, ahead))) => self.serve_http(stream, ahead, protocol).await,
+            Ok(Some((protocol, ahead))) => Box::pin(self.serve_http(stream, ahead, protocol)).await,
             Ok(None) => {}
             Err(closed) => self.timed_out(closed.as_str()),
         }
