@@ -19,9 +19,9 @@ const STOCK: u32 = 2000;
 /// Frames that are earned each second.
 const PER_SECOND: u32 = 100;
 
-/// Bytes to the client for which one more frame is earned: a client may acknowledge twice (stream and connection) for each
-/// 4 KiB that it has read.
-const PER_BYTES: usize = 2048;
+/// Bytes to the client for which one more frame is earned: a client with the smallest window that is in use (1 KiB)
+/// acknowledges every half of it twice, for the stream and for the connection.
+const PER_BYTES: usize = 128;
 
 /// A reset may have made us begin something, so it costs more (CVE-2023-44487).
 const RESET: u32 = 10;
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(spend(&mut frames, began), 2000);
         // The frame that was refused has been read.
         assert_eq!(spend(&mut frames, began + Duration::from_secs(1)), 100);
-        frames.wrote(2048 * 50 + 100);
+        frames.wrote(128 * 50 + 100);
         assert_eq!(spend(&mut frames, began + Duration::from_secs(1)), 50);
         assert_eq!(spend(&mut frames, began + Duration::from_secs(3600)), 2000);
     }

@@ -282,6 +282,29 @@ fn who_reads_slowly_over_http2_gets_all_of_it() {
 }
 
 #[test]
+fn a_client_with_a_small_window_gets_all_of_a_large_answer() {
+    let origin = Recorder::new(|_| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n";
+        ([head, &"z".repeat(2_000_000)].concat().into_bytes(), recorder::Then::Keep)
+    });
+    let edge = edge(&[origin.address], "");
+    let mut talk = Conversation::with(edge.place(false), &h2::setting(4, 1023));
+    talk.send(&h2::request(1, &h2::get("/big")));
+    let (mut got, mut unacknowledged) = (0, 0);
+    while got < 2_000_000 {
+        let frame = talk.until(|frame| matches!(frame.kind, DATA | GOAWAY | RST_STREAM)).expect("it is not cut off");
+        assert_eq!(frame.kind, DATA, "{frame:?} after {got} bytes");
+        got += frame.payload.len();
+        unacknowledged += frame.payload.len();
+        if unacknowledged >= 511 {
+            let by = u32::try_from(unacknowledged).expect("small").to_be_bytes();
+            talk.send(&[h2::frame(WINDOW_UPDATE, 0, 0, &by), h2::frame(WINDOW_UPDATE, 0, 1, &by)].concat());
+            unacknowledged = 0;
+        }
+    }
+}
+
+#[test]
 fn slow_clients_are_ended_whatever_they_are_slow_with() {
     let origin = Recorder::new(|_| {
         let body = "z".repeat(30_000_000);
