@@ -27,6 +27,7 @@ use crate::edge::trail::Trail;
 use crate::edge::tunnel;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::Why;
 use crate::semantics::conditional;
 use crate::semantics::downstream;
 use crate::semantics::downstream::Lines;
@@ -38,6 +39,7 @@ use crate::semantics::no_vary_search;
 use crate::semantics::obsolete::is_cause;
 use crate::semantics::policy;
 use crate::semantics::reuse;
+use crate::semantics::reuse::Reuse;
 use crate::semantics::storable;
 use crate::semantics::storable::Storable;
 use crate::semantics::storable::Terms;
@@ -305,8 +307,15 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     while rounds.next().is_some() {
         let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
             Joined::Leader(mut leader) => {
-                let Some(stored) = arrived(&errand, &key, request.headers()) else {
-                    return lead(Arc::new(errand), trail, request, leader).await;
+                let stored = match arrived(&errand, &key, request.headers()) {
+                    Some((stored, Reuse::Fresh)) => stored,
+                    Some((stored, _)) => {
+                        // It has to be asked about all the same, but need not be rendered again.
+                        errand.found = Some(stored);
+                        errand.status = CacheStatus::forwarded(Why::Stale);
+                        return lead(Arc::new(errand), trail, request, leader).await;
+                    }
+                    None => return lead(Arc::new(errand), trail, request, leader).await,
                 };
                 leader.share(Arc::clone(&stored));
                 let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
@@ -357,14 +366,14 @@ fn stale_while_out(
     }
 }
 
-/// What another fetch has stored since this request looked, if it will do.
-fn arrived(errand: &Errand, key: &[u8], headers: &HeaderMap) -> Option<Arc<Stored>> {
+/// What another fetch has stored since this request looked, and what to do with it.
+fn arrived(errand: &Errand, key: &[u8], headers: &HeaderMap) -> Option<(Arc<Stored>, Reuse)> {
     let shelf = errand.edge.cache.get(key)?;
     let stored = shelf.select(headers)?;
     let honour = errand.snapshot.cache.honour_client;
     let directives = cache_control::parse_request(headers);
     let reuse = reuse::decide(&stored.freshness, &directives, honour, clock::mono());
-    (reuse == reuse::Reuse::Fresh).then(|| Arc::clone(stored))
+    Some((Arc::clone(stored), reuse))
 }
 
 /// What a follower got.
