@@ -26,8 +26,10 @@ pub fn after(errand: &Errand, method: &Method, answer: &HeaderMap) {
         // A pattern is needed only for what lies too deep for a tag; if too many wait, the object itself is forgotten.
         let _ = purge::subtree(cache, site, folder, Mode::Hard, now);
     }
-    let groups = tags::invalidated(answer, (errand.scheme, &errand.place));
+    let mut groups = tags::invalidated(answer, (errand.scheme, &errand.place));
     if !groups.is_empty() {
+        // Answers with more tags than are kept have every tag.
+        groups.push(tags::Tag::ANY);
         cache.ledger().purge_tags(&groups, Mode::Hard, now);
     }
     purge::settle(cache);
