@@ -267,6 +267,13 @@ impl Upstream {
         lock(&self.desk).queue.another_open(id)
     }
 
+    /// Whether all threads of `id` that may be used are taken.
+    #[must_use]
+    pub fn is_full(&self, id: EndpointId) -> bool {
+        let desk = lock(&self.desk);
+        desk.queue.in_flight(id) > 0 && desk.queue.in_flight(id) >= desk.queue.limit(id)
+    }
+
     /// Whether nothing is sent now, or what is sent does not come back: no endpoint is open, all that are open are stuck, or
     /// the upstream is held.
     #[must_use]

@@ -11,6 +11,7 @@ use crate::upstream::Secure;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::warmup::Phase;
@@ -24,6 +25,8 @@ use http_body_util::Limited;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
 /// The pause between two looks at an endpoint that is warming up, unless it is checked more often.
@@ -139,25 +142,7 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
         if plan.check.kind == CheckKind::Off {
             upstream.try_unchecked();
         } else {
-            let result = tokio::time::timeout(plan.check.timeout, check(&endpoint, plan)).await;
-            let word = match &result {
-                Ok(Ok(())) => "ok",
-                Ok(Err(_)) => "failed",
-                Err(_) => "timeout",
-            };
-            let took = clock::mono().saturating_duration_since(began);
-            for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
-                member.counters.check(word, took);
-            }
-            let progressing = endpoint.progressed();
-            let evidence = match result.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                Ok(()) => Evidence::CheckGood,
-                Err(why) => {
-                    endpoint.note_error(format!("check: {why}"));
-                    Evidence::CheckFailed { progressing }
-                }
-            };
-            upstream.learn(&endpoint, evidence);
+            examine(&upstream, &endpoint, &standing).await;
         }
         let phase = endpoint.condition().phase;
         if matches!(phase, Phase::Cold { .. }) {
@@ -170,6 +155,57 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
         let pause = if phase == Phase::Warm { plan.check.every } else { plan.check.every.min(WARMING_PAUSE) };
         tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))).await;
     }
+}
+
+/// Checks one endpoint once. One whose threads are all taken could answer no page in time: it is only asked for a sign of
+/// life, and has time to finish if it gives one.
+async fn examine(upstream: &Upstream, endpoint: &Endpoint, standing: &Standing) {
+    let plan = &standing.plan;
+    let began = clock::mono();
+    let mut within = plan.check.timeout;
+    let mut alive = false;
+    if upstream.is_full(endpoint.id) && plan.check.kind != CheckKind::Tcp {
+        within /= 2;
+        alive = tokio::time::timeout(within, pulse(endpoint)).await.unwrap_or(false);
+    }
+    let result = if alive { None } else { Some(tokio::time::timeout(within, check(endpoint, plan)).await) };
+    let word = match &result {
+        None => "busy",
+        Some(Ok(Ok(()))) => "ok",
+        Some(Ok(Err(_))) => "failed",
+        Some(Err(_)) => "timeout",
+    };
+    let took = clock::mono().saturating_duration_since(began);
+    for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
+        member.counters.check(word, took);
+    }
+    let progressing = endpoint.progressed();
+    let evidence = match result.map(|checked| checked.unwrap_or_else(|_| Err("no answer in time".to_owned()))) {
+        Some(Ok(())) => Evidence::CheckGood,
+        Some(Err(why)) => {
+            endpoint.note_error(format!("check: {why}"));
+            Evidence::CheckFailed { progressing }
+        }
+        None => Evidence::CheckFailed { progressing: true },
+    };
+    upstream.learn(endpoint, evidence);
+}
+
+/// Whether the endpoint gives a sign of life though all its threads are taken: it is asked whether it would take a body
+/// (RFC 9110 10.1.1), which waitress answers without a thread. A process that is frozen does not; nor do servers that know
+/// nothing of it, and one that speaks TLS is not asked.
+async fn pulse(endpoint: &Endpoint) -> bool {
+    if endpoint.addr.tls() {
+        return false;
+    }
+    let Ok(mut stream) = connect::tcp(&endpoint.addr, Duration::MAX).await else { return false };
+    let host = endpoint.addr.authority();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-check\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    );
+    let mut answer = [0; 12];
+    // The body never comes, so there is no request.
+    stream.write_all(head.as_bytes()).await.is_ok() && stream.read_exact(&mut answer).await.is_ok()
 }
 
 /// Fetches each warm-up path once, one after the other; gives the slowest page's time, or nothing when one failed.
