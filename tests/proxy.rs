@@ -20,6 +20,8 @@ mod purge;
 mod queue;
 #[path = "proxy/tls.rs"]
 mod tls;
+#[path = "proxy/upstream.rs"]
+mod upstream;
 
 use std::net::SocketAddr;
 use std::net::TcpListener;

@@ -289,4 +289,74 @@ mod tests {
         flights.purge_all();
         assert!(!after.store_unless_purged(|| panic!("stored")));
     }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Join,
+        Store,
+        Private,
+        Fail,
+        Vanish,
+        Purge,
+    }
+
+    const STEPS: [Step; 6] = [Step::Join, Step::Store, Step::Private, Step::Fail, Step::Vanish, Step::Purge];
+
+    /// Whether a follower would be told something now.
+    fn has_landed(flight: &Flight) -> bool {
+        !matches!(*flight.landing.borrow(), Landing::Airborne)
+    }
+
+    /// Each step is one critical section of a shard's lock, so these are all orders that threads can produce for one key;
+    /// leaders act in the order in which they came, or the latest first.
+    #[test]
+    fn no_order_of_events_makes_two_lead_or_one_follow_nobody() {
+        let depth = 6;
+        for number in 0..STEPS.len().pow(depth) * 2 {
+            let (number, newest) = (number / 2, number % 2 == 1);
+            let flights = Flights::new();
+            let mut leaders: Vec<(Leader, bool)> = Vec::new();
+            let mut followers: Vec<(Arc<Flight>, Arc<Flight>)> = Vec::new();
+            for digit in 0..depth {
+                let acting = if newest { leaders.len().checked_sub(1) } else { leaders.first().map(|_| 0) };
+                match (STEPS[number / STEPS.len().pow(digit) % STEPS.len()], acting) {
+                    (Step::Join, _) => match flights.join(b"k") {
+                        Joined::Leader(leader) => {
+                            assert!(leaders.iter().all(|(_, purged)| *purged), "two lead");
+                            leaders.push((leader, false));
+                        }
+                        Joined::Follower(flight) => {
+                            let (leader, _) = leaders.iter().find(|(_, purged)| !purged).expect("somebody leads");
+                            followers.push((flight, Arc::clone(&leader.flight)));
+                        }
+                    },
+                    (Step::Purge, _) => {
+                        flights.purge(b"k");
+                        for (_, purged) in &mut leaders {
+                            *purged = true;
+                        }
+                    }
+                    (Step::Store, Some(at)) => {
+                        let (leader, purged) = &leaders[at];
+                        assert_eq!(leader.store_unless_purged(|| ()), !purged, "stored is what no purge has overtaken");
+                    }
+                    (Step::Private, Some(at)) => leaders.remove(at).0.keep_private(),
+                    (Step::Fail, Some(at)) => {
+                        leaders.remove(at).0.fail(Failure {
+                            status: StatusCode::BAD_GATEWAY,
+                            why: "x",
+                            retry_after: None,
+                        });
+                    }
+                    (Step::Vanish, Some(at)) => drop(leaders.remove(at)),
+                    (_, None) => {}
+                }
+                for (flight, led) in &followers {
+                    assert!(Arc::ptr_eq(flight, led), "he follows the one who leads");
+                    let under_way = leaders.iter().any(|(leader, _)| Arc::ptr_eq(&leader.flight, flight));
+                    assert_eq!(has_landed(flight), !under_way, "he is told as soon as there is something to tell");
+                }
+            }
+        }
+    }
 }

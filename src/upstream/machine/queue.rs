@@ -400,6 +400,12 @@ impl Queue {
         granted
     }
 
+    /// Whether a thread would be granted now.
+    #[must_use]
+    pub fn has_room_now(&self) -> bool {
+        !self.paused && self.has_room()
+    }
+
     fn has_room(&self) -> bool {
         self.usable().any(|(_, endpoint)| endpoint.has_room())
     }

@@ -1,0 +1,215 @@
+//! Every interleaving of those who ask, wait, leave, are served and finish with holds, swaps and drains: each step is one
+//! critical section of the desk's lock, or the reading of a channel, so these are all the orders that threads can produce.
+
+use super::*;
+use crate::telemetry::metrics::Metrics;
+use crate::units::ClientAddr;
+use crate::units::OriginAddr;
+use crate::units::SetName;
+use crate::units::UpstreamName;
+use crate::upstream::Balance;
+use crate::upstream::Check;
+use crate::upstream::CheckKind;
+use crate::upstream::Class;
+use crate::upstream::Classes;
+use crate::upstream::Hold;
+use crate::upstream::Plan;
+use crate::upstream::Registry;
+use crate::upstream::ServerPlan;
+use crate::upstream::SetPlan;
+use crate::upstream::Timeouts;
+use crate::upstream::Warmup;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+fn plan(active: &str) -> Plan {
+    let minute = Duration::from_secs(60);
+    let set = |name: &str, ports: &[u16]| SetPlan {
+        name: SetName::parse(name).unwrap(),
+        servers: ports
+            .iter()
+            .map(|port| ServerPlan {
+                addr: OriginAddr::parse(&format!("127.0.0.1:{port}")).unwrap(),
+                weight: 1,
+                backup: false,
+                by_name: false,
+            })
+            .collect(),
+    };
+    Plan {
+        name: UpstreamName::parse("zope").unwrap(),
+        sets: vec![set("old", &[1, 2]), set("new", &[3])],
+        active: SetName::parse(active).unwrap(),
+        threads: 1,
+        balance: Balance::LeastBusy,
+        pin: Duration::ZERO,
+        queue_max: 3,
+        queue_wait: minute,
+        per_client: 3,
+        hold: minute,
+        classes: Arc::new(Classes::default()),
+        way: None,
+        warmup: Warmup { paths: Vec::new(), until: minute, at_most: minute, ramp: minute },
+        timeouts: Timeouts { connect: minute, first_byte: minute, between_bytes: minute },
+        idle: minute,
+        buffer: 0,
+        storage: Vec::new(),
+        secure: None,
+        storage_lag: None,
+        storage_clients: 0,
+        resolver: Vec::new(),
+        check: Check {
+            kind: CheckKind::Off,
+            every: minute,
+            timeout: minute,
+            rise: 1,
+            fall: 1,
+            stuck: Duration::ZERO,
+            rest: Duration::ZERO,
+        },
+        retry_max: 1,
+        retry_503: false,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Ask,
+    ReadFirst,
+    ReadLast,
+    LeaveFirst,
+    LeaveLast,
+    FinishFirst,
+    FinishLast,
+    Hold,
+    Swap,
+    Drain,
+}
+
+const STEPS: [Step; 10] = [
+    Step::Ask,
+    Step::ReadFirst,
+    Step::ReadLast,
+    Step::LeaveFirst,
+    Step::LeaveLast,
+    Step::FinishFirst,
+    Step::FinishLast,
+    Step::Hold,
+    Step::Swap,
+    Step::Drain,
+];
+
+type Asking = Pin<Box<dyn Future<Output = Result<Lease, QueueRefusal>>>>;
+
+struct World {
+    registry: Registry,
+    upstream: Arc<Upstream>,
+    asking: Vec<Asking>,
+    leases: Vec<Lease>,
+    new: bool,
+    held: bool,
+    drained: bool,
+    refused: usize,
+}
+
+impl World {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        let registry = Registry::new(Arc::clone(metrics));
+        let upstream = registry.install(plan("old"));
+        let (asking, leases) = (Vec::new(), Vec::new());
+        Self { registry, upstream, asking, leases, new: false, held: false, drained: false, refused: 0 }
+    }
+
+    fn read(&mut self, at: usize) {
+        let Some(asking) = self.asking.get_mut(at) else { return };
+        let Poll::Ready(told) = asking.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return };
+        drop(self.asking.remove(at));
+        match told {
+            Ok(lease) => self.leases.push(lease),
+            Err(QueueRefusal::Full { .. } | QueueRefusal::PerClient { .. }) => self.refused += 1,
+            // Nothing is open: the endpoints of the old set are two, so only the hold of a drained upstream does that.
+            Err(refusal) => panic!("{refusal:?}"),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let last = |len: usize| len.saturating_sub(1);
+        match step {
+            Step::Ask => {
+                let upstream = Arc::clone(&self.upstream);
+                let client = ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let asker = Asker::new(client, None, Class::Anonymous, "/", false);
+                self.asking.push(Box::pin(async move { upstream.acquire(&asker, None, None).await }));
+                self.read(last(self.asking.len()));
+            }
+            Step::ReadFirst => self.read(0),
+            Step::ReadLast => self.read(last(self.asking.len())),
+            Step::LeaveFirst if !self.asking.is_empty() => drop(self.asking.remove(0)),
+            Step::LeaveLast => drop(self.asking.pop()),
+            Step::FinishFirst if !self.leases.is_empty() => drop(self.leases.remove(0)),
+            Step::FinishLast => drop(self.leases.pop()),
+            Step::Hold => {
+                self.held = !self.held;
+                self.upstream.hold(Hold::Takeover, self.held);
+            }
+            Step::Swap => {
+                self.new = !self.new;
+                self.registry.install(plan(if self.new { "new" } else { "old" }));
+            }
+            Step::Drain => {
+                self.drained = !self.drained;
+                self.upstream.drain(&OriginAddr::parse("127.0.0.1:1").unwrap(), self.drained).unwrap();
+            }
+            Step::LeaveFirst | Step::FinishFirst => {}
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let desk = lock(&self.upstream.desk);
+        let taken: Vec<usize> = (0..3).map(|at| desk.queue.in_flight(EndpointId(at))).collect();
+        assert!(taken.iter().all(|taken| *taken <= 1), "never more than threads");
+        let on_their_way = taken.iter().sum::<usize>().checked_sub(self.leases.len()).expect("every lease is counted");
+        let waiting = desk.queue.waiting();
+        assert_eq!(waiting + on_their_way, self.asking.len(), "each who asks stands in line or has his turn sent");
+        assert_eq!(desk.waiting.len(), waiting, "nobody is written to who does not stand in line");
+        assert!(waiting == 0 || !desk.queue.has_room_now(), "nobody waits beside a free thread");
+    }
+
+    /// Whatever happened, everybody is served in the end, and nothing is left over.
+    fn end(mut self) {
+        if self.held {
+            self.step(Step::Hold);
+        }
+        if self.drained {
+            self.step(Step::Drain);
+        }
+        for _ in 0..20 {
+            (0..self.asking.len()).rev().for_each(|at| self.read(at));
+            self.step(Step::FinishFirst);
+        }
+        assert!(self.asking.is_empty() && self.leases.is_empty(), "somebody waits for ever");
+        let view = self.upstream.view();
+        assert!(view.endpoints.iter().all(|endpoint| endpoint.in_flight == 0 && endpoint.oldest.is_none()));
+    }
+}
+
+#[test]
+fn no_interleaving_of_clients_holds_and_swaps_loses_or_doubles_a_thread() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _context = runtime.enter();
+    let metrics = Metrics::new();
+    let depth = 4;
+    for number in 0..STEPS.len().pow(depth) {
+        let mut world = World::new(&metrics);
+        // Two have a thread of the old set and one waits.
+        (0..3).for_each(|_| world.step(Step::Ask));
+        for digit in 0..depth {
+            world.step(STEPS[number / STEPS.len().pow(digit) % STEPS.len()]);
+        }
+        world.end();
+    }
+}

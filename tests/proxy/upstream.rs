@@ -1,0 +1,405 @@
+//! What becomes of visitors when endpoints hang, fail, lose their storage, change their addresses or their set.
+
+use std::net::SocketAddr;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use tidegate::control::status;
+use tidegate::telemetry::metrics::SwitchCause;
+use tidegate::upstream::Hold;
+use tidegate::upstream::Upstream;
+
+use crate::PRIVATE;
+use crate::client::Client;
+use crate::edge::Change;
+use crate::edge::Edge;
+use crate::origin::DEADLINE;
+use crate::origin::Gate;
+use crate::origin::Origin;
+use crate::origin::Then;
+use crate::origin::write;
+
+const ME: &str = "Cookie: __ac=me\r\n";
+const ERROR: &[u8] = b"HTTP/1.1 500 Sick\r\nContent-Length: 0\r\n\r\n";
+/// A page that is stale at once and may be served so.
+const STALE: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=0\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\nhello";
+
+/// The head of a page that is fresh for a while.
+const FRESH: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 3\r\n\r\n";
+
+fn until(what: &str, so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < DEADLINE, "{what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn upstream(edge: &Edge) -> Arc<Upstream> {
+    let snapshot = edge.publisher.house().snapshots.load_full();
+    Arc::clone(snapshot.upstreams.values().next().expect("an upstream"))
+}
+
+fn in_flight(edge: &Edge) -> usize {
+    upstream(edge).view().endpoints.iter().map(|endpoint| endpoint.in_flight).sum()
+}
+
+fn targets(origin: &Origin) -> Vec<String> {
+    origin.asked().iter().map(|asked| asked.target().to_owned()).collect()
+}
+
+#[test]
+fn rules_say_who_goes_first() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        of_origin.pass();
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let rules = "\"background path /export/*\", \"editor cookie preview\", \"anonymous agent feedreader\"";
+    let upstream_lines = format!("threads = 1\nqueue = {{ classes = [{rules}] }}");
+    let edge = Edge::with(&[origin.address], &Change { upstream: &upstream_lines, ..Change::default() });
+    let mut clients = Vec::new();
+    for (at, path, fields) in [
+        (0, "/first", ME),
+        (1, "/export/1", ME),
+        (2, "/visitor", "User-Agent: FeedReader bot\r\n"),
+        (3, "/preview", "Cookie: a=b; preview=1\r\n"),
+    ] {
+        let mut client = edge.client();
+        client.ask(path, fields);
+        until("it stands in line", || upstream(&edge).view().waiting == at && in_flight(&edge) == 1);
+        clients.push(client);
+    }
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+    // An anonymous page that turned out to be for one only is asked for once more with its visitor's cookies, after all.
+    assert_eq!(targets(&origin)[..4], ["/first", "/preview", "/visitor", "/export/1"]);
+}
+
+#[test]
+fn a_cookie_leads_back_to_the_same_endpoint_and_does_not_reach_it() {
+    let origins = [Origin::saying(PRIVATE), Origin::saying(PRIVATE)];
+    let change = Change { upstream: "sticky = \"way\"\npin = \"0s\"", ..Change::default() };
+    let edge = Edge::with(&[origins[0].address, origins[1].address], &change);
+    let first = edge.ask("/first", ME);
+    let set = first.field("set-cookie").expect("a cookie");
+    assert!(set.contains("; Path=/; HttpOnly; SameSite=Lax") && !set.contains("Secure"), "{set}");
+    let cookie = set.split(';').next().expect("name and value");
+    let home = usize::from(origins[1].asked().len() == 1);
+    for _ in 0..6 {
+        let reply = edge.ask("/again", &format!("Cookie: __ac=me; {cookie}; b=c\r\n"));
+        assert!(reply.status == 200 && reply.field("set-cookie").is_none(), "he has it: {}", reply.head);
+    }
+    assert_eq!([origins[home].asked().len(), origins[1 - home].asked().len()], [7, 0]);
+    assert_eq!(origins[home].asked()[6].field("cookie"), Some("__ac=me; b=c"));
+    let drained = origins[home].address.to_string();
+    edge.publisher.drain("zope", &drained, true).expect("there is such an endpoint");
+    let moved = edge.ask("/moved", &format!("Cookie: __ac=me; {cookie}\r\n"));
+    assert!(moved.status == 200 && moved.field("set-cookie").is_some(), "a new way: {}", moved.head);
+    assert!(edge.ask("/x", "Cookie: __ac=me; way=nonsense\r\n").status == 200);
+}
+
+#[test]
+fn a_503_is_tried_elsewhere_when_asked_for_and_a_form_never_is() {
+    let busy = || {
+        Origin::new(|_, stream| {
+            write(stream, b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+            Then::Keep
+        })
+    };
+    for (asked_for, reads) in [("retry_503 = true", [200, 200]), ("", [503, 200])] {
+        let (sick, well) = (busy(), Origin::saying(PRIVATE));
+        let lines = format!("balance = \"round-robin\"\npin = \"0s\"\n{asked_for}");
+        let edge = Edge::with(&[sick.address, well.address], &Change { upstream: &lines, ..Change::default() });
+        let mut seen = [edge.ask("/1", ME).status, edge.ask("/2", ME).status];
+        seen.sort_unstable();
+        let mut expected = reads;
+        expected.sort_unstable();
+        assert_eq!(seen, expected, "{asked_for}");
+        let form = "POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 0\r\n\r\n";
+        for _ in 0..2 {
+            edge.client().send(form).reply();
+        }
+        let forms = |origin: &Origin| targets(origin).iter().filter(|target| *target == "/form").count();
+        assert_eq!([forms(&sick), forms(&well)], [1, 1], "each went once, and one of them in vain");
+    }
+}
+
+#[test]
+fn who_leaves_does_not_free_the_thread_that_works_for_him() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        of_origin.pass();
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
+    let mut impatient = edge.client();
+    impatient.ask("/reload", ME);
+    origin.wait_for(1);
+    drop(impatient);
+    until("he is seen to have left", || upstream(&edge).view().endpoints[0].abandoned == 1);
+    let mut next = edge.client();
+    next.ask("/next", ME);
+    until("the next one waits", || upstream(&edge).view().waiting == 1);
+    assert_eq!(origin.asked().len(), 1, "the origin still works for the first");
+    gate.open();
+    assert_eq!(next.reply().status, 200);
+    until("all is free again", || in_flight(&edge) == 0 && upstream(&edge).view().endpoints[0].abandoned == 0);
+    assert_eq!(origin.most_at_once(), 1);
+}
+
+#[test]
+fn who_leaves_while_he_waits_costs_the_origin_nothing() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        of_origin.pass();
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
+    let mut first = edge.client();
+    first.ask("/first", ME);
+    origin.wait_for(1);
+    let mut leaving: Vec<Client> = (0..6).map(|_| edge.client()).collect();
+    for (at, client) in leaving.iter_mut().enumerate() {
+        // Some for themselves, some for everybody, two of these for the same page.
+        client.ask(&format!("/{}", at / 2), if at % 3 == 0 { ME } else { "" });
+    }
+    until("they wait", || upstream(&edge).view().waiting >= 5);
+    drop(leaving);
+    until("nobody waits", || upstream(&edge).view().waiting == 0);
+    gate.open();
+    assert_eq!(first.reply().status, 200);
+    assert_eq!(edge.ask("/last", ME).status, 200);
+    assert_eq!(targets(&origin), ["/first", "/last"]);
+}
+
+#[test]
+fn endpoints_that_hang_are_spared_and_stale_is_served_until_they_answer() {
+    let (gate, hangs) = (Gate::default(), Arc::new(AtomicBool::new(false)));
+    let (of_origin, hang) = (gate.clone(), Arc::clone(&hangs));
+    let origin = Origin::new(move |asked, stream| {
+        if hang.load(Ordering::SeqCst) {
+            of_origin.pass();
+        }
+        write(stream, if asked.target() == "/stored" { STALE } else { PRIVATE }.as_bytes());
+        Then::Keep
+    });
+    let lines = "threads = 4\ncheck = { kind = \"off\", stuck = \"200ms\" }\nqueue = { hold = \"1ms\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: lines, ..Change::default() });
+    assert_eq!(edge.get("/stored").status, 200);
+    hangs.store(true, Ordering::SeqCst);
+    let mut hanging: Vec<Client> = (0..2).map(|_| edge.client()).collect();
+    for client in &mut hanging {
+        client.ask("/hangs", ME);
+    }
+    until("it is seen to be stuck", || upstream(&edge).view().endpoints[0].stuck);
+    let stale = edge.get("/stored");
+    assert!(stale.status == 200 && stale.field("cache-status").unwrap().contains("stale"), "{}", stale.head);
+    let mut trial = edge.client();
+    trial.ask("/trial", ME);
+    origin.wait_for(4);
+    let refused = edge.ask("/refused", ME);
+    assert!(refused.status == 503 && refused.field("retry-after").is_some(), "no fourth thread is burnt");
+    let shown = status::words(&status::json(&edge.publisher));
+    assert!(
+        shown.contains("NO ENDPOINT SERVES: requests are refused") && shown.contains("stuck: 2 requests"),
+        "{shown}"
+    );
+    gate.open();
+    for client in hanging.iter_mut().chain([&mut trial]) {
+        assert_eq!(client.reply().status, 200);
+    }
+    until("it is well", || !upstream(&edge).is_out());
+    assert_eq!(edge.ask("/well", ME).status, 200);
+}
+
+#[test]
+fn an_endpoint_that_fails_beside_others_rests_and_comes_back() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let of_origin = Arc::clone(&sick);
+    let bad = Origin::new(move |_, stream| {
+        write(stream, if of_origin.load(Ordering::SeqCst) { ERROR } else { PRIVATE.as_bytes() });
+        Then::Keep
+    });
+    let good = Origin::saying(PRIVATE);
+    let lines = "balance = \"round-robin\"\ncheck = { kind = \"off\", rest = \"300ms\" }\nwarmup = { ramp = \"1ms\" }";
+    let edge = Edge::with(&[bad.address, good.address], &Change { upstream: lines, ..Change::default() });
+    let failed = || (0..10).filter(|_| edge.ask("/", ME).status == 500).count();
+    assert!(failed() > 0);
+    until("it rests", || {
+        edge.ask("/", ME);
+        upstream(&edge).view().endpoints.iter().any(|endpoint| endpoint.state == "down")
+    });
+    let shown = upstream(&edge).view().endpoints.iter().map(|endpoint| endpoint.last_error.clone()).collect::<String>();
+    assert!(shown.contains("stands out"), "{shown}");
+    sick.store(false, Ordering::SeqCst);
+    let before = bad.asked().len();
+    until("it serves again", || edge.ask("/", ME).status == 200 && bad.asked().len() > before + 3);
+}
+
+#[test]
+fn a_page_that_the_lost_storage_turned_into_an_error_waits_for_it_and_is_asked_again() {
+    let gate = Gate::default();
+    let (of_origin, first) = (gate.clone(), AtomicBool::new(true));
+    let origin = Origin::new(move |asked, stream| {
+        if asked.target() == "/form" || first.swap(false, Ordering::SeqCst) {
+            of_origin.pass();
+            write(stream, ERROR);
+        } else {
+            write(stream, PRIVATE.as_bytes());
+        }
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    let (mut page, mut form) = (edge.client(), edge.client());
+    page.ask("/page", ME);
+    origin.wait_for(1);
+    form.send("POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 0\r\n\r\n");
+    origin.wait_for(2);
+    upstream(&edge).hold(Hold::Takeover, true);
+    gate.open();
+    assert_eq!(form.reply().status, 500, "a form that may have been acted upon is not repeated");
+    until("the page waits", || upstream(&edge).view().waiting == 1);
+    assert_eq!(origin.asked().len(), 2);
+    upstream(&edge).hold(Hold::Takeover, false);
+    assert_eq!(page.reply().status, 200);
+    assert_eq!(targets(&origin), ["/page", "/form", "/page"]);
+}
+
+#[test]
+fn what_the_old_set_says_late_is_told_to_who_asked_and_not_stored() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let old = Origin::new(move |_, stream| {
+        of_origin.pass();
+        write(stream, format!("{FRESH}old").as_bytes());
+        Then::Keep
+    });
+    let new = Origin::new(|_, stream| {
+        write(stream, format!("{FRESH}new").as_bytes());
+        Then::Keep
+    });
+    let lines = format!("active = \"old\"\nset.old = [\"{}\"]\nset.new = [\"{}\"]", old.address, new.address);
+    let edge = Edge::with(&[], &Change { upstream: &lines, ..Change::default() });
+    let mut early = edge.client();
+    early.ask("/page", "");
+    old.wait_for(1);
+    edge.publisher.use_set("zope", "new", SwitchCause::Heartbeat).expect("there is such a set");
+    gate.open();
+    assert_eq!(early.reply().text(), "old");
+    let later = edge.get("/page");
+    assert!(later.text() == "new" && !later.is_hit(), "{}", later.head);
+    assert!(edge.get("/page").is_hit());
+    assert_eq!((upstream(&edge).epoch(), old.asked().len(), new.asked().len()), (1, 1, 1));
+    let switched = "tidegate_upstream_set_switches_total{upstream=\"zope\",set=\"new\",cause=\"heartbeat\"}";
+    assert!((edge.metric(switched) - 1.0).abs() < 0.1);
+}
+
+#[test]
+fn after_a_hold_those_who_waited_come_one_by_one() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        of_origin.pass();
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 8", ..Change::default() });
+    upstream(&edge).hold(Hold::Takeover, true);
+    let mut parked: Vec<Client> = (0..20).map(|_| edge.client()).collect();
+    for client in &mut parked {
+        client.ask("/", ME);
+    }
+    until("they wait", || upstream(&edge).view().waiting == 20);
+    let shown = status::words(&status::json(&edge.publisher));
+    assert!(shown.contains("20 waiting (20 editor) of at most 400") && shown.contains("HELD by takeover"), "{shown}");
+    upstream(&edge).hold(Hold::Takeover, false);
+    origin.wait_for(1);
+    assert_eq!((in_flight(&edge), upstream(&edge).view().waiting), (1, 19), "the first has the way to himself");
+    gate.open();
+    for client in &mut parked {
+        assert_eq!(client.reply().status, 200);
+    }
+    assert!((edge.metric("tidegate_hold_released_total{upstream=\"zope\",result=\"served\"}") - 20.0).abs() < 0.1);
+    assert!(edge.metric("tidegate_hold_seconds_count{upstream=\"zope\"}") > 19.0);
+}
+
+/// A name server that says what it is told, with a lifetime of a second; AAAA has no records.
+fn name_server(answer: Arc<Mutex<Vec<[u8; 4]>>>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("its address");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut query) {
+            count.fetch_add(1, Ordering::SeqCst);
+            // The question ends after the name's last label, a type and a class.
+            let end = query[12..len].iter().position(|byte| *byte == 0).map_or(len, |at| 12 + at + 5).min(len);
+            let wants_v4 = query[end - 3] == 1;
+            let addresses = if wants_v4 { answer.lock().expect("no panic").clone() } else { Vec::new() };
+            let mut reply = query[..end].to_vec();
+            reply[2..4].copy_from_slice(&[0x81, 0x80]);
+            reply[6..12].copy_from_slice(&[0, addresses.len().to_be_bytes()[7], 0, 0, 0, 0]);
+            for address in addresses {
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+                reply.extend(address);
+            }
+            let _ = socket.send_to(&reply, from);
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn every_address_of_a_name_is_an_endpoint_for_as_long_as_the_name_has_it() {
+    let first = Origin::saying(PRIVATE);
+    let port = first.address.port();
+    let second = Origin::at(SocketAddr::from(([127, 0, 0, 2], port)), |_, stream| {
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let answer = Arc::new(Mutex::new(vec![[127, 0, 0, 1]]));
+    let (server, asked) = name_server(Arc::clone(&answer));
+    let lines = format!("set.main = [\"dns+zope.test:{port}\"]\nactive = \"main\"\nresolver = [\"{server}\"]");
+    let edge = Edge::with(&[], &Change { upstream: &lines, ..Change::default() });
+    let addresses = || {
+        let view = upstream(&edge).view();
+        view.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(edge.ask("/waits-for-the-name", ME).status, 200);
+    assert_eq!(addresses(), [format!("127.0.0.1:{port}")]);
+    *answer.lock().expect("no panic") = vec![[127, 0, 0, 2], [127, 0, 0, 1]];
+    until("there are two", || addresses().len() == 2);
+    for _ in 0..4 {
+        assert_eq!(edge.ask("/", ME).status, 200);
+    }
+    assert!(!second.asked().is_empty() && first.asked().len() > 1);
+    *answer.lock().expect("no panic") = vec![[127, 0, 0, 2]];
+    until("there is one", || addresses() == [format!("127.0.0.2:{port}")]);
+    let before = first.asked().len();
+    assert_eq!(edge.ask("/", ME).status, 200);
+    assert_eq!(first.asked().len(), before, "it is none any more");
+    answer.lock().expect("no panic").clear();
+    let seen = asked.load(Ordering::SeqCst);
+    until("the name has no address", || asked.load(Ordering::SeqCst) > seen + 1);
+    assert_eq!(edge.ask("/", ME).status, 200, "its last address stays in use");
+    edge.reload(&[], &Change { upstream: &lines, ..Change::default() }).expect("good");
+    assert_eq!(addresses(), [format!("127.0.0.2:{port}")], "a reload forgets no name");
+}
