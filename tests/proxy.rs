@@ -18,6 +18,8 @@ mod origin;
 mod purge;
 #[path = "proxy/queue.rs"]
 mod queue;
+#[path = "proxy/soak.rs"]
+mod soak;
 #[path = "proxy/tls.rs"]
 mod tls;
 #[path = "proxy/upstream.rs"]

@@ -29,6 +29,8 @@ use self::harness::http::Reply;
 #[expect(dead_code, reason = "the harness's own tests and the demonstration use more of it")]
 #[path = "zope/harness.rs"]
 mod harness;
+#[path = "zope_site/outage.rs"]
+mod outage;
 
 /// Nothing here takes longer unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -47,10 +49,12 @@ impl Edge {
         let address = free_address()?;
         let config = stand.dir().join("tidegate.toml");
         let socket = stand.dir().join("admin.sock");
+        let check = "check = { path = \"/ok\", every = \"200ms\", timeout = \"2s\", rise = 1, fall = 2 }";
+        let check = if upstream.contains("check =") { "" } else { check };
         let text = format!(
             "version = 1\n[server]\nlisten = [\"{address}\"]\ndrain = \"10s\"\n\
              [site.\"www.example.org\"]\ndefault = true\nzope = \"/\"\nupstream = \"zope\"\n\
-             [upstream.zope]\ncheck = {{ path = \"/ok\", every = \"200ms\", timeout = \"2s\", rise = 1, fall = 2 }}\n{upstream}\n\
+             [upstream.zope]\n{check}\n{upstream}\n\
              [limit.per-client]\nrate = \"off\"\n[admin]\nsocket = \"{}\"\n[log]\naccess = \"off\"\nlevel = \"warn\"\n",
             socket.display()
         );

@@ -14,6 +14,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
+use crate::upstream::machine::health::State;
 use crate::upstream::machine::warmup::Phase;
 use crate::upstream::resolve;
 use crate::upstream::storage;
@@ -164,7 +165,8 @@ async fn examine(upstream: &Upstream, endpoint: &Endpoint, standing: &Standing) 
     let began = clock::mono();
     let mut within = plan.check.timeout;
     let mut alive = false;
-    if upstream.is_full(endpoint.id) && plan.check.kind != CheckKind::Tcp {
+    let up = endpoint.condition().health.state() == State::Up;
+    if up && upstream.is_full(endpoint.id) && plan.check.kind != CheckKind::Tcp {
         within /= 2;
         alive = tokio::time::timeout(within, pulse(endpoint)).await.unwrap_or(false);
     }

@@ -334,21 +334,20 @@ fn an_endpoint_that_was_down_is_warmed_before_it_gets_visitors() {
     assert!(*cold.lock().expect("no panic") >= 4, "it was warm before");
 }
 
-#[test]
-fn a_hog_does_not_keep_ordinary_visitors_waiting() {
-    // Two Zopes of two threads, 50 ms a page: 80 pages a second. One client with 200 requests at once, twenty who want one
-    // page each every 400 ms.
-    let script = |_: &Asked, stream: &mut std::net::TcpStream| {
-        thread::sleep(Duration::from_millis(50));
+/// Two Zopes of two threads; one client with 200 requests at once, twenty who want a page each again and again. Gives the
+/// times of the twenty, and how often each Zope had a third request.
+fn beside_a_hog(page: Duration, pages: usize, pause: Duration, lines: &str) -> Vec<Duration> {
+    let script = move |_: &Asked, stream: &mut std::net::TcpStream| {
+        thread::sleep(page);
         write(stream, PRIVATE.as_bytes());
         Then::Keep
     };
     let origins = [Origin::new(script), Origin::new(script)];
     let servers = [origins[0].address, origins[1].address];
-    let upstream = "threads = 2\nqueue = { per_client = 200 }";
+    let upstream = format!("threads = 2\n{lines}");
     let limits = "per_client = 1000";
     let server = "trusted = [\"127.0.0.0/8\"]";
-    let edge = Edge::with(&servers, &Change { server, limits, upstream, ..Change::default() });
+    let edge = Edge::with(&servers, &Change { server, limits, upstream: &upstream, ..Change::default() });
     let place = edge.place(false);
     let hog: Vec<Client> = (0..200)
         .map(|at| {
@@ -361,13 +360,13 @@ fn a_hog_does_not_keep_ordinary_visitors_waiting() {
         .map(|at| {
             thread::spawn(move || {
                 let mut took = Vec::new();
-                for page in 0..4 {
+                for number in 0..pages {
                     let began = Instant::now();
                     let mut client = Client::to(place);
                     let from = format!("X-Forwarded-For: 198.51.100.{at}\r\n");
-                    assert_eq!(client.ask(&format!("/{at}/{page}"), &from).reply().status, 200);
+                    assert_eq!(client.ask(&format!("/{at}/{number}"), &from).reply().status, 200);
                     took.push(began.elapsed());
-                    thread::sleep(Duration::from_millis(400));
+                    thread::sleep(pause);
                 }
                 took
             })
@@ -375,13 +374,31 @@ fn a_hog_does_not_keep_ordinary_visitors_waiting() {
         .collect();
     let mut took: Vec<Duration> = ordinary.into_iter().flat_map(|one| one.join().expect("served")).collect();
     took.sort();
-    let p95 = took[took.len() * 95 / 100];
-    // 200 requests before theirs would take 2.5 s; fair order costs a turn of each other client.
-    assert!(p95 < Duration::from_millis(1000), "p95 of ordinary visitors: {p95:?}");
     assert!(origins.iter().all(|origin| origin.most_at_once() <= 2), "never a third request");
     for mut client in hog {
-        assert_eq!(client.reply().status, 200, "and the hog is served in the end");
+        assert!([200, 503].contains(&client.reply().status), "the hog is served, or told to come back");
     }
+    took
+}
+
+#[test]
+fn a_hog_does_not_keep_ordinary_visitors_waiting() {
+    let ms = Duration::from_millis;
+    let took = beside_a_hog(ms(50), 4, ms(400), "queue = { per_client = 200 }");
+    let p95 = took[took.len() * 95 / 100];
+    // 200 requests before theirs would take 2.5 s; fair order costs a turn of each other client.
+    assert!(p95 < ms(1500), "p95 of ordinary visitors: {p95:?}");
+}
+
+/// `cargo test --test proxy hog -- --ignored --nocapture`
+#[test]
+#[ignore = "a figure: half a minute"]
+fn ordinary_visitors_beside_a_hog_with_pages_of_half_a_second() {
+    let ms = Duration::from_millis;
+    let took = beside_a_hog(ms(500), 4, ms(5000), "queue = { per_client = 200, wait = \"60s\" }");
+    let (median, p95) = (took[took.len() / 2], took[took.len() * 95 / 100]);
+    println!("ordinary visitors: median {median:?}, p95 {p95:?}, worst {:?}", took[took.len() - 1]);
+    assert!(p95 < Duration::from_secs(4), "p95 of ordinary visitors: {p95:?}");
 }
 
 #[test]

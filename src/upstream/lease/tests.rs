@@ -53,7 +53,7 @@ fn plan(active: &str) -> Plan {
         classes: Arc::new(Classes::default()),
         way: None,
         warmup: Warmup { paths: Vec::new(), until: minute, at_most: minute, ramp: minute },
-        timeouts: Timeouts { connect: minute, first_byte: minute, between_bytes: minute },
+        timeouts: Timeouts { connect: minute, first_byte: minute, between_bytes: minute, rate_min: 0 },
         idle: minute,
         buffer: 0,
         storage: Vec::new(),

@@ -1,0 +1,124 @@
+//! The storage dies, a Zope is full, a Zope freezes: what visitors get meanwhile.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::ensure;
+use tokio::task::JoinSet;
+
+use crate::Edge;
+use crate::harness::Options;
+use crate::harness::Stand;
+use crate::harness::http;
+use crate::start;
+use crate::until;
+
+/// A request that was made: what it was for, when, how long it took, what came of it.
+struct Made {
+    path: &'static str,
+    begun: Instant,
+    took: Duration,
+    status: Result<u16, String>,
+}
+
+/// Fifty requests a second: stored pages, pages that have become stale, pages that need the storage.
+const PATHS: [&str; 5] = ["/docs/page-1", "/news", "/docs/page-2", "/storage/ping", "/news"];
+
+fn p99(made: &[&Made]) -> Duration {
+    let mut took: Vec<Duration> = made.iter().map(|made| made.took).collect();
+    took.sort_unstable();
+    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_dies_for_ten_seconds_under_load_and_no_visitor_sees_an_error() -> anyhow::Result<()> {
+    let mut stand = start().await?;
+    let servers: Vec<String> = stand.zope_addresses().iter().map(|zope| format!("\"{zope}\"")).collect();
+    let zeo = stand.zeo().address();
+    let lines = format!(
+        "servers = [{}]\nstorage = [\"{zeo}\"]\nstorage_clients = 2\nqueue = {{ hold = \"60s\", wait = \"30s\" }}",
+        servers.join(", ")
+    );
+    let edge = Edge::start(&stand, &lines).await?;
+    for path in PATHS {
+        for _ in 0..4 {
+            ensure!(edge.get(path).await?.status == 200, "{path}");
+        }
+    }
+    let (mut asking, address) = (JoinSet::new(), edge.address);
+    let mut beat = tokio::time::interval(Duration::from_millis(20));
+    let start = Instant::now();
+    let (mut killed, mut back, mut at) = (None, None, 0);
+    // Three seconds of peace, ten without the storage, three after it came back.
+    while back.is_none_or(|back: Instant| back.elapsed() < Duration::from_secs(3)) {
+        beat.tick().await;
+        if killed.is_none() && start.elapsed() >= Duration::from_secs(3) {
+            stand.zeo().kill()?;
+            killed = Some(Instant::now());
+        }
+        if back.is_none() && killed.is_some_and(|killed: Instant| killed.elapsed() >= Duration::from_secs(10)) {
+            stand.zeo().launch()?;
+            back = Some(Instant::now());
+        }
+        let path = PATHS[at % PATHS.len()];
+        at += 1;
+        asking.spawn(async move {
+            let begun = Instant::now();
+            let reply = http::get(address, path).await;
+            let status = reply.map(|reply| reply.status.as_u16()).map_err(|error| format!("{error:#}"));
+            Made { path, begun, took: begun.elapsed(), status }
+        });
+    }
+    let made = asking.join_all().await;
+    let (Some(killed), Some(back)) = (killed, back) else { anyhow::bail!("it was killed") };
+    let failed = |made: &&Made| made.status != Ok(200);
+    let told = |made: &Made| format!("{} {:?} after {:?}", made.path, made.status, made.took);
+    let stored: Vec<&Made> = made.iter().filter(|made| made.path != "/storage/ping").collect();
+    let wrong: Vec<String> = stored.iter().copied().filter(failed).map(told).collect();
+    assert!(wrong.is_empty(), "stored pages: {wrong:?}");
+    let without: Vec<&Made> = stored.iter().copied().filter(|made| (killed..back).contains(&made.begun)).collect();
+    let parked = |made: &&Made| made.path == "/storage/ping" && (killed..back).contains(&made.begun);
+    let waited: Vec<&Made> = made.iter().filter(parked).collect();
+    let wrong: Vec<String> = waited.iter().copied().filter(failed).map(told).collect();
+    println!(
+        "{} requests; without the storage {} stored pages, p99 {:?}; {} pages that need it, {} of them failed, the longest took {:?}",
+        made.len(),
+        without.len(),
+        p99(&without),
+        waited.len(),
+        wrong.len(),
+        waited.iter().map(|made| made.took).max().unwrap_or_default()
+    );
+    assert!(wrong.is_empty() && waited.len() > 50, "who waited for the storage: {wrong:?}");
+    // 50 ms on a machine that has nothing else to do.
+    assert!(p99(&without) < Duration::from_secs(1), "{:?}", p99(&without));
+    assert!(edge.metric("tidegate_hold_released_total", "served") > 20.0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zope_whose_threads_are_all_taken_is_busy_and_a_frozen_one_is_down() -> anyhow::Result<()> {
+    let mut stand = Stand::start(Options { zopes: 1, threads: 2 }, |line| println!("{line}")).await?;
+    let zope = stand.zope(0).address();
+    let check = "check = { path = \"/ok\", every = \"500ms\", timeout = \"4s\", rise = 1, fall = 2 }";
+    let edge = Edge::start(&stand, &format!("threads = 2\nservers = [\"{zope}\"]\n{check}")).await?;
+    let mut slow = JoinSet::new();
+    // Two pages, for equal requests would become one.
+    for path in ["/slow?seconds=60", "/slow?seconds=61"] {
+        slow.spawn(http::get(edge.address, path));
+    }
+    until("both threads are taken", async || Ok(edge.metric("tidegate_upstream_in_flight", "") > 1.5)).await?;
+    until("it was asked for a sign of life ten times", async || {
+        let status = String::from_utf8(edge.command(&["status"]).stdout)?;
+        ensure!(status.contains(" busy "), "{status}");
+        Ok(edge.metric("tidegate_upstream_checks_total", "\"busy\"") > 9.5)
+    })
+    .await?;
+    assert!(edge.metric("tidegate_upstream_state_changes_total", "down") < 0.5);
+    let frozen = Instant::now();
+    stand.zope(0).freeze()?;
+    until("it is down", async || Ok(edge.metric("tidegate_upstream_state", "\"down\"") > 0.5)).await?;
+    println!("down {:?} after it froze; `fall` times `timeout` is 8 s", frozen.elapsed());
+    assert!(frozen.elapsed() < Duration::from_secs(20));
+    Ok(())
+}
