@@ -121,6 +121,8 @@ impl App {
     }
 
     async fn control(self, metrics: Arc<Metrics>, started: impl FnOnce(&Arc<Publisher>)) -> anyhow::Result<()> {
+        // Before anybody can see that we are here: a HUP that nobody takes ends the process.
+        let signals = if self.signals { Some(Signals::take()?) } else { None };
         let access = open_access_log(&self.config)?;
         metrics.watch_access_log(&access);
         let house = Arc::new(House {
@@ -173,7 +175,7 @@ impl App {
         );
         started(&publisher);
 
-        self.watch(&publisher).await?;
+        self.watch(signals, &publisher).await?;
         if let Some(pair) = publisher.pair() {
             pair.stop().await;
         }
@@ -191,8 +193,7 @@ impl App {
     }
 
     /// Signals, checks and housekeeping, until the end.
-    async fn watch(&self, publisher: &Arc<Publisher>) -> anyhow::Result<()> {
-        let mut signals = if self.signals { Some(Signals::take()?) } else { None };
+    async fn watch(&self, mut signals: Option<Signals>, publisher: &Arc<Publisher>) -> anyhow::Result<()> {
         let mut probers = Probers::default();
         let mut changed = publisher.changed();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);

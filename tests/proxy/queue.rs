@@ -360,6 +360,8 @@ fn beside_a_hog(page: Duration, pages: usize, pause: Duration, lines: &str) -> V
         .map(|at| {
             thread::spawn(move || {
                 let mut took = Vec::new();
+                // They do not come all at once, as a visitor's next page does not.
+                thread::sleep(pause * at / 20);
                 for number in 0..pages {
                     let began = Instant::now();
                     let mut client = Client::to(place);
@@ -398,7 +400,7 @@ fn ordinary_visitors_beside_a_hog_with_pages_of_half_a_second() {
     let took = beside_a_hog(ms(500), 4, ms(5000), "queue = { per_client = 200, wait = \"60s\" }");
     let (median, p95) = (took[took.len() / 2], took[took.len() * 95 / 100]);
     println!("ordinary visitors: median {median:?}, p95 {p95:?}, worst {:?}", took[took.len() - 1]);
-    assert!(p95 < Duration::from_secs(4), "p95 of ordinary visitors: {p95:?}");
+    assert!(p95 < Duration::from_secs(2), "p95 of ordinary visitors: {p95:?}");
 }
 
 #[test]
