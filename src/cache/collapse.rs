@@ -320,7 +320,7 @@ mod tests {
             for digit in 0..depth {
                 let acting = if newest { leaders.len().checked_sub(1) } else { leaders.first().map(|_| 0) };
                 match (STEPS[number / STEPS.len().pow(digit) % STEPS.len()], acting) {
-                    (Step::Join, _) => match flights.join(b"k") {
+                    (Step::Join, _) => match flights.join(b"k", None) {
                         Joined::Leader(leader) => {
                             assert!(leaders.iter().all(|(_, purged)| *purged), "two lead");
                             leaders.push((leader, false));
