@@ -1,4 +1,56 @@
 //! The pair's decision machine: pure, without IO, clock or chance. One machine runs on each voter, member or witness.
+//!
+//! It is given what happened ([`Input`]) and when, and adds what it wants ([`Action`]) to a list; completions come back as
+//! inputs and carry the epoch they belong to. It knows nothing of sockets, files, processes or HTTP. What fails outside comes
+//! back as a failed completion, and it finds another way, or refuses and says why ([`Refusal`]).
+//!
+//! ```text
+//!              down                  majority would vote,      majority voted (on disk)
+//!   Booting --------> Standby -----> Bidding: own vote saved --> ... and proof, copy good
+//!      |                ^  ^   desire   |  abandons                        |
+//!      | cannot stop    |  '------------'  (peer heard, outvoted,          v
+//!      v                |                   fruitless, unfit)   Taking: address -> start -> probe
+//!  StopFailed --fenced  |                                          |              ^      |
+//!      ^      or stops--+                                 fails    |     restart  |      | answers
+//!      |                |                                          v              |      v
+//!      '---------- Stopping <----- lease lost (killed), switchover, sick --------- Active
+//! ```
+//!
+//! A witness has no such state: it votes, renews, observes, tells.
+//!
+//! What makes a [`TakeoverProof`], when the votes of a majority are there and fresh:
+//!
+//! - *release*: the other member has said, itself or through a voter, up to which epoch it has stopped for good;
+//! - *fence*: a shot ended with success and the device then said `off`; only the holder of a majority's votes may shoot, and
+//!   only if the shot ends before any of these votes can be followed by another;
+//! - *lease*: what a majority gave the other member has run out, and whoever backed it had heard in that epoch that its
+//!   self-fence is armed; runs in parallel with the fence, the first wins;
+//! - *vacancy*: no voter of a majority has ever backed the other member (the first start of a pair);
+//! - *operator*: an audited order. Without a majority it is refused only while a voter still hears the service; until a
+//!   majority has heard of it, the operator's word is all there is.
+//!
+//! Invariants, asserted in the simulator after every event (`tests/heartbeat.rs`), each with a planted fault that it catches:
+//!
+//! 1. At any moment at most one member may acknowledge ([`Machine::may_acknowledge`]). A storage that does not ask is
+//!    stopped by its kill within `margin`; if its host as a whole is frozen past its lease, only a watchdog stops it in time.
+//! 2. An epoch has one holder, and epochs grow, whatever crashes: a voter votes once per epoch, and says nothing that is not
+//!    on its disk. A lost journal gives no vote before so many others have told that no forgotten vote can matter.
+//! 3. No takeover without a proof. No proof without a majority of the configured voters.
+//! 4. A voter that still hears the active's service denies its vote: a cut between the members alone changes nothing.
+//! 5. The holder's count of its lease ends before any voter's: it counts from before sending, they a hundredth longer from
+//!    receipt, and after a start from then. After a vote the other's lease is renewed only when the candidate has said that
+//!    it gave up.
+//! 6. Never do both members shoot at one time; nobody shoots without a majority (without a witness: without having seen the
+//!    other one serve, and who serves does not shoot).
+//! 7. Nobody is promoted whose copy lacks a transaction that it or a voter of its majority has heard an active announce.
+//! 8. Pauses up to half of `dead` and a loss of 20 % cause no takeover. After a stall of its own a voter trusts no silence.
+//! 9. A member starts as standby and makes sure that its resources are down. Failback is never automatic.
+//! 10. A stop that fails is not a stop: the member asks to be fenced.
+//! 11. Who should take over and does not refuses aloud: a reason, a remedy, [`Phase::Refused`].
+//! 12. After the last fault there is one active again, if a majority and a good copy live.
+//!
+//! The heartbeat itself is request and renewal: every beat repeats the sender's whole public state, its number is the time
+//! at which it was sent, and what is echoed or answered of it is thereby a time of the sender's own clock.
 
 pub mod claim;
 mod epoch;
@@ -14,6 +66,7 @@ pub mod saved;
 mod service;
 pub mod settings;
 mod standby;
+pub mod status;
 mod voter;
 
 pub use claim::Ground;
@@ -47,6 +100,12 @@ pub use names::Tid;
 pub use saved::Saved;
 pub use settings::Mode;
 pub use settings::Settings;
+pub use status::Forecast;
+pub use status::LinkStatus;
+pub use status::Loss;
+pub use status::Outcome;
+pub use status::PairStatus;
+pub use status::VoterStatus;
 
 use epoch::Register;
 use faults::Dropped;

@@ -76,8 +76,9 @@ impl Register {
     }
 
     /// The epoch for a new attempt: above all that were heard of.
-    pub(super) fn next(&self) -> Epoch {
-        self.want.seen.max(self.want.floor).next()
+    pub(super) fn next(&self, dropped: Dropped) -> Epoch {
+        let highest = self.want.seen.max(self.want.floor);
+        if dropped.is(Rule::OneVotePerEpoch) { highest.max(Epoch(1)) } else { highest.next() }
     }
 
     /// Somebody spoke of an epoch.
@@ -124,9 +125,9 @@ impl Register {
             denied(Denial::SaveFailed)
         } else if at.own_role {
             denied(Denial::OwnRole)
-        } else if spent && !(dropped.is(Rule::OneVotePerEpoch) && ask.epoch >= self.held.next()) {
+        } else if spent && !dropped.is(Rule::OneVotePerEpoch) {
             denied(Denial::OldEpoch)
-        } else if bound && !dropped.is(Rule::OnePermit) {
+        } else if bound && !dropped.is(Rule::OnePermit) && !dropped.is(Rule::OneVotePerEpoch) {
             denied(Denial::Bound)
         } else if at.just_started {
             denied(Denial::JustStarted)

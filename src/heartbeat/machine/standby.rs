@@ -128,7 +128,7 @@ impl Machine {
     }
 
     /// What keeps this member from the role, whoever has it now.
-    fn unfit(&self) -> Option<Refusal> {
+    pub(super) fn unfit(&self) -> Option<Refusal> {
         let hour_ago = |at: &&At| **at + HOUR > self.now;
         let takeovers = self.takeovers.iter().filter(hour_ago).count();
         let limit = usize::try_from(self.set.takeovers_max).unwrap_or(usize::MAX);
@@ -238,10 +238,10 @@ impl Machine {
     }
 
     fn refuse(&mut self, refusal: Option<Refusal>, actions: &mut Vec<Action>) {
-        if refusal == self.refusal {
+        if refusal == self.refusal || self.dropped.is(Rule::RefusalHasAlarm) {
             return;
         }
-        self.refusal = if self.dropped.is(Rule::RefusalHasAlarm) { None } else { refusal };
+        self.refusal = refusal;
         match self.refusal {
             Some(refusal) => actions.push(Action::Note(Note::Refused(refusal))),
             None => actions.push(Action::Note(Note::RefusesNoMore)),
@@ -265,7 +265,7 @@ impl Machine {
                 if self.story.suspected == 0 {
                     self.begin_story(if ground == Ground::Silence { silent } else { 0 });
                 }
-                self.bid(Claim::new(self.register.next(), ground, false, self.now), actions);
+                self.bid(Claim::new(self.register.next(self.dropped), ground, false, self.now), actions);
                 true
             }
         }
@@ -285,7 +285,7 @@ impl Machine {
         }
         self.begin_story(0);
         (self.ordered_off, self.excluded_until, self.yield_until) = (false, 0, 0);
-        self.bid(Claim::new(self.register.next(), Ground::Ordered, true, self.now), actions);
+        self.bid(Claim::new(self.register.next(self.dropped), Ground::Ordered, true, self.now), actions);
         None
     }
 
@@ -339,8 +339,8 @@ impl Machine {
 
     /// Not yet in earnest: would a majority vote?
     fn step_asking(&mut self, mut claim: Claim, actions: &mut Vec<Action>) -> bool {
-        if claim.epoch != self.register.next() {
-            claim = Claim::new(self.register.next(), claim.ground(), claim.ordered, claim.since);
+        if claim.epoch != self.register.next(self.dropped) {
+            claim = Claim::new(self.register.next(self.dropped), claim.ground(), claim.ordered, claim.since);
             let own = self.own_word(&claim);
             claim.hear(self.set.me, &own, self.now);
         }

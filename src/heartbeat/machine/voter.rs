@@ -181,7 +181,7 @@ impl Machine {
     pub(super) fn probed(&mut self, target: NodeId, good: bool, actions: &mut Vec<Action>) {
         if target.is_member() {
             // What is about to serve, or no longer does, is not sick because it does not answer.
-            let serves = target == self.set.me || self.serves[target.at()];
+            let serves = if target == self.set.me { self.role.hold().is_some() } else { self.serves[target.at()] };
             if good || serves {
                 self.probes[target.at()].learn(good, self.now);
             }
@@ -231,6 +231,7 @@ impl Machine {
     fn beat(&self, to: NodeId, link: LinkId) -> Beat {
         let me = self.set.me;
         let disk = &self.register.disk;
+        let early = self.dropped.is(Rule::ReleaseAfterStop) && self.role.standing() == Standing::Stopping;
         Beat {
             from: me,
             to,
@@ -240,8 +241,8 @@ impl Machine {
             echo: self.peers[to.at()].echo(link, (self.seq / 7) % 2 == 1),
             seen: disk.seen,
             vote: disk.vote,
-            standing: self.role.standing(),
-            held: self.role.held(),
+            standing: if early { Standing::Standby } else { self.role.standing() },
+            held: if early { Epoch(0) } else { self.role.held() },
             ask: self.ask(),
             answer: self.answer(to),
             members: [self.hearsay(NodeId(0)), self.hearsay(NodeId(1))],
@@ -347,7 +348,7 @@ impl Machine {
     }
 
     /// Why somebody refuses: this member, or one that is heard.
-    fn any_refusal(&self) -> Option<Refusal> {
+    pub(super) fn any_refusal(&self) -> Option<Refusal> {
         let said = self.others().filter_map(|id| {
             let peer = &self.peers[id.at()];
             let said = peer.said.filter(|_| peer.heard_within(micros(self.set.dead), self.now))?;
