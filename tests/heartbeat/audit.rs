@@ -137,7 +137,7 @@ impl Audit {
     }
 
     /// A shot is fired: by one who hears a majority, and never while the other shoots too.
-    pub fn fences(&mut self, node: usize, victim: usize, epoch: Epoch, now: Us, terms: &Terms, nodes: &[Node]) {
+    pub fn fences(&mut self, node: usize, victim: usize, epoch: Epoch, now: Us, terms: &Terms) {
         self.fenced += 1;
         let quorum = if self.voters == 2 { 1 } else { self.voters / 2 + 1 };
         let recent = terms.lease + 2 * terms.delay.1 + 10 * MS;
@@ -145,9 +145,9 @@ impl Audit {
         if heard + 1 < quorum {
             self.fail(now, format!("node {node} shoots without a majority: it hears {heard} others"));
         }
-        let mine = (epoch, NodeId(u8::try_from(node).expect("small")));
-        let votes = nodes.iter().filter_map(|it| it.journal?.vote);
-        if votes.filter(|vote| (vote.epoch, vote.candidate) == mine).count() < quorum {
+        let others = (0..self.voters).filter(|voter| *voter != node);
+        let votes = others.filter_map(|voter| self.backed.get(&(voter, epoch)));
+        if votes.filter(|whom| usize::from(whom.0) == node).count() + 1 < quorum {
             self.fail(now, format!("node {node} shoots without the votes of a majority"));
         }
         if self.shooting[victim] > now {

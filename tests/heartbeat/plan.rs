@@ -322,9 +322,10 @@ fn mild(terms: &Terms, chance: &mut Chance, plan: &mut Vec<(Us, Fault)>) {
     match chance.range(0, 5) {
         0 => plan.push((at, Fault::Loss(200))),
         1 => {
-            for _ in 0..6 {
+            // One after the other: pauses that meet add up to more than each of them.
+            for round in 0..5 {
                 let node = usize::try_from(chance.range(0, voters as u64)).expect("small");
-                let when = chance.range(BEGIN, HEAL - 300 * MS);
+                let when = BEGIN + round * 750 * MS + chance.range(0, 100 * MS);
                 plan.push((when, Fault::Freeze(node, chance.range(10, 250) * MS)));
             }
         }

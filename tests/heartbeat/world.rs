@@ -27,6 +27,7 @@ use tidegate::heartbeat::machine::Saved;
 use tidegate::heartbeat::machine::Settings;
 use tidegate::heartbeat::machine::Tid;
 use tidegate::heartbeat::machine::faults::Rule;
+use tidegate::heartbeat::machine::message::Verdict;
 
 use super::audit::Audit;
 use super::chance::Chance;
@@ -536,6 +537,11 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, link: LinkId, beat: Beat) {
         self.audit.says(from, to, &beat, self.now);
+        let granted = beat.answer.filter(|answer| answer.verdict == Verdict::Granted);
+        let on_disk = self.nodes[from].journal.map_or(Epoch(0), |saved| saved.backed[usize::from(to.0) & 1]);
+        if granted.is_some_and(|answer| answer.epoch > on_disk) {
+            self.audit.fail(self.now, format!("node {from} grants what is not on its disk"));
+        }
         let (there, wire) = (usize::from(to.0), usize::from(link.0));
         if self.cut[from][there][wire] || self.chance.often(self.loss) {
             return;
@@ -549,7 +555,11 @@ impl World {
 
     fn fence(&mut self, node: usize, epoch: Epoch, attempt: u32, target: NodeId) {
         let victim = usize::from(target.0);
-        self.audit.fences(node, victim, epoch, self.now, &self.terms, &self.nodes);
+        let own = self.nodes[node].journal.and_then(|saved| saved.vote);
+        if own.is_none_or(|vote| vote.epoch != epoch || usize::from(vote.candidate.0) != node) {
+            self.audit.fail(self.now, format!("node {node} shoots before its own vote is on disk"));
+        }
+        self.audit.fences(node, victim, epoch, self.now, &self.terms);
         let limit = micros(self.nodes[node].settings.fence_timeout);
         let incarnation = self.nodes[node].incarnation;
         let device = self.nodes[victim].device;

@@ -197,6 +197,11 @@ impl Claim {
         self.views.iter().find_map(|view| view.denial)
     }
 
+    /// How many have no vote left for this epoch.
+    pub(super) fn spent(&self) -> usize {
+        self.views.iter().filter(|view| view.denial == Some(Denial::OldEpoch)).count()
+    }
+
     /// What the voters know of the active's last transaction.
     pub(super) fn known(&self) -> Known {
         self.views.iter().map(|view| view.known).max().unwrap_or_default()

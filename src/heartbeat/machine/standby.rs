@@ -321,8 +321,9 @@ impl Machine {
         let outvoted = self.register.want.vote != Some(Vote { epoch: claim.epoch, candidate: me });
         let fruitless = claim.earnest.is_some_and(|since| self.now >= since + self.courtesy())
             && !claim.has_votes(self.quorum(), micros(self.set.lease), self.now);
+        let hopeless = claim.spent() + self.quorum() > self.set.roster.voters();
         let ordered_end = claim.ordered && fruitless;
-        if (outvoted || (fruitless && !ordered_end)) && !shots.under_way() {
+        if (outvoted || hopeless || (fruitless && !ordered_end)) && !shots.under_way() {
             self.abandon(actions);
             return true;
         }
