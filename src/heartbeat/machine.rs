@@ -54,6 +54,8 @@
 
 pub mod claim;
 mod epoch;
+#[cfg(test)]
+mod explore;
 #[doc(hidden)]
 pub mod faults;
 pub mod io;
