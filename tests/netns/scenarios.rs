@@ -43,10 +43,10 @@ pub fn all(world: &mut World) -> anyhow::Result<()> {
         ("power-off, fence answers in 0.2 s", power_off),
         ("the pair's links cut", pair_cut),
         ("power-off, fence unreachable", power_off_unreachable),
-        ("journal torn, member restarted", journal_torn),
         ("active isolated", active_isolated),
         ("power-off, fence refuses", power_off_refused),
         ("node frozen and thawed", node_frozen),
+        ("journal torn, member restarted", journal_torn),
     ];
     let only = std::env::var("TIDEGATE_NETNS_ONLY").unwrap_or_default();
     for (name, fault) in scenarios.into_iter().filter(|(name, _)| name.contains(&only)) {
@@ -132,7 +132,15 @@ fn scenario(world: &mut World, name: &str, fault: Fault) -> anyhow::Result<()> {
     let phases = phases(world, serves, &after);
     world.tell(format!("{name:<36} {:>6.2} s without service{phases}{shot}", outage.as_secs_f64()));
     heal(world, active)?;
-    world.wait("one active, one standby", standby_ready)
+    world.wait("one active, one standby", standby_ready)?;
+    // A member that was started anew may be ready before its last cable is.
+    world.wait("all links are heard", |world| ["a", "b"].iter().all(|node| quiet_links(world, node) == 0))?;
+    world.wait("all know who serves", |world| {
+        let status = ["a", "b", "w"].map(|node| world.status(node).unwrap_or_default());
+        let steady =
+            |status: &serde_json::Value| matches!(status["pair"]["phase"].as_str(), Some("steady" | "serving"));
+        status.iter().all(|one| one["pair"]["epoch"] == status[0]["pair"]["epoch"] && steady(one))
+    })
 }
 
 /// The phases of a takeover, as its report tells them.
@@ -266,7 +274,7 @@ fn quiet_links(world: &World, node: &str) -> usize {
     let links = status["links"].as_array().cloned().unwrap_or_default();
     let dead = status["timing_ms"]["dead"].as_u64().unwrap_or(u64::MAX);
     let silent = |link: &&serde_json::Value| {
-        link["node"] != "w" && link["last_heard_ms"].as_u64().is_some_and(|heard| heard > dead)
+        link["node"] != "w" && link["last_heard_ms"].as_u64().is_none_or(|heard| heard > dead)
     };
     links.iter().filter(silent).count()
 }
