@@ -97,7 +97,7 @@ settings! {
         /// So long before the end of a lease that could not be renewed the active stops itself: as long as a kill takes.
         margin: Duration = Duration::from_millis(200),
         /// A member that gave up the role leaves it to the other for so long.
-        yield_wait: Duration = seconds(30),
+        yield_wait: Duration = seconds(10),
         /// For the storage to answer after it was started.
         serve: Duration = seconds(120),
         /// For the check of the copy before it is promoted.
