@@ -20,6 +20,10 @@ use crate::edge::spool::Spool;
 use crate::edge::worker;
 use crate::heartbeat::guard;
 use crate::heartbeat::pair::Pair;
+use crate::privilege;
+use crate::privilege::Account;
+use crate::service;
+use crate::service::Inherited;
 use crate::snapshot::House;
 use crate::snapshot::Snapshot;
 use crate::snapshot::Snapshots;
@@ -63,6 +67,7 @@ pub struct App {
     /// Take the process's signals: HUP, USR1, TERM, INT.
     signals: bool,
     stop: CancellationToken,
+    inherited: Inherited,
 }
 
 impl App {
@@ -85,7 +90,26 @@ impl App {
     }
 
     fn new(config: Config, source: Source) -> Self {
-        Self { config, source, signals: true, stop: CancellationToken::new() }
+        Self { config, source, signals: true, stop: CancellationToken::new(), inherited: Inherited::default() }
+    }
+
+    /// Takes over the sockets that the service manager has opened, then becomes `server.user`. To be called before there is
+    /// a second thread.
+    ///
+    /// # Errors
+    /// What keeps it from becoming him.
+    pub fn into_service(mut self) -> anyhow::Result<Self> {
+        self.inherited = Inherited::take_over().context("take over the sockets of the service manager")?;
+        if let Some(user) = &self.config.server.user {
+            let account = Account::find(user, self.config.server.group.as_deref())?;
+            if let values::Switchable::On(socket) = &self.config.admin.socket
+                && let Some(directory) = socket.parent()
+            {
+                account.provide(directory)?;
+            }
+            account.assume()?;
+        }
+        Ok(self)
     }
 
     /// Leaves the process's signals alone: for a program that runs tidegate inside itself.
@@ -120,7 +144,7 @@ impl App {
         runtime.block_on(self.control(metrics, started))
     }
 
-    async fn control(self, metrics: Arc<Metrics>, started: impl FnOnce(&Arc<Publisher>)) -> anyhow::Result<()> {
+    async fn control(mut self, metrics: Arc<Metrics>, started: impl FnOnce(&Arc<Publisher>)) -> anyhow::Result<()> {
         // Before anybody can see that we are here: a HUP that nobody takes ends the process.
         let signals = if self.signals { Some(Signals::take()?) } else { None };
         let access = open_access_log(&self.config)?;
@@ -143,6 +167,7 @@ impl App {
             self.source.clone(),
             self.config.clone(),
             workers,
+            std::mem::take(&mut self.inherited),
         )
         .map_err(|problems| anyhow!("{}", problems.join("\n")))?;
         show_live_state(&publisher);
@@ -173,6 +198,15 @@ impl App {
             metrics = metrics_at.join(" "),
             "serving"
         );
+        if self.signals {
+            if privilege::is_root() {
+                warn!("tidegate serves as root; set server.user to somebody who may do less");
+            }
+            for addr in publisher.unwanted_sockets() {
+                warn!(%addr, "the service manager has opened a socket that is in no server.listen; nobody is heard there");
+            }
+            service::ready(&publisher.summary());
+        }
         started(&publisher);
 
         self.watch(signals, &publisher).await?;
@@ -197,6 +231,7 @@ impl App {
         let mut probers = Probers::default();
         let mut changed = publisher.changed();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut alive = service::watchdog_pause().filter(|_| self.signals).map(tokio::time::interval);
         loop {
             let upstreams: Vec<Arc<Upstream>> =
                 publisher.house().snapshots.load_full().upstreams.values().cloned().collect();
@@ -206,10 +241,12 @@ impl App {
                 () = self.stop.cancelled() => Event::Stop,
                 _ = changed.changed() => Event::Changed,
                 _ = housekeeping.tick() => Event::Housekeeping,
+                () = tick(alive.as_mut()) => Event::Alive,
             };
             match event {
                 Event::Stop => break,
                 Event::Changed => {}
+                Event::Alive => service::alive(),
                 Event::Housekeeping => {
                     for limit in &publisher.house().snapshots.load_full().limits {
                         limit.forget_idle();
@@ -225,6 +262,9 @@ impl App {
                     tokio::spawn(async move { publisher.reload().await });
                 }
             }
+        }
+        if self.signals {
+            service::stopping();
         }
         self.stop.cancel();
         Ok(())
@@ -253,11 +293,19 @@ pub fn guard() -> std::io::Result<()> {
     guard::run(clock::boot)
 }
 
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
 enum Event {
     Stop,
     Reload,
     Reopen,
     Changed,
+    Alive,
     Housekeeping,
 }
 

@@ -365,7 +365,7 @@ fn run(args: RunArgs) -> ExitCode {
         }
         Ok(App::from_config(config))
     };
-    let started = app.and_then(|app| {
+    let started = app.and_then(App::into_service).and_then(|app| {
         let metrics = Metrics::new();
         open_diary(app.config(), &metrics)?;
         crate::edge::descriptors::raise();

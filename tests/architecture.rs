@@ -9,7 +9,9 @@ use std::path::PathBuf;
 const LAYERS: &[(&str, u8)] = &[
     ("units", 0),
     ("clock", 1),
+    ("privilege", 1),
     ("semantics", 1),
+    ("service", 1),
     ("telemetry", 1),
     ("zeo", 1),
     ("zope", 2),
@@ -57,6 +59,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     // A machine without one of its rules is for the tests alone.
     ("sabotaged(", &["heartbeat/machine.rs"]),
     ("aws_lc_rs::hmac", &["heartbeat/machine/message.rs"]),
+    ("rustix::thread", &["privilege.rs", "heartbeat"]),
+    ("sd_notify::", &["service.rs"]),
     ("Instant::now()", &["clock.rs"]),
     ("SystemTime::now()", &["clock.rs"]),
     ("ArcSwap", &["snapshot.rs"]),

@@ -175,6 +175,14 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
     }
     cert_files(config, context);
     proxy_protocol(config, context);
+    account(config, context);
+}
+
+fn account(config: &Config, context: &mut Context<'_>) {
+    if config.server.group.is_some() && config.server.user.is_none() {
+        let message = "`server.group` is set without `server.user`".to_owned();
+        context.error("E0331", "server.group", message, "add user = \"NAME\" to [server]");
+    }
 }
 
 fn proxy_protocol(config: &Config, context: &mut Context<'_>) {

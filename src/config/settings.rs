@@ -82,6 +82,12 @@ settings! {
         /// Where visitors come in: "ADDR:PORT" speaks HTTP, "https://ADDR:PORT" speaks TLS. `[::]` takes IPv4 as well.
         /// Without it `"[::]:80"`, and with certificates also `"https://[::]:443"`.
         listen: Vec<Listen> = Vec::new(),
+        /// The user that tidegate becomes when it is started as root, such as "www-data". Of root's powers it keeps only that
+        /// of listening at ports below 1024, and files are read as this user: certificates' keys, too. Without it nothing
+        /// is changed; a storage node of the pair, whose scripts need root, leaves it out. Read at the start only.
+        user: Option<String> = None,
+        /// His group, if not the one that he has; the groups that he is a member of are kept. Read at the start only.
+        group: Option<String> = None,
         /// Threads that serve visitors; 0 is one for each core. Read at the start only.
         workers: u32 = 0,
         /// Speak HTTP/2 without TLS to clients that begin with it (prior knowledge). Off: few need it.

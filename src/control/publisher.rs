@@ -20,6 +20,8 @@ use crate::edge::worker::Door;
 use crate::edge::worker::Doors;
 use crate::heartbeat::pair::Pair;
 use crate::semantics::tags::Mode;
+use crate::service;
+use crate::service::Inherited;
 use crate::snapshot;
 use crate::snapshot::Choices;
 use crate::snapshot::Compiled;
@@ -65,6 +67,7 @@ pub struct Publisher {
     house: Arc<House>,
     source: Source,
     workers: usize,
+    inherited: Inherited,
     doors: watch::Sender<Doors>,
     changed: watch::Sender<()>,
     state: Mutex<State>,
@@ -91,6 +94,7 @@ impl Publisher {
         source: Source,
         config: Config,
         workers: usize,
+        inherited: Inherited,
     ) -> Result<Arc<Self>, Vec<String>> {
         let doors = watch::Sender::new(Doors::default());
         let changed = watch::Sender::new(());
@@ -100,6 +104,7 @@ impl Publisher {
             house,
             source,
             workers,
+            inherited,
             doors,
             changed,
             state,
@@ -155,12 +160,31 @@ impl Publisher {
         let Source::File(path) = self.source.clone() else {
             return Err("this tidegate was started without a file; there is nothing to read again".to_owned());
         };
+        service::reloading();
         let publisher = Arc::clone(self);
         // Files are read and names resolved: not on the control runtime's thread.
         let done = tokio::task::spawn_blocking(move || publisher.reload_file(&path)).await;
+        service::ready(&self.summary());
         done.unwrap_or_else(|panic| {
             Err(format!("the reload broke off: {panic}; the running configuration stays in force"))
         })
+    }
+
+    /// Where the service manager listens for us though nobody wants it.
+    #[must_use]
+    pub fn unwanted_sockets(&self) -> Vec<SocketAddr> {
+        self.inherited.unwanted()
+    }
+
+    /// What is served, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let places: Vec<String> = self
+            .places()
+            .iter()
+            .map(|(tls, addr)| format!("{}://{addr}", if *tls { "https" } else { "http" }))
+            .collect();
+        format!("{} sites at {}", self.house.snapshots.load().sites().len(), places.join(" "))
     }
 
     fn reload_file(&self, path: &std::path::Path) -> Result<String, String> {
@@ -333,7 +357,7 @@ impl Publisher {
                 doors.push(Arc::clone(door));
                 continue;
             }
-            let bound = listener::bind(place, self.workers)
+            let bound = listener::bind(place, self.workers, &self.inherited)
                 .map_err(|error| telemetry::chain(&error))
                 .and_then(|sockets| Door::new(place, sockets).map_err(|error| telemetry::chain(&error)));
             match bound {

@@ -3,6 +3,7 @@
 //! Each worker has a socket of its own per address (`SO_REUSEPORT`), so the kernel spreads connections and the workers
 //! share nothing. A listener that leaves the configuration stops accepting; its connections go on.
 
+use crate::service::Inherited;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::SockAddr;
@@ -38,12 +39,20 @@ pub struct BindError {
 
 /// Binds one socket per worker to `place`, all to the same port even if it is 0.
 ///
+/// A socket that the service manager has opened there is taken over, and shared by all workers.
+///
 /// `[::]` takes IPv4 as well, and falls back to `0.0.0.0` on a machine without IPv6.
 ///
 /// # Errors
 /// When the address is taken, not of this machine, or needs a privilege.
-pub fn bind(place: Place, workers: usize) -> Result<Vec<TcpListener>, BindError> {
+pub fn bind(place: Place, workers: usize, inherited: &Inherited) -> Result<Vec<TcpListener>, BindError> {
     let fail = |source: io::Error| BindError { addr: place.addr, tls: place.tls, remedy: remedy(&source), source };
+    if let Some(socket) = inherited.take(place.addr) {
+        let copies = (1..workers).map(|_| socket.try_clone()).collect::<io::Result<Vec<TcpListener>>>();
+        let mut sockets = copies.map_err(fail)?;
+        sockets.push(socket);
+        return Ok(sockets);
+    }
     let first = match bind_first(place.addr) {
         Err(error) if place.addr.is_ipv6() && place.addr.ip().is_unspecified() && no_ipv6(&error) => {
             bind_first(SocketAddr::from((Ipv4Addr::UNSPECIFIED, place.addr.port())))
@@ -104,9 +113,11 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_is_refused_with_a_remedy() {
         let any = Place { addr: "127.0.0.1:0".parse().unwrap(), tls: false };
-        let held = bind(any, 2).unwrap();
+        let nothing = Inherited::default();
+        let held = bind(any, 2, &nothing).unwrap();
         assert_eq!(held[0].local_addr().unwrap(), held[1].local_addr().unwrap());
-        let again = bind(Place { addr: held[0].local_addr().unwrap(), tls: true }, 1).unwrap_err();
+        let taken = Place { addr: held[0].local_addr().unwrap(), tls: true };
+        let again = bind(taken, 1, &nothing).unwrap_err();
         assert!(again.to_string().contains("https://127.0.0.1:") && again.to_string().contains("ss -ltnp"), "{again}");
     }
 }
