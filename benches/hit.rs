@@ -63,6 +63,7 @@ fn edge() -> Arc<Edge> {
         upstreams: Registry::new(Metrics::new()),
         limits: Mutex::default(),
         tickets: Tickets::new().expect("the system gives randomness"),
+        live: Arc::default(),
     };
     let loaded = config::parse("bench", CONFIG).expect("the configuration is good");
     let compiled = snapshot::compile(loaded.config, &house).expect("there is nothing to fail");

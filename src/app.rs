@@ -3,6 +3,7 @@
 //! The calling thread is control: signals, admin, checks, reloads. Each worker thread serves visitors. What keeps tidegate
 //! from starting is told whole, and nothing is left half-started.
 
+use crate::acme;
 use crate::cache;
 use crate::cache::Cache;
 use crate::clock;
@@ -107,6 +108,9 @@ impl App {
             {
                 account.provide(directory)?;
             }
+            if self.config.tls.acme.email.is_some() {
+                account.provide(&self.config.tls.acme.store)?;
+            }
             account.assume()?;
         }
         Ok(self)
@@ -157,6 +161,7 @@ impl App {
             upstreams: Registry::new(metrics),
             limits: Mutex::default(),
             tickets: Tickets::new().context("make TLS ticket keys")?,
+            live: Arc::default(),
         });
         let permits = Permits::new();
         let workers = workers(&self.config);
@@ -229,12 +234,15 @@ impl App {
     /// Signals, checks and housekeeping, until the end.
     async fn watch(&self, mut signals: Option<Signals>, publisher: &Arc<Publisher>) -> anyhow::Result<()> {
         let mut probers = Probers::default();
+        let mut acme = acme::Agent::default();
         let mut changed = publisher.changed();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut alive = service::watchdog_pause().filter(|_| self.signals).map(tokio::time::interval);
         loop {
-            let upstreams: Vec<Arc<Upstream>> =
-                publisher.house().snapshots.load_full().upstreams.values().cloned().collect();
+            let (house, snapshot) = (publisher.house(), publisher.house().snapshots.load_full());
+            acme.follow(snapshot.acme.as_ref(), &house.live, &house.metrics);
+            let upstreams: Vec<Arc<Upstream>> = snapshot.upstreams.values().cloned().collect();
+            drop(snapshot);
             probers.reconcile(&upstreams);
             let event = tokio::select! {
                 event = next_signal(signals.as_mut()) => event,
@@ -436,6 +444,8 @@ fn show_live_state(publisher: &Arc<Publisher>) {
     publisher.house().metrics.on_scrape(move |metrics| {
         let Some(publisher) = weak.upgrade() else { return };
         let house = publisher.house();
+        let snapshot = house.snapshots.load_full();
+        metrics.certificates(snapshot.certificates.iter().cloned().chain(house.live.until()).collect());
         metrics.cache_tiers(house.cache.tiers().iter().map(tier).collect());
         let ledger = house.cache.ledger().view();
         metrics.purge_ledger(metrics::PurgeLedger {

@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` has the map of the house; `tests/architecture.rs` guards its layers.
 
+pub mod acme;
 pub mod admission;
 pub mod app;
 pub mod cache;

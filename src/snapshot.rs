@@ -15,6 +15,7 @@ pub use limits::Meter;
 pub use limits::Said;
 pub use lists::Doorkeeper;
 
+use crate::acme;
 use crate::admission::acl::Networks;
 use crate::admission::rate::RateLimit;
 use crate::admission::token::Tokens;
@@ -31,6 +32,7 @@ use crate::semantics::tags::Mode;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
+use crate::tls::Live;
 use crate::tls::Tickets;
 use crate::units::LimitName;
 use crate::units::OriginAddr;
@@ -66,6 +68,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 /// What outlives snapshots.
 pub struct House {
@@ -83,6 +86,8 @@ pub struct House {
     pub limits: Mutex<HashMap<LimitName, Arc<RateLimit>>>,
     /// The TLS ticket keys.
     pub tickets: Tickets,
+    /// What TLS shows that comes and goes without a new configuration.
+    pub live: Arc<Live>,
 }
 
 impl House {
@@ -101,6 +106,7 @@ impl House {
             upstreams: Registry::new(Metrics::new()),
             limits: Mutex::default(),
             tickets,
+            live: Arc::default(),
         })
     }
 }
@@ -114,6 +120,12 @@ pub struct Snapshot {
     pub server: Server,
     /// The TLS configuration, where there are certificates.
     pub tls: Option<Arc<ServerConfig>>,
+    /// When certificates from files end, each under its label.
+    pub certificates: Vec<(String, SystemTime)>,
+    /// What is wanted of an authority, if anything.
+    pub acme: Option<Arc<acme::Plan>>,
+    /// The proofs that an authority asks for.
+    pub live: Arc<Live>,
     /// What holds for the whole cache.
     pub cache: CachePolicy,
     /// The upstreams by name.
@@ -290,6 +302,9 @@ impl Snapshot {
                 limits: settings::Limits::default(),
             },
             tls: None,
+            certificates: Vec::new(),
+            acme: None,
+            live: Arc::default(),
             cache: cache_policy(&config.cache, Vec::new(), Tokens::default()),
             upstreams: BTreeMap::new(),
             limits: Vec::new(),
@@ -404,7 +419,6 @@ impl Compiled {
     #[must_use]
     pub fn put_in_force(&self, choices: &Choices, house: &House) -> Snapshot {
         let config = &self.config;
-        house.metrics.certificates(self.secured.until.clone());
         let limits = limits::limits(config, house);
         let mut upstreams: BTreeMap<UpstreamName, Arc<Upstream>> = BTreeMap::new();
         for (name, upstream) in &config.upstream {
@@ -445,6 +459,9 @@ impl Compiled {
                 limits: config.server.limits.clone(),
             },
             tls: self.secured.server.clone(),
+            certificates: self.secured.until.clone(),
+            acme: self.secured.acme.clone(),
+            live: Arc::clone(&house.live),
             cache: cache_policy(&config.cache, self.purge.clone(), self.tokens.clone()),
             upstreams,
             scales: limits.values().find(|limit| limit.name.as_str() == SCALES_LIMIT).cloned(),

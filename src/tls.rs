@@ -6,10 +6,12 @@
 pub mod client;
 pub mod der;
 pub mod files;
+pub mod live;
 
 pub use files::CertFiles;
 pub use files::Certificate;
 pub use files::TlsProblem;
+pub use live::Live;
 
 use rustls::CipherSuite;
 use rustls::ServerConfig;
@@ -60,12 +62,25 @@ pub fn load(files: &[CertFiles]) -> Result<Vec<Certificate>, Vec<TlsProblem>> {
     }
 }
 
+/// The protocol in which an authority looks at a proof (RFC 8737).
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
+/// Certificates that come from an authority: those there are, and what is shown while there is none.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The certificates and proofs.
+    pub live: Arc<Live>,
+    /// Signed by itself.
+    pub placeholder: Certificate,
+}
+
 /// Makes the configuration of TLS listeners.
 ///
 /// # Errors
 /// When the library refuses it.
 pub fn server_config(
     certs: Vec<Certificate>,
+    acquired: Option<Acquired>,
     min: MinVersion,
     tickets: &Tickets,
 ) -> Result<Arc<ServerConfig>, TlsProblem> {
@@ -77,8 +92,8 @@ pub fn server_config(
         .with_protocol_versions(versions)
         .map_err(TlsProblem::Setup)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName::new(certs)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_cert_resolver(Arc::new(ByName { acquired, ..ByName::new(certs) }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
     config.ticketer = Arc::clone(&tickets.0);
     config.ignore_client_order = true;
     Ok(Arc::new(config))
@@ -91,6 +106,7 @@ pub fn server_config(
 struct ByName {
     certs: Vec<Certificate>,
     names: HashMap<String, Vec<usize>>,
+    acquired: Option<Acquired>,
 }
 
 impl ByName {
@@ -101,7 +117,7 @@ impl ByName {
                 names.entry(name.clone()).or_default().push(at);
             }
         }
-        Self { certs, names }
+        Self { certs, names, acquired: None }
     }
 
     /// The certificates for `name`: those that name it, then those with a wildcard in place of its first label (RFC 6125
@@ -118,14 +134,35 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let usable = |cert: &&Certificate| can_verify(&hello, &cert.key);
         let name = hello.server_name().map(str::to_ascii_lowercase);
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ACME_TLS)) {
+            // RFC 8737 3: the proof, or nothing.
+            return self.acquired.as_ref().zip(name).and_then(|(acquired, name)| acquired.live.proof(&name));
+        }
         let named = name.as_ref().and_then(|name| self.covering(name).find(usable));
         // A visitor who can verify none of a name's certificates is not helped by another name's.
         let fallback = || match name.as_ref().and_then(|name| self.covering(name).next()) {
             None => self.certs.iter().find(usable).or(self.certs.first()),
             first => first,
         };
-        named.or_else(fallback).map(|cert| Arc::clone(&cert.key))
+        if let Some(named) = named {
+            return Some(Arc::clone(&named.key));
+        }
+        if let Some(issued) =
+            self.acquired.as_ref().zip(name.as_ref()).and_then(|(acquired, name)| acquired.live.certificate(name))
+        {
+            return Some(issued.key);
+        }
+        let placeholder = self.acquired.as_ref().map(|acquired| &acquired.placeholder);
+        fallback().or(placeholder).map(|cert| Arc::clone(&cert.key))
     }
+}
+
+/// Whether one of `certs` is for `name`.
+#[must_use]
+pub fn covers(certs: &[Certificate], name: &str) -> bool {
+    let wildcard = name.split_once('.').map(|(_, above)| format!("*.{above}"));
+    let names = |cert: &Certificate| cert.facts.names.iter().any(|own| own == name || Some(own) == wildcard.as_ref());
+    certs.iter().any(names)
 }
 
 /// Whether the visitor can verify signatures of this key. Who speaks only TLS 1.2 says so by his cipher suites as well.

@@ -36,6 +36,30 @@ pub struct OriginAddr {
     tls: bool,
 }
 
+/// What must not be seen in logs, status or errors.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Keeps `secret` from being shown.
+    #[must_use]
+    pub const fn new(secret: T) -> Self {
+        Self(secret)
+    }
+
+    /// The secret, for whoever needs it.
+    #[must_use]
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
 /// What was wrong with a value, in one sentence that says what would have been right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -271,6 +295,12 @@ mod tests {
             assert!(ByteSize::parse(text).is_err(), "{text}");
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let secret = Secret::new("hunter2");
+        assert_eq!((format!("{secret:?}").as_str(), *secret.expose()), ("[secret]", "hunter2"));
     }
 
     #[test]

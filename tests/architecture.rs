@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("heartbeat", 2),
     ("tls", 2),
     ("heartbeat", 2),
+    ("acme", 3),
     ("config", 3),
     ("snapshot", 4),
     ("edge", 5),
@@ -52,13 +53,14 @@ const IMPURE: &[&str] = &[
 
 /// Words that may stand only below the named places.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("hyper::", &["edge", "upstream", "control/admin.rs", "control/client.rs"]),
+    ("hyper::", &["acme/http.rs", "edge", "upstream", "control/admin.rs", "control/client.rs"]),
     ("moka::", &["cache/store.rs"]),
     ("governor::", &["admission/rate.rs"]),
-    ("rustls::", &["tls.rs", "upstream/connect.rs", "edge/worker.rs", "snapshot.rs", "telemetry/metrics"]),
     // A machine without one of its rules is for the tests alone.
     ("sabotaged(", &["heartbeat/machine.rs"]),
+    ("rustls::", &["tls.rs", "acme", "upstream/connect.rs", "edge/worker.rs", "snapshot.rs", "telemetry/metrics"]),
     ("aws_lc_rs::hmac", &["heartbeat/machine/message.rs"]),
+    ("instant_acme::", &["acme"]),
     ("rustix::thread", &["privilege.rs", "heartbeat"]),
     ("sd_notify::", &["service.rs"]),
     ("Instant::now()", &["clock.rs"]),

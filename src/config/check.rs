@@ -4,6 +4,7 @@ use crate::config::decode::Context;
 use crate::config::decode::nearest;
 use crate::config::pair;
 use crate::config::pair_settings::Heartbeat;
+use crate::config::settings::Acme;
 use crate::config::settings::Config;
 use crate::config::settings::Rule;
 use crate::config::settings::Site;
@@ -35,6 +36,20 @@ pub const SCALES_LIMIT: &str = "scales";
 const WAITRESS_CONNECTIONS: u32 = 90;
 
 impl Config {
+    /// Whether there are certificates for TLS, or will be.
+    #[must_use]
+    pub fn has_certificates(&self) -> bool {
+        !self.tls.certs.is_empty() || self.tls.acme.email.is_some()
+    }
+
+    /// The names of sites that an authority can issue certificates for.
+    #[must_use]
+    pub fn acme_names(&self) -> BTreeSet<String> {
+        let names = self.site.iter().flat_map(|(name, site)| std::iter::once(name).chain(&site.aliases));
+        let names = names.map(|name| name.as_str().to_ascii_lowercase());
+        names.filter(|name| name.contains('.') && name.parse::<std::net::IpAddr>().is_err()).collect()
+    }
+
     /// Where to listen, with the default filled in.
     #[must_use]
     pub fn listens(&self) -> Vec<Listen> {
@@ -47,7 +62,7 @@ impl Config {
         }
         let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let mut listens = vec![Listen { addr: any(80), tls: false }];
-        if !self.tls.certs.is_empty() {
+        if self.has_certificates() {
             listens.push(Listen { addr: any(443), tls: true });
         }
         listens
@@ -164,18 +179,46 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
         if !seen.insert(listen.addr) && listen.addr.port() != 0 {
             context.error("E0304", &path, format!("{} is listed twice", listen.addr), "leave one of them out");
         }
-        if listen.tls && config.tls.certs.is_empty() {
+        if listen.tls && !config.has_certificates() {
             let message = format!("https://{} needs a certificate, and [tls] has none", listen.addr);
-            context.error("E0305", &path, message, "add to [tls]: certs = [{ cert = \"PATH\", key_file = \"PATH\" }]");
+            context.error("E0305", &path, message, "add to [tls]: certs = [{ cert = \"PATH\", key_file = \"PATH\" }], or acme = { email = \"YOU@EXAMPLE.ORG\" }");
         }
     }
-    if !config.tls.certs.is_empty() && !config.listens().iter().any(|listen| listen.tls) {
+    if config.has_certificates() && !config.listens().iter().any(|listen| listen.tls) {
         let message = "there are certificates, but no listener speaks TLS".to_owned();
         context.warning("W0305", "tls.certs", message, "write one listener as \"https://ADDR:PORT\"");
     }
     cert_files(config, context);
     proxy_protocol(config, context);
     account(config, context);
+    acme(config, context);
+}
+
+fn acme(config: &Config, context: &mut Context<'_>) {
+    let acme = &config.tls.acme;
+    if acme.external_kid.is_some() != acme.external_key_file.is_some() {
+        let message = "[tls.acme] has one of `external_kid` and `external_key_file`, which go together".to_owned();
+        context.error("E0332", "tls.acme", message, "add the other");
+    }
+    if !acme.directory.starts_with("https://") || acme.directory.parse::<http::Uri>().is_err() {
+        let message = format!("`tls.acme.directory` is \"{}\", which is no https address", acme.directory);
+        context.error("E0333", "tls.acme.directory", message, "");
+    }
+    let Some(email) = &acme.email else {
+        if *acme != Acme::default() {
+            let message = "[tls.acme] is set, but without `email` it is off".to_owned();
+            context.warning("W0334", "tls.acme", message, "add email = \"YOU@EXAMPLE.ORG\"");
+        }
+        return;
+    };
+    if !email.contains('@') || !email.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("`tls.acme.email` is \"{email}\", which is no address");
+        context.error("E0335", "tls.acme.email", message, "write it like \"ops@example.org\"");
+    }
+    if config.acme_names().is_empty() {
+        let message = "no site has a name that an authority issues certificates for".to_owned();
+        context.warning("W0336", "tls.acme", message, "name sites as visitors do, like \"www.example.org\"");
+    }
 }
 
 fn account(config: &Config, context: &mut Context<'_>) {

@@ -3,6 +3,7 @@
 use crate::config::decode::settings;
 use crate::config::pair_settings::Heartbeat;
 use crate::config::values::AccessFormat;
+use crate::config::values::AcmeChallenge;
 use crate::config::values::Balance;
 use crate::config::values::BodyRule;
 use crate::config::values::CheckKind;
@@ -160,6 +161,30 @@ settings! {
         certs: Vec<CertPair> = Vec::new(),
         /// The lowest version: "1.2" or "1.3".
         min: TlsMin = TlsMin::Tls12,
+        /// Certificates from an authority.
+        acme: Acme = Acme::default(),
+    }
+}
+
+settings! {
+    /// Certificates from an authority by ACME (RFC 8555): one for each name and alias of a site that has a dot in it and no
+    /// certificate in `tls.certs`. Until the first is there a placeholder is shown, which browsers warn of.
+    Acme {
+        /// To whom the authority may write. Naming somebody switches this on, and agrees to the authority's terms.
+        email: Option<String> = None,
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+        /// How the authority is shown that a name is ours: "tls-alpn-01" (at port 443), "http-01" (at port 80), or "auto" (the
+        /// one, and if that fails the other). The name must lead here.
+        challenge: AcmeChallenge = AcmeChallenge::Auto,
+        /// Where account and certificates are kept, each for tidegate's user alone.
+        store: PathBuf = PathBuf::from("/var/lib/tidegate/acme"),
+        /// Whom the authority's own certificate is signed by, PEM. Without it the system's authorities.
+        ca_file: Option<PathBuf> = None,
+        /// The account that the authority knows us by, if it wants one (external account binding); with `external_key_file`.
+        external_kid: Option<String> = None,
+        /// Its key, base64url; a file that everybody on the machine may read is refused.
+        external_key_file: Option<PathBuf> = None,
     }
 }
 

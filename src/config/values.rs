@@ -867,6 +867,18 @@ choice!(
 );
 
 choice!(
+    /// How an authority is shown that a name is ours.
+    AcmeChallenge {
+        /// By the one, then by the other.
+        Auto = "auto",
+        /// By a file.
+        Http01 = "http-01",
+        /// By a certificate.
+        TlsAlpn01 = "tls-alpn-01",
+    }
+);
+
+choice!(
     /// What a limit counts.
     Cost {
         /// Requests.

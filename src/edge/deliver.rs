@@ -280,6 +280,21 @@ pub fn about_server<B>(edge: &Edge, approach: Approach, request: &Request<B>, no
     for_method(request.method(), response)
 }
 
+/// Answers the authority that looks whether a name is ours.
+pub fn proof<B>(
+    edge: &Edge,
+    approach: Approach,
+    request: &Request<B>,
+    proof: String,
+    now: Instant,
+) -> Response<OutBody> {
+    let mut response = Response::new(Bytes::from(proof));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Short::synth(approach, StatusCode::OK, "acme", response.body().len() as u64).tell(edge, request, now);
+    for_method(request.method(), response)
+}
+
 /// Sends the client to where its request belongs.
 pub fn redirect<B>(
     edge: &Edge,

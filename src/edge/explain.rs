@@ -116,6 +116,7 @@ pub fn explain(cache: &Cache, snapshot: &Snapshot, wish: &Wish, now: Now) -> Res
             told.say("site", site.name.as_str());
             told.say("verdict", format!("redirect: 308 {location}"));
         }
+        Judged::Proof(_) => told.say("verdict", "a proof for the authority that issues certificates"),
         Judged::AboutServer => told.say("verdict", "about the server itself: 204"),
         Judged::Question(question) => {
             about_question(&mut told, &question);

@@ -114,6 +114,8 @@ pub enum Judged<'r> {
     Question(Question<'r>),
     /// It belongs at another address of the same site, to which it came by this scheme.
     Redirect(String, &'r Arc<Site>, &'static str),
+    /// An authority looks at the proof that a name is ours (RFC 8555 8.3).
+    Proof(String),
     /// `OPTIONS *`, or one that may go no further: about the server itself (RFC 9110 9.3.7, 7.6.2).
     AboutServer,
     /// Refused, and by which site, if it got so far.
@@ -246,6 +248,11 @@ fn question<'r, B: http_body::Body>(
     }
     let purge = method.as_str() == "PURGE";
     let target = target::parse(request.uri(), snapshot.server.limits.target_bytes.as_usize()).map_err(refused)?;
+    if let Some(token) = target.path.strip_prefix(ACME_HTTP)
+        && let Some(proof) = snapshot.live.token(token)
+    {
+        return Ok(Judged::Proof(proof));
+    }
     let (site, canonical) = match snapshot.site(authority.host()) {
         Some(Found::Site(site)) => (site, true),
         Some(Found::Alias(site)) => (site, false),
@@ -384,6 +391,9 @@ fn kind<B: http_body::Body>(site: &Site, rule: Option<&Arc<Rule>>, request: &Req
     }
     Kind::Shared
 }
+
+/// Where authorities look for proofs.
+const ACME_HTTP: &str = "/.well-known/acme-challenge/";
 
 const UNKNOWN_SITE: Refusal =
     Refusal { status: StatusCode::MISDIRECTED_REQUEST, why: "unknown_site", retry_after: None, close: false };

@@ -152,6 +152,7 @@ fn first(
             site.dress(response.headers_mut(), scheme);
             return First::Answered(response);
         }
+        Judged::Proof(proof) => return First::Answered(deliver::proof(edge, approach, request, proof, now)),
         Judged::AboutServer => return First::Answered(deliver::about_server(edge, approach, request, now)),
         Judged::Refused(refusal, site, client) => {
             let mut response = deliver::refused(edge, approach, request, site, client, &refusal, now);

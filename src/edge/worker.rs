@@ -23,6 +23,7 @@ use crate::edge::permits::Permit;
 use crate::edge::pipeline::Session;
 use crate::telemetry::metrics::Carrier;
 use crate::telemetry::metrics::Handshake;
+use crate::tls;
 use rustls::HandshakeKind;
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
@@ -296,6 +297,10 @@ impl Visit {
                 let took = clock::mono().saturating_duration_since(began);
                 let done = Handshake::Done { version: session.protocol_version(), resumed, took };
                 self.edge.metrics.tls_handshake(done);
+                if session.alpn_protocol() == Some(tls::ACME_TLS) {
+                    // RFC 8737 3: the handshake was all that the authority wanted.
+                    return;
+                }
                 let h2 = session.alpn_protocol() == Some(b"h2");
                 let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
                 Box::pin(self.serve_http(stream, Vec::new(), protocol)).await;

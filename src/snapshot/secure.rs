@@ -1,5 +1,6 @@
 //! The TLS of a configuration, in both directions: every file is read here, once, so that a switch of sets reads none.
 
+use crate::acme;
 use crate::clock;
 use crate::config::Config;
 use crate::config::settings;
@@ -8,11 +9,13 @@ use crate::snapshot::House;
 use crate::telemetry;
 use crate::tls;
 use crate::tls::Certificate;
+use crate::tls::Live;
 use crate::units::UpstreamName;
 use crate::upstream::Secure;
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +31,8 @@ pub struct Secured {
     pub server: Option<Arc<ServerConfig>>,
     /// Towards endpoints that speak TLS, by upstream.
     pub upstreams: BTreeMap<UpstreamName, Secure>,
+    /// What is wanted of an authority.
+    pub acme: Option<Arc<acme::Plan>>,
     /// When certificates end, each under its label.
     pub until: Vec<(String, SystemTime)>,
 }
@@ -52,14 +57,22 @@ pub fn secure(config: &Config, house: &House) -> Result<Secured, Vec<String>> {
             Err(problem) => told(&problem),
         }
     }
+    let acme = match acme_plan(config, &certs) {
+        Ok(plan) => plan.map(Arc::new),
+        Err(problem) => {
+            told(&problem);
+            None
+        }
+    };
     if !problems.is_empty() {
         return Err(problems);
     }
+    take_stored(acme.as_deref(), &house.live);
     let until: Vec<(String, SystemTime)> =
         certs.iter().map(|cert| (cert.label.clone(), cert.facts.not_after)).collect();
     warn_of_ends(&certs);
-    let server = server(config, certs, house).map_err(|problem| vec![telemetry::chain(&problem)])?;
-    Ok(Secured { server, upstreams, until })
+    let server = server(config, certs, acme.as_deref(), house).map_err(|problem| vec![telemetry::chain(&problem)])?;
+    Ok(Secured { server, upstreams, acme, until })
 }
 
 fn files(config: &Config) -> Vec<tls::CertFiles> {
@@ -74,16 +87,63 @@ fn files(config: &Config) -> Vec<tls::CertFiles> {
 fn server(
     config: &Config,
     certs: Vec<Certificate>,
+    acme: Option<&acme::Plan>,
     house: &House,
 ) -> Result<Option<Arc<ServerConfig>>, tls::TlsProblem> {
-    if certs.is_empty() {
+    if certs.is_empty() && acme.is_none() {
         return Ok(None);
     }
+    let acquired = match acme {
+        None => None,
+        Some(plan) => {
+            let placeholder = tls::live::self_made(plan.names.iter().cloned().collect(), None)?;
+            Some(tls::Acquired { live: Arc::clone(&house.live), placeholder })
+        }
+    };
     let min = match config.tls.min {
         values::TlsMin::Tls12 => tls::MinVersion::Tls12,
         values::TlsMin::Tls13 => tls::MinVersion::Tls13,
     };
-    tls::server_config(certs, min, &house.tickets).map(Some)
+    tls::server_config(certs, acquired, min, &house.tickets).map(Some)
+}
+
+/// What is wanted of an authority: a certificate for each name of a site that no file has one for.
+fn acme_plan(config: &Config, certs: &[Certificate]) -> Result<Option<acme::Plan>, tls::TlsProblem> {
+    let settings = &config.tls.acme;
+    let Some(email) = &settings.email else { return Ok(None) };
+    let external = match (&settings.external_kid, &settings.external_key_file) {
+        (Some(kid), Some(file)) => {
+            let key = tls::files::shared_secret(file)?;
+            Some(acme::External { kid: kid.clone(), key })
+        }
+        _ => None,
+    };
+    Ok(Some(acme::Plan {
+        email: email.clone(),
+        directory: settings.directory.clone(),
+        challenge: match settings.challenge {
+            values::AcmeChallenge::Auto => acme::Challenge::Either,
+            values::AcmeChallenge::Http01 => acme::Challenge::Http,
+            values::AcmeChallenge::TlsAlpn01 => acme::Challenge::TlsAlpn,
+        },
+        store: settings.store.clone(),
+        tls: tls::client::client_config(settings.ca_file.as_deref(), None)?,
+        external,
+        names: config.acme_names().into_iter().filter(|name| !tls::covers(certs, name)).collect(),
+    }))
+}
+
+/// Shows from the beginning what was issued before.
+fn take_stored(plan: Option<&acme::Plan>, live: &Live) {
+    let nothing = BTreeSet::new();
+    let names = plan.map_or(&nothing, |plan| &plan.names);
+    live.keep(names);
+    let Some(plan) = plan else { return };
+    for (name, certificate) in acme::store::load(&plan.store, names) {
+        if live.certificate(&name).is_none() {
+            live.put(&name, certificate);
+        }
+    }
 }
 
 fn warn_of_ends(certs: &[Certificate]) {

@@ -91,6 +91,7 @@ struct Book {
     refusals: Words<&'static str>,
     handshakes: Words<(&'static str, &'static str, &'static str)>,
     handshake_duration: Histogram,
+    acme_orders: Words<&'static str>,
     certificates: Mutex<Vec<(String, SystemTime)>>,
     tiers: Mutex<Vec<Tier>>,
     purges: Words<(&'static str, &'static str, &'static str)>,
@@ -253,6 +254,11 @@ impl Metrics {
             Handshake::TimedOut => ("none", "false", "timeout"),
         };
         self.book.handshakes.add(labels, 1);
+    }
+
+    /// A certificate was issued (`ok`), or was not (`failed`).
+    pub fn acme_order(&self, result: &'static str) {
+        self.book.acme_orders.add(result, 1);
     }
 
     /// These certificates are in use, each until its day. What was known before is replaced.

@@ -2,6 +2,7 @@
 
 use crate::tls::der;
 use crate::tls::der::Facts;
+use crate::units::Secret;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
@@ -97,6 +98,15 @@ pub enum TlsProblem {
         #[source]
         source: rustls::Error,
     },
+    /// A secret is none.
+    #[error("{} holds no secret in base64url, as the authority hands it out", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate of our own could not be made.
+    #[error("make a certificate that is signed by itself")]
+    SelfMade,
     /// The system has no authorities.
     #[error("this system has no certificates of authorities; install ca-certificates, or name a `ca_file`")]
     NoAuthorities,
@@ -167,6 +177,41 @@ pub fn refuse_exposed(path: &Path) -> Result<(), TlsProblem> {
     if mode & 0o006 != 0 { Err(TlsProblem::Exposed { path: path.to_owned(), mode }) } else { Ok(()) }
 }
 
+/// The secret in a file that not everybody may read, in the alphabet of base64url, as authorities hand them out.
+///
+/// # Errors
+/// When everybody may read it, or it is not of that alphabet.
+pub fn shared_secret(path: &Path) -> Result<Secret<Vec<u8>>, TlsProblem> {
+    refuse_exposed(path)?;
+    let text = std::fs::read_to_string(path).map_err(|source| TlsProblem::Io { path: path.to_owned(), source })?;
+    let secret = base64url(text.trim()).filter(|secret| !secret.is_empty());
+    secret.map(Secret::new).ok_or_else(|| TlsProblem::Secret { path: path.to_owned() })
+}
+
+/// RFC 4648 5, padded or not.
+fn base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bits = 0_u32;
+    let mut count = 0_u32;
+    let mut bytes = Vec::new();
+    for byte in text.trim_end_matches('=').bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'-' | b'+' => 62,
+            b'_' | b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
 fn ocsp(path: &Path) -> Result<Vec<u8>, TlsProblem> {
     let fail = |source| TlsProblem::Io { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(fail)?.len() > OCSP_MAX {
@@ -176,4 +221,18 @@ fn ocsp(path: &Path) -> Result<Vec<u8>, TlsProblem> {
     // RFC 6960 4.2.1: a sequence that begins with its status, which is `successful`.
     let good = answer.first() == Some(&0x30) && answer.windows(3).take(8).any(|part| part == [0x0a, 0x01, 0x00]);
     if good { Ok(answer) } else { Err(TlsProblem::Ocsp { path: path.to_owned() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_read_as_authorities_write_them() {
+        for (text, expected) in
+            [("aGVsbG8", Some(&b"hello"[..])), ("aGVsbG8=", Some(b"hello")), ("_-8", Some(b"\xff\xef")), ("a b", None)]
+        {
+            assert_eq!(base64url(text).as_deref(), expected, "{text}");
+        }
+    }
 }

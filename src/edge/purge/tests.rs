@@ -66,6 +66,7 @@ impl Stand {
             upstreams: Registry::new(Metrics::new()),
             limits: Mutex::default(),
             tickets: Tickets::new().unwrap(),
+            live: Arc::default(),
         };
         let compiled = snapshot::compile(config::parse("test", CONFIG).unwrap().config, &house).unwrap();
         house.snapshots.store(compiled.put_in_force(&Choices::default(), &house));

@@ -343,6 +343,13 @@ const CONNECTIONS: &[Row] = &[
         write: |book, out| out.seen(&[], &book.handshake_duration.value()),
     },
     Row {
+        name: "tidegate_acme_orders_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Certificates that were ordered from an authority",
+        write: |book, out| out.words(&book.acme_orders),
+    },
+    Row {
         name: "tidegate_tls_certificate_not_after_timestamp_seconds",
         kind: Kind::Gauge,
         labels: &["certificate"],

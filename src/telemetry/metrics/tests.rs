@@ -92,6 +92,7 @@ fn busy() -> Arc<Metrics> {
     metrics.tls_handshake(done);
     metrics.tls_handshake(Handshake::Failed);
     metrics.certificates(vec![("www.example.org".to_owned(), SystemTime::UNIX_EPOCH + Duration::from_secs(9))]);
+    metrics.acme_order("ok");
     metrics.purge("url", "hard", "found", 1, Duration::from_millis(1));
     metrics.reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(7));
     metrics.panicked();
