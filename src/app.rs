@@ -106,10 +106,10 @@ impl App {
             if let values::Switchable::On(socket) = &self.config.admin.socket
                 && let Some(directory) = socket.parent()
             {
-                account.provide(directory)?;
+                account.provide(directory, 0o755)?;
             }
             if self.config.tls.acme.email.is_some() {
-                account.provide(&self.config.tls.acme.store)?;
+                account.provide(&self.config.tls.acme.store, 0o700)?;
             }
             account.assume()?;
         }

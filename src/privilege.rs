@@ -21,6 +21,8 @@ use rustix::thread::set_thread_groups;
 use rustix::thread::set_thread_res_gid;
 use rustix::thread::set_thread_res_uid;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What is kept: listening at ports below 1024, at the start and after each reload.
@@ -123,15 +125,19 @@ impl Account {
         Ok(Self { user: user.to_owned(), uid, gid, groups: all })
     }
 
-    /// Makes a directory for him, if it is missing; one that is there stays as it is.
+    /// Makes a directory of this mode for him, if it is missing; one that is there stays as it is.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn provide(&self, directory: &Path) -> Result<(), PrivilegeError> {
+    pub fn provide(&self, directory: &Path, mode: u32) -> Result<(), PrivilegeError> {
         if directory.exists() || !geteuid().is_root() {
             return Ok(());
         }
-        std::fs::create_dir_all(directory)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .and_then(|()| std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode)))
             .and_then(|()| std::os::unix::fs::chown(directory, Some(self.uid), Some(self.gid)))
             .map_err(|source| PrivilegeError::Directory { path: directory.display().to_string(), source })
     }
