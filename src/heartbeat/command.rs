@@ -226,8 +226,10 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_outlives_its_parent_with_open_pipes_delays_nothing() {
         let began = Instant::now();
-        let ran = sh("sleep 100 & exit 0").run(Duration::from_secs(30)).await;
+        let ran = sh("sleep 100 & echo $!").run(Duration::from_secs(30)).await;
         assert_eq!(ran.ended, Ended::Exit(0));
         assert!(began.elapsed() < Duration::from_secs(25));
+        let child = std::process::Command::new("kill").arg(&ran.said).status();
+        assert!(child.is_ok_and(|status| status.success()), "{}", ran.said);
     }
 }
