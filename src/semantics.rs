@@ -18,6 +18,7 @@ pub mod key;
 pub mod no_vary_search;
 pub mod obsolete;
 pub mod pace;
+pub mod pack;
 pub mod pattern;
 pub mod policy;
 pub mod proxy_header;

@@ -15,6 +15,7 @@ use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
 use crate::semantics::delivery;
 use crate::semantics::delivery::Shape;
+use crate::semantics::pack;
 use crate::semantics::range;
 use crate::semantics::range::Span;
 use crate::snapshot::Site;
@@ -54,8 +55,9 @@ pub fn prepare(head: &mut HeaderMap, len: Option<u64>, now: Now) {
     decorate(head);
 }
 
-/// Makes room for what each delivery writes, so that it need not grow the head.
+/// Makes room for what each delivery writes, so that it need not grow the head, and lets go of the buffer it was read into.
 pub fn decorate(head: &mut HeaderMap) {
+    pack::pack(head);
     head.insert(header::AGE, HeaderValue::from_static("0"));
     head.insert(CACHE_STATUS, HeaderValue::from_static("tidegate"));
 }
