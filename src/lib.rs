@@ -20,5 +20,7 @@ pub mod telemetry;
 pub mod tls;
 pub mod units;
 pub mod upstream;
+pub mod verify;
 pub mod zeo;
+pub mod zodb;
 pub mod zope;

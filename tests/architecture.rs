@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("service", 1),
     ("telemetry", 1),
     ("zeo", 1),
+    ("zodb", 2),
     ("zope", 2),
     ("cache", 2),
     ("upstream", 2),
@@ -23,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("heartbeat", 2),
     ("acme", 3),
     ("config", 3),
+    ("verify", 3),
     ("snapshot", 4),
     ("edge", 5),
     ("control", 6),
@@ -33,7 +35,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Folders whose files must not do IO, read clocks, lock, log or wait.
-const PURE: &[&str] = &["semantics", "zope", "machine"];
+const PURE: &[&str] = &["semantics", "zodb", "zope", "machine"];
 
 /// What gives away an impure file.
 const IMPURE: &[&str] = &[
