@@ -121,9 +121,9 @@ pub fn verify(path: &Path, begin: Begin) -> Result<Verified, VerifyError> {
             None => start(&mut source, path)?,
         },
     };
-    let began = checker.mark();
+    let from = checker.mark();
     let seen = |checker: &Checker, source: &Window, unfinished| Verified {
-        begin: began,
+        begin: from,
         end: checker.mark(),
         transactions: checker.transactions(),
         records: checker.records(),

@@ -1,9 +1,11 @@
 //! Configuration files as operators write them: the errors they see, and the files that we ship.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use tidegate::config;
+use tidegate::telemetry::metrics::Metrics;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -52,4 +54,33 @@ fn the_files_we_ship_are_good_and_read_the_same_when_written_out() {
 fn seven_lines_are_enough() {
     let minimal = fs::read_to_string(root().join("conf/minimal.toml")).expect("the file is there");
     assert!(minimal.lines().count() <= 7);
+}
+
+#[test]
+fn rules_and_dashboard_speak_of_metrics_that_exist() {
+    let (_, page) = Metrics::new().encode();
+    let mut known = BTreeSet::new();
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').expect("a name and a kind");
+        let endings: &[&str] = match kind {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        known.extend(endings.iter().map(|ending| format!("{name}{ending}")));
+    }
+    for (file, least) in [("prometheus-rules.yaml", 15), ("grafana.json", 15)] {
+        let text = fs::read_to_string(root().join("conf").join(file)).expect("the file is there");
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+        // A recorded name has colons; `tidegate_` and `process_` begin ours.
+        let named: BTreeSet<&str> = words
+            .filter(|word| word.starts_with("tidegate_") || word.starts_with("process_"))
+            .filter(|word| !word.contains(':'))
+            .collect();
+        assert!(named.len() >= least, "{file}: only {named:?}");
+        let unknown: Vec<&&str> = named.iter().filter(|name| !known.contains(**name)).collect();
+        assert!(unknown.is_empty(), "{file} speaks of {unknown:?}");
+    }
+    let dashboard = fs::read_to_string(root().join("conf/grafana.json")).expect("the file is there");
+    serde_json::from_str::<serde_json::Value>(&dashboard).expect("a dashboard is JSON");
 }
