@@ -156,9 +156,11 @@ fn a_file_cut_anywhere_is_found_out_unless_it_is_cut_between_transactions() {
         let between = bounds.iter().position(|bound| *bound == len as u64);
         match between {
             Some(transactions) => {
-                assert_eq!((cut.transactions, cut.end), (transactions as u64, Ok((len as u64, false))))
+                assert_eq!((cut.transactions, cut.end), (transactions as u64, Ok((len as u64, false))));
             }
-            None => assert!(cut.end.is_err(), "cut to {len}: {cut:?}"),
+            None => {
+                assert!(cut.end.is_err(), "cut to {len}: {cut:?}");
+            }
         }
     }
 }
