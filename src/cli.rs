@@ -1,6 +1,7 @@
 //! The command line: verbs, their options, their help.
 
 mod pair;
+mod verdict;
 
 use crate::app;
 use crate::app::App;
@@ -404,7 +405,7 @@ fn verify(args: &VerifyArgs) -> ExitCode {
         (None, None) => Begin::Start,
     };
     let result = verify::verify(&args.file, begin);
-    let told = verify::report(&args.file, &result, args.strict);
+    let told = verdict::report(&args.file, &result, args.strict);
     if args.json {
         say(&format!("{:#}\n", told.json));
     } else if told.code == 0 {

@@ -8,8 +8,6 @@
 //! The kernel is told to fetch the file in order, so a disk streams; of what is in memory then, only headers are copied
 //! where data are long. Data are not looked at.
 
-mod report;
-
 use crate::zodb::Checker;
 use crate::zodb::Fault;
 use crate::zodb::Tid;
@@ -26,9 +24,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
-
-pub use report::Told;
-pub use report::report;
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 /// Top-level modules and their layers; a module may name modules of lower layers, and of its own only itself.
 const LAYERS: &[(&str, u8)] = &[
     ("units", 0),
+    ("zodb", 0),
     ("clock", 1),
+    ("verify", 1),
     ("privilege", 1),
     ("semantics", 1),
     ("service", 1),
     ("telemetry", 1),
     ("zeo", 1),
-    ("zodb", 2),
     ("zope", 2),
     ("cache", 2),
     ("upstream", 2),
@@ -24,7 +25,6 @@ const LAYERS: &[(&str, u8)] = &[
     ("heartbeat", 2),
     ("acme", 3),
     ("config", 3),
-    ("verify", 3),
     ("snapshot", 4),
     ("edge", 5),
     ("control", 6),

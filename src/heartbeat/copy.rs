@@ -1,11 +1,67 @@
-//! The local copy of the storage: its last whole transaction, read from the end of the `Data.fs` without opening it for writing.
+//! The local copy of the storage, read without opening it for writing: its last whole transaction, from the end of the `Data.fs`,
+//! and up to where it has been verified.
 
+use crate::verify;
+use crate::verify::Begin;
+use crate::verify::VerifyError;
+use crate::zodb::Tid;
+use crate::zodb::check::Mark;
 use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+/// How many transactions are verified of a copy of which nothing has been verified yet when it is to be served at once.
+const TAIL: u64 = 1000;
+
+/// The copy, and up to where it is known to be good.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    path: PathBuf,
+    good: Arc<Mutex<Option<Mark>>>,
+}
+
+impl Verifier {
+    /// Nothing is known of it yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, good: Arc::default() }
+    }
+
+    /// Verifies what has come since the last time, and at first, or when it was packed, the whole. Blocks, for as long as the
+    /// disk takes.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn follow(&self) -> Result<Tid, VerifyError> {
+        self.verify(Begin::Start)
+    }
+
+    /// Verifies what has come since the last time, and of a copy of which nothing is known its last `TAIL` transactions:
+    /// visitors wait for this. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn finish(&self) -> Result<Tid, VerifyError> {
+        self.verify(Begin::Last(TAIL))
+    }
+
+    fn verify(&self, unknown: Begin) -> Result<Tid, VerifyError> {
+        let good = *self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let verified = match verify::verify(&self.path, good.map_or(unknown, Begin::After)) {
+            Err(VerifyError::Moved { .. }) => verify::verify(&self.path, unknown)?,
+            other => other?,
+        };
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner) = Some(verified.end);
+        Ok(verified.end.tid)
+    }
+}
 
 /// The identifier of the last whole transaction of a `Data.fs`; 0 when it has none.
 ///
@@ -102,6 +158,25 @@ mod tests {
     fn what_is_no_data_fs_is_an_error() {
         assert!(told(b"").is_err() && told(b"FS2").is_err() && told(b"hello world").is_err());
         assert!(last_tid(Path::new("/no/Data.fs")).is_err());
+    }
+
+    #[test]
+    fn a_copy_is_verified_as_it_grows_and_damage_in_what_is_new_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = [b"FS30".to_vec(), transaction(7, b' ', b"")].concat();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let verifier = Verifier::new(file.path().to_owned());
+        assert_eq!(verifier.finish().unwrap(), Tid(7));
+        bytes.extend(transaction(8, b' ', b""));
+        std::fs::write(file.path(), &bytes).unwrap();
+        assert_eq!(verifier.follow().unwrap(), Tid(8));
+        // An older transaction after a newer one.
+        let damaged = [&bytes[..], &transaction(3, b' ', b"")].concat();
+        std::fs::write(file.path(), damaged).unwrap();
+        assert!(matches!(verifier.finish(), Err(VerifyError::Damaged { .. })));
+        // Packed: other transactions stand where it was verified.
+        std::fs::write(file.path(), [b"FS30".to_vec(), transaction(9, b'p', b"")].concat()).unwrap();
+        assert_eq!(verifier.finish().unwrap(), Tid(9));
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 use crate::clock;
 use crate::heartbeat::address::Address;
 use crate::heartbeat::copy;
+use crate::heartbeat::copy::Verifier;
 use crate::heartbeat::fence;
 use crate::heartbeat::machine::Epoch;
 use crate::heartbeat::machine::Failure;
@@ -133,12 +134,17 @@ impl Ready {
                 helpers.spawn(probe(NodeId(member), monitor.clone(), Arc::clone(&plan), inbox.clone()));
             }
         }
-        match plan.data.clone().filter(|_| plan.settings.me.is_member()) {
+        let copy = plan.data.clone().filter(|_| plan.settings.me.is_member());
+        let verifier = copy.clone().map(Verifier::new);
+        if let Some(verifier) = verifier.clone() {
+            helpers.spawn(verify_copy(verifier));
+        }
+        match copy {
             Some(data) => drop(helpers.spawn(watch_copy(data, inbox.clone()))),
             // Nobody is to ask how far this copy is: it is as far as any.
             None => inbox.tell(Input::Copy(Tid(0))),
         }
-        helpers.spawn(run_errands(errands, Arc::clone(&plan), inbox.clone()));
+        helpers.spawn(run_errands(errands, Arc::clone(&plan), verifier, inbox.clone()));
         Body { keeper, address, inbox, generation }.work(body).await;
         // The helpers have nobody left to tell; dropping the set ends them.
     }
@@ -273,7 +279,7 @@ async fn watch_copy(data: PathBuf, inbox: Inbox) {
     }
 }
 
-async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, inbox: Inbox) {
+async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, verifier: Option<Verifier>, inbox: Inbox) {
     let mut running = tokio::task::JoinSet::new();
     while let Some(errand) = errands.recv().await {
         while running.try_join_next().is_some() {}
@@ -281,7 +287,7 @@ async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, inbox
             Errand::Diary(Diary { warn: true, text }) => warn!("{text}"),
             Errand::Diary(Diary { text, .. }) => info!("{text}"),
             Errand::Verify(epoch) => {
-                running.spawn(verify(epoch, plan.data.clone(), inbox.clone()));
+                running.spawn(verify(epoch, verifier.clone(), inbox.clone()));
             }
             Errand::Fence { epoch, attempt, level } => {
                 let devices = plan.fence.get(usize::from(level)).cloned().unwrap_or_default();
@@ -301,16 +307,34 @@ async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, inbox
     }
 }
 
-/// Checks the copy as far as is known here: its end is a whole transaction.
-async fn verify(epoch: Epoch, data: Option<PathBuf>, inbox: Inbox) {
-    let checked = match data {
-        None => Ok(Ok(0)),
-        Some(path) => tokio::task::spawn_blocking(move || copy::last_tid(&path)).await,
-    };
-    let result = match checked {
-        Ok(Ok(tid)) => Ok(Tid(tid)),
-        Ok(Err(error)) => Err(Failure(error.to_string())),
-        Err(panic) => Err(Failure(panic.to_string())),
+/// Verifies the copy in the background, so that little is left to verify when it is to be served.
+async fn verify_copy(verifier: Verifier) {
+    let mut beat = tokio::time::interval(VERIFY_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
+    loop {
+        beat.tick().await;
+        let work = verifier.clone();
+        let Ok(found) = tokio::task::spawn_blocking(move || work.follow()).await else { continue };
+        let why = found.err().map(|error| chain(&error));
+        if let Some(why) = &why
+            && last.as_ref() != Some(why)
+        {
+            warn!(why, "the copy is not good: it would not be served");
+        }
+        last = why;
+    }
+}
+
+/// Checks the copy before it is served.
+async fn verify(epoch: Epoch, verifier: Option<Verifier>, inbox: Inbox) {
+    let result = match verifier {
+        None => Ok(Tid(0)),
+        Some(verifier) => match tokio::task::spawn_blocking(move || verifier.finish()).await {
+            Ok(Ok(tid)) => Ok(Tid(tid.0)),
+            Ok(Err(error)) => Err(Failure(chain(&error))),
+            Err(panic) => Err(Failure(panic.to_string())),
+        },
     };
     inbox.tell(Input::Verified { epoch, result });
 }
@@ -321,3 +345,4 @@ const ERRANDS_MAX: usize = 256;
 const EXITS_MAX: usize = 16;
 const CONFLICTS_EVERY: Duration = Duration::from_millis(50);
 const COPY_EVERY: Duration = Duration::from_millis(250);
+const VERIFY_EVERY: Duration = Duration::from_secs(2);

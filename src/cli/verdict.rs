@@ -111,10 +111,10 @@ const REMEDY: &str = "  what now            keep the file as it is; serve a repl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::Mark;
-    use crate::verify::Remarks;
     use crate::zodb::Fault;
     use crate::zodb::Tid;
+    use crate::zodb::check::Mark;
+    use crate::zodb::check::Remarks;
     use crate::zodb::check::What;
     use std::io;
 
