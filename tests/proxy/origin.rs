@@ -1,5 +1,6 @@
 //! An origin that does what a script says, byte by byte, and remembers what reached it.
 
+use std::cell::RefCell;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
@@ -136,12 +137,30 @@ impl Drop for Origin {
     }
 }
 
+thread_local! {
+    /// The requests that are with the origin, while this thread's one is among them.
+    static BUSY: RefCell<Option<Arc<State>>> = const { RefCell::new(None) };
+}
+
+/// This thread's request is with the origin no more.
+fn is_done() {
+    if let Some(state) = BUSY.take() {
+        state.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Sends a whole answer. The origin is done with the request before the edge can know, and send the next one.
+pub fn finish(stream: &mut TcpStream, bytes: &[u8]) {
+    is_done();
+    write(stream, bytes);
+}
+
 /// Writes, and does not mind if the other side has gone.
 pub fn write(stream: &mut TcpStream, bytes: &[u8]) {
     let _ = stream.write_all(bytes);
 }
 
-fn serve(mut stream: TcpStream, state: &State, script: &Script) {
+fn serve(mut stream: TcpStream, state: &Arc<State>, script: &Script) {
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
     while let Some(asked) = read_request(&mut reader) {
@@ -149,8 +168,9 @@ fn serve(mut stream: TcpStream, state: &State, script: &Script) {
         state.most.fetch_max(now, Ordering::SeqCst);
         state.asked.lock().expect("no panic").push(asked.clone());
         state.news.notify_all();
+        BUSY.set(Some(Arc::clone(state)));
         let then = script(&asked, &mut stream);
-        state.now.fetch_sub(1, Ordering::SeqCst);
+        is_done();
         if then == Then::Close {
             break;
         }

@@ -17,6 +17,7 @@ use crate::origin::DEADLINE;
 use crate::origin::Gate;
 use crate::origin::Origin;
 use crate::origin::Then;
+use crate::origin::finish;
 use crate::origin::write;
 
 const ME: &str = "Cookie: __ac=me\r\n";
@@ -339,7 +340,7 @@ fn an_endpoint_that_was_down_is_warmed_before_it_gets_visitors() {
 fn beside_a_hog(page: Duration, pages: usize, pause: Duration, lines: &str) -> Vec<Duration> {
     let script = move |_: &Asked, stream: &mut std::net::TcpStream| {
         thread::sleep(page);
-        write(stream, PRIVATE.as_bytes());
+        finish(stream, PRIVATE.as_bytes());
         Then::Keep
     };
     let origins = [Origin::new(script), Origin::new(script)];

@@ -24,6 +24,7 @@ use crate::origin::DEADLINE;
 use crate::origin::Gate;
 use crate::origin::Origin;
 use crate::origin::Then;
+use crate::origin::finish;
 use crate::origin::write;
 
 const ME: &str = "Cookie: __ac=me\r\n";
@@ -142,7 +143,7 @@ fn who_leaves_does_not_free_the_thread_that_works_for_him() {
     let of_origin = gate.clone();
     let origin = Origin::new(move |_, stream| {
         of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
+        finish(stream, PRIVATE.as_bytes());
         Then::Keep
     });
     let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
