@@ -223,6 +223,20 @@ pub fn pair_words(status: &Value) -> String {
     if let Some(why) = pair["why"].as_str() {
         let _ = writeln!(text, "{:<12} {why}\n{:<12} {}", "REFUSED", "remedy", string(&pair["remedy"]));
     }
+    if let Some(left) = status["lease_left_ms"].as_u64() {
+        let _ = writeln!(text, "{:<12} ends in {left} ms unless renewed", "lease");
+    }
+    if status["maintenance"] == true {
+        let _ = writeln!(text, "{:<12} nothing is done: `tidegate pair maintenance off` ends it", "maintenance");
+    }
+    for copy in status["copies"].as_array().into_iter().flatten() {
+        let (node, tid) = (string(&copy["node"]), string(&copy["tid"]));
+        let behind = match copy["behind_seconds"].as_f64() {
+            Some(seconds) if seconds > 0.0 => format!(", {seconds:.3} s behind the active's"),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "{:<12} {node} has transaction {tid}{behind}", "copy");
+    }
     for link in status["links"].as_array().into_iter().flatten() {
         let heard = match link["last_heard_ms"].as_u64() {
             Some(ms) => format!("heard {ms} ms ago, longest gap {} ms", link["gap_max_ms"]),

@@ -1,11 +1,16 @@
 //! What the machine notes and reports, in words for people and as JSON for their tools.
 
+use crate::heartbeat::machine::Forecast;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
+use crate::heartbeat::machine::Outcome;
 use crate::heartbeat::machine::PairView;
 use crate::heartbeat::machine::Phase;
+use crate::heartbeat::machine::ProofKind;
 use crate::heartbeat::machine::TakeoverReport;
+use crate::heartbeat::machine::Tid;
 use crate::heartbeat::plan::Plan;
+use crate::zodb;
 use serde_json::Value;
 use serde_json::json;
 use std::time::Duration;
@@ -52,7 +57,7 @@ pub fn report(report: &TakeoverReport, plan: &Plan, at: SystemTime) -> Value {
         "at": date(at),
         "epoch": report.epoch.0,
         "by": plan.name(report.by),
-        "proof": report.proof.map(|proof| format!("{proof:?}").to_lowercase()),
+        "proof": report.proof.map(proof_word),
         "silent_ms": ms(Some(report.silent)),
         "since_suspicion_ms": {
             "asked": ms(report.asked),
@@ -64,6 +69,33 @@ pub fn report(report: &TakeoverReport, plan: &Plan, at: SystemTime) -> Value {
             "serving": ms(report.serving),
         },
     })
+}
+
+/// What would come of a loss, in one sentence.
+#[must_use]
+pub fn forecast(forecast: &Forecast, plan: &Plan) -> String {
+    let comes = match &forecast.outcome {
+        Outcome::Stays(active) => format!("{} stays active", plan.name(*active)),
+        Outcome::Takeover(heir, proofs, within) => {
+            let proofs: Vec<String> = proofs.iter().map(|proof| proof_word(*proof)).collect();
+            let (heir, within) = (plan.name(*heir), within.as_secs_f64());
+            format!("{heir} takes over within about {within:.1} s and the storage's start, by {}", proofs.join(" or "))
+        }
+        Outcome::Refused(refusal) => format!("nobody takes over ({})", refusal.word()),
+        Outcome::Nobody => "nobody takes over".to_owned(),
+    };
+    format!("{comes}: {}", forecast.because.join("; "))
+}
+
+fn proof_word(proof: ProofKind) -> String {
+    format!("{proof:?}").to_lowercase()
+}
+
+/// How many seconds lie between two transactions; 0 when the first is not the older one.
+#[must_use]
+pub fn seconds_between(older: Tid, newer: Tid) -> f64 {
+    let seconds = |tid: Tid| zodb::Tid(tid.0).seconds();
+    (seconds(newer) - seconds(older)).max(0.0)
 }
 
 /// What edges follow, as JSON.

@@ -2,6 +2,7 @@
 
 use crate::heartbeat::diary;
 use crate::heartbeat::machine::LinkId;
+use crate::heartbeat::machine::Loss;
 use crate::heartbeat::machine::Machine;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
@@ -196,10 +197,30 @@ impl Tally {
                 })
             })
             .collect();
+        let told = machine.status(now);
+        let own = told.copy.filter(|_| told.me.is_member()).map(|tid| (told.me, tid));
+        let heard = told.voters.iter().filter(|voter| voter.id.is_member() && voter.heard.is_some());
+        let copies: Vec<Value> = own
+            .into_iter()
+            .chain(heard.map(|voter| (voter.id, voter.tid)))
+            .map(|(id, tid)| {
+                let lag = diary::seconds_between(tid, told.known.tid);
+                json!({ "node": plan.name(id), "tid": tid.to_string(), "behind_seconds": lag })
+            })
+            .collect();
+        let died = told.view.active.map(|active| {
+            let loss = Loss { killed: vec![active], cut: Vec::new() };
+            diary::forecast(&machine.forecast(&loss), plan)
+        });
         json!({
             "node": plan.name(plan.settings.me),
             "role": self.role(),
             "pair": diary::view(&machine.view(), plan),
+            "lease_left_ms": told.lease_left.map(ms),
+            "self_fence_armed": told.armed,
+            "maintenance": told.maintenance,
+            "copies": copies,
+            "if_the_active_died_now": died,
             "up_ms": ms(now.saturating_duration_since(self.began)),
             "links": links,
             "timing_ms": {

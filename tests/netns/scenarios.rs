@@ -68,6 +68,13 @@ fn begin(world: &mut World) -> anyhow::Result<()> {
     let began = Instant::now();
     world.wait("a member serves", |world| world.active().is_some())?;
     world.wait("the other one is ready", standby_ready)?;
+    let (active, standby) = world.active().context("nobody is active")?;
+    let expected = format!("{standby} takes over");
+    world.wait("the active tells of its lease, and what its death would cost", |world| {
+        let status = world.status(active).unwrap_or_default();
+        let forecast = status["if_the_active_died_now"].as_str().unwrap_or_default();
+        status["lease_left_ms"].as_u64().is_some_and(|left| left > 0) && forecast.starts_with(&expected)
+    })?;
     world.tell(format!("first start: {:.1} s until one serves", began.elapsed().as_secs_f64()));
     world.begin_watching()?;
     let edge = "127.0.0.1:8000".parse()?;

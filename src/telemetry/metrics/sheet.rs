@@ -18,7 +18,6 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 use std::time::SystemTime;
 
 /// One row of the table.
@@ -190,21 +189,6 @@ impl Out<'_> {
         let labels: Vec<(&str, &str)> = self.names.iter().copied().zip(values.iter().copied()).collect();
         write(&mut self.encoder.encode_family(&labels)?)
     }
-}
-
-/// The seconds since 1970 that a ZODB transaction identifier stands for: its upper half counts minutes since 1900 as if
-/// every month had 31 days, its lower half is the fraction of the minute (persistent's `TimeStamp`).
-pub(super) fn tid_seconds(tid: u64) -> f64 {
-    let minutes = tid >> 32;
-    let (minute, hours) = (minutes % 60, minutes / 60);
-    let (hour, days) = (hours % 24, hours / 24);
-    let (day, months) = (days % 31, days / 31);
-    let (month, year) = (months % 12, months / 12 + 1900);
-    // Days since 1970 of a civil date, years beginning in March so that the leap day comes last.
-    let (shifted, march) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
-    let whole = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + (153 * march + 2) / 5 + day;
-    let seconds = (whole.saturating_sub(719_468) * 1440 + hour * 60 + minute) * 60;
-    Duration::from_secs(seconds).as_secs_f64() + f64::from((tid & 0xffff_ffff) as u32) * 60.0 / 4_294_967_296.0
 }
 
 /// Seconds since 1970, zero for what was before.

@@ -12,12 +12,12 @@ use crate::telemetry::metrics::process::Process;
 use crate::telemetry::metrics::sheet::Kind;
 use crate::telemetry::metrics::sheet::Row;
 use crate::telemetry::metrics::sheet::since_1970;
-use crate::telemetry::metrics::sheet::tid_seconds;
 use crate::telemetry::metrics::site::SiteMetrics;
 use crate::telemetry::metrics::words::CodeClass;
 use crate::telemetry::metrics::words::Decision;
 use crate::telemetry::metrics::words::EndpointState;
 use crate::telemetry::metrics::words::Visitor;
+use crate::zodb::Tid;
 
 /// All rows.
 pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ZEO, PAIR, ADMISSION, HOUSE, PROCESS];
@@ -662,7 +662,7 @@ const ZEO: &[Row] = &[
         write: |book, out| {
             let servers = lock(&book.zeo).clone();
             let told = servers.iter().filter_map(|(server, facts)| Some((server, (*facts)?)));
-            told.into_iter().try_for_each(|(server, facts)| out.gauge_f64(&[server], tid_seconds(facts.last_tid)))
+            told.into_iter().try_for_each(|(server, facts)| out.gauge_f64(&[server], Tid(facts.last_tid).seconds()))
         },
     },
 ];

@@ -14,16 +14,6 @@ fn site(text: &str) -> SiteName {
     SiteName::parse(text).unwrap()
 }
 
-#[test]
-fn the_time_of_a_transaction_is_read_from_its_identifier() {
-    // As persistent's TimeStamp gives them: 2026-11-23 09:14:49.323 and 2022-03-04 13:22:30.
-    let told = [(0x040d_34aa_d271_fb55_u64, 1_795_425_289.323_103), (0x03e6_a5c2_8000_0000, 1_646_400_150.0), (0, 0.0)];
-    for (tid, seconds) in told {
-        let read = super::sheet::tid_seconds(tid);
-        assert!((read - seconds).abs() < 0.001, "{tid:#x} is {seconds}, read as {read}");
-    }
-}
-
 fn names() -> (UpstreamName, SetName, OriginAddr) {
     let upstream = UpstreamName::parse("zope").unwrap();
     (upstream, SetName::parse("primary").unwrap(), OriginAddr::parse("zope1a:8080").unwrap())
