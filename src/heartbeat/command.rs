@@ -174,6 +174,17 @@ fn one_line(bytes: &[u8]) -> String {
     line
 }
 
+/// A shell script for a test. A process of its own writes it: had this one the file open, another test's new process could
+/// have it open too at the moment when it is started, which the system refuses ("text file busy").
+#[cfg(test)]
+pub(super) fn script(dir: &std::path::Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = dir.join(name);
+    let mut write = std::process::Command::new("sh");
+    write.args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\""]).arg(&path).arg(text);
+    assert!(write.status().is_ok_and(|status| status.success()), "{} cannot be written", path.display());
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

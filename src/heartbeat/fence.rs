@@ -233,14 +233,10 @@ const LINGER: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
     fn script(dir: &TempDir, name: &str, text: &str) -> String {
-        let path = dir.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path.display().to_string()
+        crate::heartbeat::command::script(dir.path(), name, text).display().to_string()
     }
 
     fn device(kind: Kind, program: String) -> Device {

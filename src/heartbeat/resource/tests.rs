@@ -1,5 +1,5 @@
 use super::*;
-use std::os::unix::fs::PermissionsExt;
+use crate::heartbeat::command::script;
 use std::path::Path;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -18,13 +18,6 @@ fn keeper(resources: Vec<Resource>) -> (Keeper, Arc<Groups>, mpsc::Receiver<Exit
     let groups = Arc::new(Groups::default());
     let (tell, hear) = mpsc::channel(8);
     (Keeper::new(resources, Arc::clone(&groups), tell), groups, hear)
-}
-
-fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
-    let path = dir.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }
 
 async fn appears(path: &Path) {
