@@ -124,6 +124,7 @@ fn stored() -> Arc<Stored> {
         selection: Selection::default(),
         hidden: None,
         tagged: Tagged::new(Vec::new(), 0),
+        coded: None,
     })
 }
 

@@ -146,6 +146,7 @@ fn stored(at: usize, born: u64) -> Arc<Stored> {
         selection: Selection::default(),
         hidden: None,
         tagged: Tagged::new(tags_of(at).map(tag).collect(), born),
+        coded: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! is short it forgets; it never refuses to let a response pass.
 
 pub mod body;
+pub mod coded;
 pub mod collapse;
 pub mod entry;
 pub mod ledger;

@@ -25,6 +25,8 @@ use crate::config::Config;
 use crate::config::check::SCALES_LIMIT;
 use crate::config::settings;
 use crate::config::values;
+use crate::semantics::coding::Coding;
+use crate::semantics::coding::Offer;
 use crate::semantics::freshness::Bounds;
 use crate::semantics::pattern::Pattern;
 use crate::semantics::query::Respelling;
@@ -183,6 +185,8 @@ pub struct CachePolicy {
     pub tags: Vec<HeaderName>,
     /// How queries are spelled in keys.
     pub query: Respelling,
+    /// What is smaller is not coded.
+    pub compress_min: u64,
 }
 
 /// One site.
@@ -199,6 +203,8 @@ pub struct Site {
     pub upstream: Arc<Upstream>,
     /// Whether it is answered from the cache.
     pub cache: bool,
+    /// In which codings its stored texts are sent.
+    pub codings: Offer,
     /// Whether Plone's private pages that name no user are kept and verified.
     pub verify: bool,
     /// What is done otherwise for some requests; the first that matches counts.
@@ -497,6 +503,7 @@ impl Compiled {
             },
             upstream,
             cache: site.cache,
+            codings: codings(&site.compress),
             verify: site.verify.unwrap_or(config.cache.verify) == values::Verify::PloneEtag,
             rules: site.rule.iter().enumerate().map(|(at, rule)| Arc::new(Rule::new(at, rule))).collect(),
             limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
@@ -529,6 +536,15 @@ impl Compiled {
             }
         }
     }
+}
+
+fn codings(named: &[values::Coding]) -> Offer {
+    let coding = |named: &values::Coding| match named {
+        values::Coding::Zstd => Coding::Zstd,
+        values::Coding::Br => Coding::Br,
+        values::Coding::Gzip => Coding::Gzip,
+    };
+    Offer::of(&named.iter().map(coding).collect::<Vec<_>>())
 }
 
 fn preset(preset: values::Preset) -> Preset {
@@ -645,6 +661,7 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens
         purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
         tags: cache.tags.iter().map(|name| name.0.clone()).collect(),
         query: Respelling { sort: cache.query_sort, drop: cache.query_drop.clone() },
+        compress_min: cache.compress_min.0,
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "proxy/client.rs"]
 mod client;
+#[path = "proxy/coding.rs"]
+mod coding;
 #[path = "proxy/conduct.rs"]
 mod conduct;
 #[path = "proxy/edge.rs"]

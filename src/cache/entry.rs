@@ -1,6 +1,7 @@
 //! A stored response, and the shelf on which the variants of one URL stand.
 
 use crate::cache::body::StoredBody;
+use crate::cache::coded::Coded;
 use crate::cache::ledger::Tagged;
 use crate::semantics::downstream::Lines;
 use crate::semantics::freshness::Freshness;
@@ -33,6 +34,8 @@ pub struct Stored {
     pub hidden: Option<Box<Lines>>,
     /// By what it can be forgotten besides its URL.
     pub tagged: Tagged,
+    /// Its codings, if it is worth any.
+    pub coded: Option<Coded>,
 }
 
 /// The variants of one URL, newest first.
@@ -56,6 +59,7 @@ impl Stored {
             selection: self.selection.clone(),
             hidden: self.hidden.clone(),
             tagged: self.tagged.clone(),
+            coded: self.coded.clone(),
         }
     }
 
@@ -73,7 +77,9 @@ impl Stored {
     pub fn weight(&self) -> usize {
         let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, weight_of_lines);
         let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
-        RESPONSE_OVERHEAD.saturating_add(fields).saturating_add(self.tagged.weight()).saturating_add(body)
+        let coded = self.coded.as_ref().map_or(0, Coded::weight);
+        let besides = fields.saturating_add(self.tagged.weight()).saturating_add(coded);
+        RESPONSE_OVERHEAD.saturating_add(besides).saturating_add(body)
     }
 }
 

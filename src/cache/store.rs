@@ -4,16 +4,20 @@
 //! each class therefore has a budget of its own. Weights count key, head, body and bookkeeping.
 
 use crate::cache::body::FillBudget;
+use crate::cache::coded::Mill;
 use crate::cache::collapse::Flights;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
 use crate::cache::ledger::Ledger;
 use crate::cache::ledger::Verdict;
 use crate::cache::rules::Rules;
+use crate::semantics::coding::Coding;
 use crate::semantics::tags::Mode;
 use crate::units::SiteName;
+use bytes::Bytes;
 use foldhash::quality::RandomState;
 use moka::notification::RemovalCause;
+use moka::ops::compute::CompResult;
 use moka::ops::compute::Op;
 use moka::sync::Cache as Moka;
 use std::collections::BTreeSet;
@@ -70,6 +74,7 @@ pub struct Cache {
     places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
     ledger: Ledger,
     rules: Rules,
+    mill: Mill,
     /// URLs dropped because a tag or a pattern of theirs was purged.
     dropped: AtomicU64,
     sweeping: Mutex<()>,
@@ -110,6 +115,7 @@ impl Cache {
             places: Mutex::default(),
             ledger: Ledger::default(),
             rules: Rules::default(),
+            mill: Mill::default(),
             dropped: AtomicU64::new(0),
             sweeping: Mutex::default(),
             sweep_due: AtomicBool::new(false),
@@ -162,6 +168,31 @@ impl Cache {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Where bodies are coded.
+    #[must_use]
+    pub fn mill(&self) -> &Mill {
+        &self.mill
+    }
+
+    /// Adds a coding to what is stored under `key`, if that is still the content of `before`.
+    pub fn recode(&self, key: &[u8], before: &Stored, coding: Coding, body: &Bytes) {
+        for cache in [&self.small, &self.large] {
+            cache.entry(key.into()).and_compute_with(|found| {
+                let Some(found) = found.map(moka::Entry::into_value) else { return Op::Nop };
+                let mut changed = false;
+                let recode = |stored: &Arc<Stored>| {
+                    if !stored.has_content_of(before) {
+                        return Arc::clone(stored);
+                    }
+                    changed = true;
+                    Arc::new(stored.recoded(coding, body.clone()))
+                };
+                let after = Shelf::of(found.variants().iter().map(recode).collect());
+                after.filter(|_| changed).map_or(Op::Nop, Op::Put)
+            });
+        }
     }
 
     /// URLs dropped so far because of the ledger.
@@ -261,7 +292,7 @@ impl Cache {
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
         let (tier, other) =
             if after.weight() > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
-        other.invalidate(key);
+        take(other, key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
         tier.entry(key.into()).and_compute_with(|found| {
             let now = found.map(moka::Entry::into_value);
@@ -302,8 +333,8 @@ impl Cache {
     pub fn purge(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.private.invalidate(key);
-        let small = self.small.remove(key).is_some();
-        self.large.remove(key).is_some() || small
+        let small = take(&self.small, key);
+        take(&self.large, key) || small
     }
 
     /// Forgets everything.
@@ -356,6 +387,13 @@ impl Cache {
     }
 }
 
+/// Removes a shelf, and says whether there was one. Like all that changes a shelf it waits its turn: whoever read the shelf
+/// before, to add something, must not put it back afterwards.
+fn take(cache: &Shelves, key: &[u8]) -> bool {
+    let taken = cache.entry(key.into()).and_compute_with(|found| if found.is_some() { Op::Remove } else { Op::Nop });
+    matches!(taken, CompResult::Removed(_))
+}
+
 fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Shelves {
     let evicted = Arc::clone(evicted);
     Moka::builder()
@@ -374,3 +412,6 @@ fn weigh(key: &Box<[u8]>, shelf: &Shelf) -> u32 {
     let key = u32::try_from(key.len()).unwrap_or(u32::MAX);
     shelf.weight().saturating_add(key).saturating_add(MOKA_OVERHEAD)
 }
+
+#[cfg(test)]
+mod tests;

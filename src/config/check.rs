@@ -298,6 +298,7 @@ fn size(context: &mut Context<'_>, path: &str, value: ByteSize, allowed: RangeIn
 
 fn cache(config: &Config, context: &mut Context<'_>) {
     range(context, "cache.variants", config.cache.variants, 1..=1000);
+    size(context, "cache.compress_min", config.cache.compress_min, 256..=1 << 50);
     if let Memory::Bytes(memory) = config.cache.memory {
         size(context, "cache.memory", memory, ByteSize::MIB..=1 << 50);
         if config.cache.object_max.0 > memory.0 / 4 {

@@ -8,6 +8,7 @@ use crate::config::values::Balance;
 use crate::config::values::BodyRule;
 use crate::config::values::CheckKind;
 use crate::config::values::ClientCacheControl;
+use crate::config::values::Coding;
 use crate::config::values::Cost;
 use crate::config::values::FieldName;
 use crate::config::values::FieldValue;
@@ -208,6 +209,8 @@ settings! {
         memory: Memory = Memory::Bytes(ByteSize(256 * ByteSize::MIB)),
         /// The largest body that is stored; a larger one still reaches its reader. At most a quarter of `memory`.
         object_max: ByteSize = ByteSize(8 * ByteSize::MIB),
+        /// The smallest text that is compressed (`site.compress`): what fits into a packet gains nothing. From "256B" on.
+        compress_min: ByteSize = ByteSize(ByteSize::KIB),
         /// Variants (Vary) that are stored of one URL.
         variants: u32 = 16,
         /// The most that a response's own stale-while-revalidate (RFC 5861 3) counts for.
@@ -283,6 +286,10 @@ settings! {
         upstream: Option<UpstreamRef> = None,
         /// Answer from the cache what may be answered from it.
         cache: bool = true,
+        /// In which codings texts are sent to those who accept them, the best liked first: "zstd", "br", "gzip". Each is made
+        /// once, after the response was stored; until then, for parts, and with `[]` always, it is sent as the origin did.
+        /// Only what is stored is coded, so nothing that is secret (BREACH).
+        compress: Vec<Coding> = vec![Coding::Zstd, Coding::Br, Coding::Gzip],
         /// As `cache.verify`, for this site.
         verify: Option<Verify> = None,
         /// What is done otherwise for some requests, each a table `[[site."HOST".rule]]`; the first that matches counts.

@@ -813,6 +813,18 @@ choice!(
 );
 
 choice!(
+    /// A content coding.
+    Coding {
+        /// zstd, RFC 8878.
+        Zstd = "zstd",
+        /// Brotli, RFC 7932.
+        Br = "br",
+        /// gzip.
+        Gzip = "gzip",
+    }
+);
+
+choice!(
     /// Whether Plone's private pages are kept and verified.
     Verify {
         /// They are not kept.

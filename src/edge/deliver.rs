@@ -11,6 +11,7 @@ use crate::edge::refusal::Refusal;
 use crate::edge::trail::Short;
 use crate::edge::trail::Trail;
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::coding;
 use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
 use crate::semantics::delivery;
@@ -113,8 +114,15 @@ fn respond(
     } else {
         head.remove(CACHE_STATUS);
     }
+    let coded = stored.coded.as_ref().and_then(|coded| {
+        let coding = coded.choose(method, asked)?;
+        Some((coding, coded.body(coding)?))
+    });
     match delivery::shape(method, asked, stored.status, &stored.head, stored.body.len()) {
         Shape::NotModified => {
+            if let Some((coding, _)) = coded {
+                coding::recode(&mut head, coding, None);
+            }
             keep_304(&mut head);
             Some(assemble(StatusCode::NOT_MODIFIED, head, OutBody::empty()))
         }
@@ -124,7 +132,19 @@ fn respond(
         Shape::Parts(spans) => parts(&mut head, stored, &spans)
             .map(|body| assemble(StatusCode::PARTIAL_CONTENT, head.clone(), body))
             .or_else(|| whole(method, head, stored)),
-        Shape::Full => whole(method, head, stored),
+        Shape::Full => match coded {
+            Some((coding, body)) => {
+                let len = body.len() as u64;
+                coding::recode(&mut head, coding, Some(len));
+                let (body, len) = if method == Method::HEAD {
+                    (BodyReader::Done, None)
+                } else {
+                    (BodyReader::Whole(body.clone()), Some(len))
+                };
+                Some(assemble(stored.status, head, OutBody::stored(body, len)))
+            }
+            None => whole(method, head, stored),
+        },
     }
 }
 

@@ -12,6 +12,8 @@ use crate::cache::StoredBody;
 use crate::cache::Tagged;
 use crate::cache::body::FillWriter;
 use crate::cache::body::Write;
+use crate::cache::coded::Coded;
+use crate::cache::coded::Mill;
 use crate::cache::collapse::Failure;
 use crate::cache::collapse::Landing;
 use crate::clock;
@@ -28,6 +30,7 @@ use crate::edge::tunnel;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
+use crate::semantics::coding;
 use crate::semantics::conditional;
 use crate::semantics::downstream;
 use crate::semantics::downstream::Lines;
@@ -62,6 +65,7 @@ use crate::zope::conduct;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
+use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -624,6 +628,10 @@ impl Journey {
         let rules = &self.errand.snapshot.cache;
         let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
         let hidden = hide(&mut head, rules.hide_shared);
+        let coded = found.coded.clone().filter(|_| coding::is_worth(found.status, &head, u64::MAX, 0));
+        if coded.is_some() {
+            coding::vary(&mut head);
+        }
         deliver::decorate(&mut head);
         let stored = Arc::new(Stored {
             status: found.status,
@@ -633,6 +641,7 @@ impl Journey {
             selection: found.selection.clone(),
             hidden,
             tagged: found.tagged.again(self.errand.born),
+            coded,
         });
         self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
@@ -664,12 +673,13 @@ impl Journey {
         let selection = Selection::of(&terms.vary, &self.client);
         let own = withhold(&mut head, &terms.withheld);
         let hidden = hide(&mut head, self.errand.snapshot.cache.hide_shared);
+        let coded = self.offer_codings(status, &mut head, len);
         deliver::prepare(&mut head, len, times.answered);
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
         let tagged = Tagged::new(self.errand.tags(&tags), self.errand.born);
-        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged });
+        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded });
         let seat = stored.body.reader();
         self.leader.share(Arc::clone(&stored));
         tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings, seat });
@@ -705,8 +715,28 @@ impl Journey {
         let Some(body) = writer.whole(last) else { return };
         let mut whole = stored.completed(body);
         deliver::set_length(&mut whole.head, whole.body.len());
-        self.store(&Arc::new(whole), epoch);
+        let whole = Arc::new(whole);
+        self.store(&whole, epoch);
+        // Whoever asked for it is likely to come again, and so are those who accept what he does.
+        let cache = &self.errand.edge.cache;
+        Mill::make(cache, self.leader.key(), &whole, &Method::GET, &self.client, in_the_background);
     }
+
+    /// Says in the head that there will be codings, if the response is worth any.
+    fn offer_codings(&self, status: StatusCode, head: &mut HeaderMap, len: Option<u64>) -> Option<Coded> {
+        let offer = self.errand.site.codings;
+        let least = self.errand.snapshot.cache.compress_min;
+        if offer.is_empty() || !coding::is_worth(status, head, len.unwrap_or(u64::MAX), least) {
+            return None;
+        }
+        coding::vary(head);
+        Some(Coded::offering(offer))
+    }
+}
+
+/// Work that blocks is done by a thread that serves no requests.
+pub fn in_the_background(work: Box<dyn FnOnce() + Send>) {
+    drop(tokio::task::spawn_blocking(work));
 }
 
 /// Takes out of a head what visitors do not get.

@@ -3,6 +3,7 @@
 //! intake judges; a fresh stored response is answered at once, without a task or a copy of the request; everything else
 //! becomes an [`Errand`] that owns what it needs and may take its time.
 
+use crate::cache::coded::Mill;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::activity::Activity;
@@ -219,6 +220,7 @@ fn lookup(
     if let Some((stored, status)) = look.served()
         && let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now)
     {
+        Mill::make(&edge.cache, key, stored, request.method(), request.headers(), fetch::in_the_background);
         if look.reuse == Some(Reuse::StaleWhileRevalidate) {
             let lookup = Lookup { key, found: Some(stored) };
             let status = CacheStatus::forwarded(Why::Stale);

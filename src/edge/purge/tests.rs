@@ -107,6 +107,7 @@ impl Stand {
             selection: Selection::default(),
             hidden: None,
             tagged: Tagged::new(tags, self.house.cache.ledger().sequence()),
+            coded: None,
         });
         self.house.cache.put(&Self::key(scheme, authority, path, query), &stored);
     }
