@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -78,6 +79,7 @@ pub struct Cache {
     /// URLs dropped because a tag or a pattern of theirs was purged.
     dropped: AtomicU64,
     sweeping: Mutex<()>,
+    writing: Mutex<()>,
     sweep_due: AtomicBool,
 }
 
@@ -118,6 +120,7 @@ impl Cache {
             mill: Mill::default(),
             dropped: AtomicU64::new(0),
             sweeping: Mutex::default(),
+            writing: Mutex::default(),
             sweep_due: AtomicBool::new(false),
         }
     }
@@ -178,6 +181,7 @@ impl Cache {
 
     /// Adds a coding to what is stored under `key`, if that is still the content of `before`.
     pub fn recode(&self, key: &[u8], before: &Stored, coding: Coding, body: &Bytes) {
+        let _turn = self.turn();
         for cache in [&self.small, &self.large] {
             cache.entry(key.into()).and_compute_with(|found| {
                 let Some(found) = found.map(moka::Entry::into_value) else { return Op::Nop };
@@ -222,6 +226,7 @@ impl Cache {
         if found.variants().iter().all(clean) {
             return Some(found);
         }
+        let turn = self.turn();
         for cache in [&self.small, &self.large] {
             // As it is now: another may have been put there meanwhile.
             cache.entry(key.into()).and_compute_with(|found| match found {
@@ -229,6 +234,7 @@ impl Cache {
                 None => Op::Nop,
             });
         }
+        drop(turn);
         let left = self.peek(key);
         if left.is_none() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -289,6 +295,7 @@ impl Cache {
             return;
         }
         let before = self.get(key);
+        let _turn = self.turn();
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
         let (tier, other) =
             if after.weight() > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
@@ -298,6 +305,16 @@ impl Cache {
             let now = found.map(moka::Entry::into_value);
             Op::Put(Shelf::with(now.as_ref().or(before.as_ref()), response, self.settings.variants))
         });
+    }
+
+    /// The turn to change what is stored. moka takes the weight of what is replaced from its last housekeeping: a key that
+    /// is replaced twice in between would be counted wrongly for ever, and the budget with it. So whoever changes something
+    /// does so alone, and has the changes before him counted first.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.small.run_pending_tasks();
+        self.large.run_pending_tasks();
+        turn
     }
 
     /// Forgets all variants of `key`, or makes them stale, and bars what is being fetched for it; says whether anything was
@@ -312,6 +329,7 @@ impl Cache {
             return self.purge(key);
         }
         self.flights.purge(key);
+        let _turn = self.turn();
         let mut found = false;
         for cache in [&self.small, &self.large] {
             cache.entry(key.into()).and_compute_with(|before| {
@@ -333,6 +351,7 @@ impl Cache {
     pub fn purge(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.private.invalidate(key);
+        let _turn = self.turn();
         let small = take(&self.small, key);
         take(&self.large, key) || small
     }

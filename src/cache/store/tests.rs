@@ -71,7 +71,7 @@ fn whatever_is_put_by_whomever_the_budget_holds_everything() {
                     seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     (seed >> 33) % below
                 };
-                for _ in 0..800 {
+                for _ in 0..3200 {
                     // Keys of any length, some of them several times, in several languages; a large body now and then.
                     let number = random(300);
                     let key = format!("{number}{}", "k".repeat(usize::try_from(number * 7).unwrap()));
