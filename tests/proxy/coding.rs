@@ -88,7 +88,7 @@ fn parts_and_conditions_are_answered_whatever_the_client_accepts() {
 }
 
 #[test]
-fn what_is_private_small_coded_already_or_not_to_be_changed_stays_as_it_is() {
+fn what_is_private_no_text_or_not_to_be_changed_stays_as_it_is() {
     let origin = origin();
     let edge = Edge::of(&origin);
     coded(&edge, "/page", "gzip");
