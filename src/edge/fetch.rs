@@ -473,6 +473,10 @@ pub fn refresh(mut errand: Errand, client: &HeaderMap) {
     errand.asker.class = Class::Background;
     let Some(key) = &errand.key else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(key, None) else { return };
+    if matches!(arrived(&errand, key, client), Some((_, Reuse::Fresh))) {
+        // Somebody's refresh has landed since this client's look-up. Nobody follows a flight of no time.
+        return;
+    }
     let Ok(head) = errand.shared_head(client) else { return };
     let journey = Journey { errand: Arc::new(errand), client: client.clone(), leader };
     tokio::spawn(journey.run(head, None));
