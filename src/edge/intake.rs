@@ -199,12 +199,7 @@ pub fn judge<'r, B: http_body::Body>(
     approach: Approach,
     request: &'r Request<B>,
 ) -> Judged<'r> {
-    let client = hop::client_addr(approach.peer, request.headers(), &snapshot.server.trusted);
-    let mut seen = None;
-    match question(snapshot, approach, request, client, Purpose::Answer, &mut seen) {
-        Ok(judged) => judged,
-        Err(refusal) => Judged::Refused(refusal, seen, client),
-    }
+    judge_for(Purpose::Answer, snapshot, approach, request)
 }
 
 /// Judges the head of a request that nobody has sent: nothing is counted, and no limit is charged.
@@ -213,9 +208,18 @@ pub fn judge_only<'r, B: http_body::Body>(
     approach: Approach,
     request: &'r Request<B>,
 ) -> Judged<'r> {
+    judge_for(Purpose::Explain, snapshot, approach, request)
+}
+
+fn judge_for<'r, B: http_body::Body>(
+    purpose: Purpose,
+    snapshot: &'r Snapshot,
+    approach: Approach,
+    request: &'r Request<B>,
+) -> Judged<'r> {
     let client = hop::client_addr(approach.peer, request.headers(), &snapshot.server.trusted);
     let mut seen = None;
-    match question(snapshot, approach, request, client, Purpose::Explain, &mut seen) {
+    match question(snapshot, approach, request, client, purpose, &mut seen) {
         Ok(judged) => judged,
         Err(refusal) => Judged::Refused(refusal, seen, client),
     }
