@@ -7,6 +7,7 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::ZeoFacts;
 use crate::units::OriginAddr;
+use crate::units::UpstreamName;
 use crate::upstream::Hold;
 use crate::upstream::Plan;
 use crate::upstream::live::Upstream;
@@ -35,9 +36,10 @@ pub async fn watch(upstream: Arc<Upstream>, metrics: Arc<Metrics>) {
         let standing = upstream.standing();
         let plan = &standing.plan;
         let began = clock::mono();
-        let (told, seen) = ask_all(plan, &metrics).await;
+        let (told, mut seen) = ask_all(plan, &metrics).await;
         let rules = Rules { lag: plan.storage_lag, clients: u64::from(plan.storage_clients) };
         let verdict = lock(&upstream.storage).judge(&told, rules, clock::mono());
+        note(&mut seen, &verdict, upstream.name());
         let states: Vec<String> = seen.iter().map(|one| format!("{} {}", one.address, one.state)).collect();
         *lock(&upstream.storage_seen) = seen;
         failed = if plan.storage.is_empty() {
@@ -64,6 +66,21 @@ pub async fn watch(upstream: Arc<Upstream>, metrics: Arc<Metrics>) {
     }
 }
 
+/// Says of the server that takes writes why it is not used all the same, and what would help.
+fn note(seen: &mut [StorageView], verdict: &Verdict, upstream: &UpstreamName) {
+    let (server, why) = match verdict {
+        Verdict::Behind { server, lag } => (
+            server,
+            format!("refused, lacks {lag:.1?} of what was seen (`tidegate release {upstream}` takes it as it is)"),
+        ),
+        Verdict::Lonely { server, missing } => (server, format!("waiting for {missing} of its clients")),
+        Verdict::Good | Verdict::Gone => return,
+    };
+    for one in seen.iter_mut().filter(|one| one.address == *server) {
+        one.state = format!("{}: {why}", one.state);
+    }
+}
+
 /// Writes the diary.
 fn tell(upstream: &Upstream, verdict: &Verdict, states: &str, held: bool) {
     let upstream_name = upstream.name();
@@ -78,7 +95,7 @@ fn tell(upstream: &Upstream, verdict: &Verdict, states: &str, held: bool) {
             upstream = %upstream_name, server, ?lag,
             "the storage lacks transactions that were seen before and is refused; `tidegate release` accepts it as it is"
         ),
-        Verdict::Lonely { missing } => {
+        Verdict::Lonely { missing, .. } => {
             info!(upstream = %upstream_name, missing, "the storage is back; its clients are awaited");
         }
         Verdict::Good | Verdict::Gone => {}

@@ -1,5 +1,7 @@
 //! The storage dies, a Zope is full, a Zope freezes: what visitors get meanwhile.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -10,6 +12,7 @@ use crate::Edge;
 use crate::harness::Options;
 use crate::harness::Stand;
 use crate::harness::http;
+use crate::is_hit;
 use crate::start;
 use crate::until;
 
@@ -120,5 +123,70 @@ async fn a_zope_whose_threads_are_all_taken_is_busy_and_a_frozen_one_is_down() -
     until("it is down", async || Ok(edge.metric("tidegate_upstream_state", "\"down\"") > 0.5)).await?;
     println!("down {:?} after it froze; `fall` times `timeout` is 8 s", frozen.elapsed());
     assert!(frozen.elapsed() < Duration::from_secs(20));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_that_lost_commits_is_refused_until_the_whole_one_is_back_or_an_operator_takes_it()
+-> anyhow::Result<()> {
+    let mut stand = Stand::start(Options { zopes: 1, threads: 4 }, |line| println!("{line}")).await?;
+    let data = stand.dir().join("zeo").join("Data.fs");
+    let (behind, whole) = (stand.dir().join("behind.fs"), stand.dir().join("whole.fs"));
+    // What a replica would have that has not got the last commit.
+    fs::copy(&data, &behind)?;
+    let (zope, zeo) = (stand.zope(0).address(), stand.zeo().address());
+    let lines = format!("servers = [\"{zope}\"]\nstorage = [\"{zeo}\"]\nqueue = {{ hold = \"60s\", wait = \"60s\" }}");
+    let edge = Edge::start(&stand, &lines).await?;
+    let last = || edge.metric("tidegate_zeo_last_transaction_timestamp_seconds", "");
+    until("the storage was asked", async || Ok(last() > 0.0)).await?;
+    let before = last();
+    ensure!(edge.send("POST", "/counter/add", &[]).await?.status.as_u16() < 400);
+    until("the commit was seen", async || Ok(last() > before)).await?;
+    let committed = last();
+    ensure!(edge.get("/docs/page-1").await?.status == 200);
+
+    let held = || edge.metric("tidegate_hold_active", "storage") > 0.5;
+    let parked = || edge.metric("tidegate_hold_requests", "") > 0.5;
+    let exchange = |stand: &mut Stand, copy: &Path| -> anyhow::Result<()> {
+        stand.zeo().kill()?;
+        // The index belongs to the file that was there.
+        let _ = fs::remove_file(data.with_extension("fs.index"));
+        fs::copy(copy, &data)?;
+        stand.zeo().launch()
+    };
+    stand.zeo().kill()?;
+    fs::copy(&data, &whole)?;
+    exchange(&mut stand, &behind)?;
+    stand.zeo().ready().await?;
+    let refused = async || {
+        let status = String::from_utf8(edge.command(&["status"]).stdout)?;
+        Ok(held()
+            && last() > 0.0
+            && last() < committed
+            && status.contains("HELD by storage")
+            && status.contains("lacks"))
+    };
+    until("the storage that lost a commit runs and is refused", refused).await?;
+    let stored = edge.get("/docs/page-1").await?;
+    assert!(stored.status == 200 && is_hit(&stored), "{stored:?}");
+    let address = edge.address;
+    let waits = tokio::spawn(async move { http::get(address, "/counter/value").await });
+    until("a page that needs the storage waits", async || Ok(parked())).await?;
+
+    exchange(&mut stand, &whole)?;
+    let answer = waits.await??;
+    assert_eq!((answer.status.as_u16(), answer.text().trim()), (200, "1"), "the commit is there");
+    assert!(!held());
+
+    exchange(&mut stand, &behind)?;
+    stand.zeo().ready().await?;
+    until("it is refused again", refused).await?;
+    // Zope refuses a storage that knows less than itself, too; it has to be started anew for it.
+    stand.zope(0).restart().await?;
+    let waits = tokio::spawn(async move { http::get(address, "/counter/value").await });
+    until("a page that needs the storage waits", async || Ok(parked())).await?;
+    ensure!(edge.command(&["release", "zope"]).status.success());
+    let answer = waits.await??;
+    assert_eq!((answer.status.as_u16(), answer.text().trim()), (200, "0"), "the operator has taken what there is");
     Ok(())
 }

@@ -48,6 +48,8 @@ pub enum Verdict {
     },
     /// So many of its clients have yet to come back.
     Lonely {
+        /// Which server.
+        server: String,
         /// How many are missing.
         missing: u64,
     },
@@ -83,7 +85,7 @@ impl Storage {
             let since = *self.back.get_or_insert(now);
             let missing = rules.clients.saturating_sub(best.clients);
             if missing > 0 && now.saturating_duration_since(since) < CLIENTS_WITHIN {
-                return Verdict::Lonely { missing };
+                return Verdict::Lonely { server: best.server.clone(), missing };
             }
         }
         (self.gone, self.back) = (false, None);
@@ -157,16 +159,17 @@ mod tests {
         let now = Instant::now();
         let at = |second| now + Duration::from_secs(second);
         let rules = Rules { lag: None, clients: 2 };
+        let lonely = |missing| Verdict::Lonely { server: "at 1".to_owned(), missing };
         let mut storage = Storage::default();
         assert_eq!(storage.judge(&[told(true, 1, 0)], rules, at(0)), Verdict::Good, "it was never seen to be gone");
         for (second, answer, verdict) in [
             (1, vec![], Verdict::Gone),
-            (2, vec![told(true, 1, 0)], Verdict::Lonely { missing: 2 }),
-            (3, vec![told(true, 1, 1)], Verdict::Lonely { missing: 1 }),
+            (2, vec![told(true, 1, 0)], lonely(2)),
+            (3, vec![told(true, 1, 1)], lonely(1)),
             (4, vec![told(true, 1, 2)], Verdict::Good),
             (5, vec![told(true, 1, 1)], Verdict::Good),
             (6, vec![], Verdict::Gone),
-            (7, vec![told(true, 1, 1)], Verdict::Lonely { missing: 1 }),
+            (7, vec![told(true, 1, 1)], lonely(1)),
             (22, vec![told(true, 1, 1)], Verdict::Good),
         ] {
             assert_eq!(storage.judge(&answer, rules, at(second)), verdict, "after {second} s");
