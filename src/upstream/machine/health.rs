@@ -157,5 +157,18 @@ mod tests {
         assert_eq!(states(&[Broken, Broken, Answered, Broken, Broken]).last(), Some(&State::Up));
         assert_eq!(states(&[Broken, Broken, Broken]).last(), Some(&State::Down));
         assert_eq!(states(&[Broken, Broken, Broken, Evidence::Trial]).last(), Some(&State::Up));
+        assert_eq!(states(&[Broken, Broken, Broken, Evidence::Trial, Broken]).last(), Some(&State::Up), "all anew");
+    }
+
+    #[test]
+    fn a_state_lasts_since_it_began() {
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let mut health = Health::new(began);
+        for second in 1..=3 {
+            health.learn(Evidence::Broken, RULES, at(second));
+        }
+        health.learn(Evidence::Broken, RULES, at(4));
+        assert_eq!((health.state(), health.lasting(at(5))), (State::Down, Duration::from_secs(2)));
     }
 }

@@ -89,4 +89,15 @@ mod tests {
         }
         assert!(pins.by_client.len() <= PINS_MAX && pins.order.len() <= PINS_MAX);
     }
+
+    #[test]
+    fn who_was_pinned_to_an_endpoint_that_is_gone_is_free() {
+        let now = Instant::now();
+        let mut pins = Pins::default();
+        for (client, endpoint) in [(1, 0), (2, 1)] {
+            pins.pin(ClientKey(client), EndpointId(endpoint), now, Duration::from_secs(5));
+        }
+        pins.forget_endpoint(EndpointId(0));
+        assert_eq!([1, 2].map(|client| pins.of(ClientKey(client), now)), [None, Some(EndpointId(1))]);
+    }
 }

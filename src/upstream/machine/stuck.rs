@@ -78,7 +78,9 @@ mod tests {
         assert_eq!(underway.end(3, true, at(23)), Some(at(12)));
         assert_eq!(underway.stuck(at(32), bound, 4), None, "it works");
         assert_eq!(underway.stuck(at(33), bound, 4), Some(2), "it does not");
+        underway.begin(4, at(24));
         assert_eq!(underway.end(2, false, at(34)), Some(at(5)));
+        assert_eq!(underway.stuck(at(35), bound, 4), Some(2), "a visitor who left is no answer");
         assert_eq!(underway.end(2, false, at(34)), None);
         assert_eq!(underway.oldest(), Some(at(0)));
     }

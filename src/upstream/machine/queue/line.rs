@@ -214,3 +214,21 @@ impl Line {
         self.places.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ever_new_clients_do_not_fill_the_memory() {
+        let mut line = Line::default();
+        for client in 0..20 * REMEMBERED as u64 {
+            let ask = Ask { client: ClientKey(client), class: Class::Anonymous, avoid: None, pinned: None, hash: 0 };
+            let ticket = line.join(Waiting { ask });
+            line.serve(ticket);
+            let known = line.ranks.iter().map(|rank| rank.clients.len()).max();
+            assert!(known <= Some(REMEMBERED + 1), "{known:?}");
+        }
+        assert!(line.is_empty());
+    }
+}

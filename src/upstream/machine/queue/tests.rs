@@ -403,3 +403,114 @@ fn after_a_pause_each_endpoint_begins_with_one_and_gets_one_more_for_each_that_e
     let _ = queue.open_windows();
     assert_eq!(taken(&queue), [4, 4]);
 }
+
+#[test]
+fn what_is_not_paused_does_not_begin_anew() {
+    let (mut queue, _) = queue(BOUNDS, 1, 4);
+    assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+    assert_eq!(queue.pause(false), []);
+    for _ in 0..3 {
+        assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+    }
+}
+
+#[test]
+fn a_client_has_his_share_of_the_line_and_no_more() {
+    let (mut queue, _) = queue(BOUNDS, 1, 1);
+    assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+    for _ in 0..BOUNDS.per_client {
+        assert!(matches!(queue.arrive(ask(1), false), Arrival::Waiting(_)));
+    }
+    assert!(matches!(queue.arrive(ask(1), false), Arrival::Refused(Refused::PerClient(_))));
+    assert!(matches!(queue.arrive(ask(2), false), Arrival::Waiting(_)), "there is room for others");
+}
+
+#[test]
+fn one_slow_page_does_not_change_the_forecast_much() {
+    let (mut queue, ids) = queue(BOUNDS, 1, 1);
+    let _ = queue.release(ids[0], Duration::from_secs(1));
+    let _ = queue.release(ids[0], Duration::from_secs(17));
+    assert_eq!(queue.service(), Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_new_limit_counts_from_the_next_grant() {
+    let (mut queue, ids) = queue(BOUNDS, 1, 3);
+    assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
+    let _ = queue.set_open(ids[0], true, 1);
+    let Arrival::Waiting(ticket) = queue.arrive(ask(2), false) else { panic!("the only thread is taken") };
+    assert_eq!(queue.set_open(ids[0], true, 2), [Granted { ticket, endpoint: ids[0] }]);
+}
+
+#[test]
+fn who_has_failed_somewhere_goes_elsewhere_though_it_has_more_to_do() {
+    let (mut queue, ids) = queue(BOUNDS, 2, 9);
+    let not_there = Ask { avoid: Some(ids[0]), ..ask(1) };
+    for _ in 0..3 {
+        assert_eq!(queue.arrive(not_there, false), Arrival::Granted(ids[1]));
+    }
+}
+
+#[test]
+fn who_waits_for_one_endpoint_keeps_nobody_waiting_for_another() {
+    let (mut queue, ids) = queue(BOUNDS, 2, 1);
+    for client in 1..=2 {
+        assert!(matches!(queue.arrive(ask(client), false), Arrival::Granted(_)));
+    }
+    let Arrival::Waiting(_) = queue.arrive(Ask { pinned: Some(ids[0]), ..ask(3) }, false) else { panic!("busy") };
+    let Arrival::Waiting(ticket) = queue.arrive(ask(4), false) else { panic!("busy") };
+    assert_eq!(queue.release(ids[1], Duration::ZERO), [Granted { ticket, endpoint: ids[1] }]);
+}
+
+#[test]
+fn a_class_that_was_not_there_has_saved_nothing_up() {
+    let bounds = Bounds { max: 1000, per_client: 1000, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    for client in 0..40 {
+        let _ = queue.arrive(ask(client), false);
+    }
+    for _ in 0..20 {
+        let _ = queue.release(ids[0], Duration::from_millis(1));
+    }
+    let mut robots = BTreeSet::new();
+    for client in 100..110 {
+        let robot = Ask { class: Class::Background, ..ask(client) };
+        let Arrival::Waiting(ticket) = queue.arrive(robot, false) else { panic!("full") };
+        robots.insert(ticket);
+    }
+    let served: Vec<Granted> = (0..10).flat_map(|_| queue.release(ids[0], Duration::from_millis(1))).collect();
+    let of_robots = served.iter().filter(|granted| robots.contains(&granted.ticket)).count();
+    assert!((1..=3).contains(&of_robots), "{of_robots} of 10, where one in five is their share");
+}
+
+#[test]
+fn a_newcomer_waits_for_one_request_of_each_client_and_not_for_all_that_wait() {
+    let bounds = Bounds { max: 1000, per_client: 1000, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    for _ in 0..3 {
+        for client in 1..=10 {
+            assert!(matches!(queue.arrive(ask(client), false), Arrival::Waiting(_)));
+        }
+    }
+    for _ in 0..10 {
+        let _ = queue.release(ids[0], Duration::from_millis(1));
+    }
+    let Arrival::Waiting(newcomer) = queue.arrive(ask(99), false) else { panic!("he waits") };
+    let turn = (1..=20).find(|_| queue.release(ids[0], Duration::from_millis(1))[0].ticket == newcomer);
+    assert!(turn.is_some_and(|turn| turn <= 11), "{turn:?}");
+}
+
+#[test]
+fn the_forecast_counts_those_who_go_before() {
+    let bounds = Bounds { max: 100, per_client: 100, patience: Duration::from_millis(2500), ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    let _ = queue.release(ids[0], Duration::from_secs(1));
+    assert!(matches!(queue.arrive(ask(0), false), Arrival::Granted(_)));
+    for client in 1..=2 {
+        assert!(matches!(queue.arrive(Ask { class: Class::Editor, ..ask(client) }, false), Arrival::Waiting(_)));
+    }
+    let refused = Arrival::Refused(Refused::TooLong(Duration::from_millis(500)));
+    assert_eq!(queue.arrive(ask(3), false), refused, "two editors and he himself take 3 s");
+}
