@@ -25,6 +25,7 @@ use tidegate::edge::intake::Approach;
 use tidegate::edge::intake::Judged;
 use tidegate::edge::intake::Question;
 use tidegate::edge::permits::Permits;
+use tidegate::edge::shedding::Shedding;
 use tidegate::edge::spool::Spool;
 use tidegate::semantics::cache_status::CacheStatus;
 use tidegate::semantics::freshness::Freshness;
@@ -39,6 +40,7 @@ use tidegate::telemetry::access::AccessLog;
 use tidegate::telemetry::metrics::Metrics;
 use tidegate::tls::Tickets;
 use tidegate::upstream::Registry;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -75,6 +77,7 @@ fn edge() -> Arc<Edge> {
         access: house.access,
         spool: Spool::default(),
         permits: Permits::new(),
+        shedding: Arc::new(Shedding::new(&CancellationToken::new())),
     })
 }
 

@@ -2,10 +2,13 @@
 //!
 //!     cargo bench --bench soak -- --seconds 600            all attacks at once
 //!     cargo bench --bench soak -- --each --seconds 10      one attack after the other
-//!     cargo bench --bench soak -- --idle 5000              memory of idle connections
+//!     cargo bench --bench soak -- --only "h2 pings"        one of them
+//!     cargo bench --bench soak -- --idle 5000              memory of idle connections, in cleartext and with TLS
 //!
-//! tidegate runs as a process of its own, with two workers; its memory and descriptors are read from /proc once a second.
-//! Whatever is measured is printed, nothing is judged.
+//! tidegate runs as a process of its own, with two workers; its memory, descriptors and processor time are read from /proc.
+//! Attackers share the machine with it, so they are made to yield to it (`nice`): what they take would not be taken from a
+//! server that they attack from elsewhere. Beside each attack stands what an honest visitor of the calm server notices in the
+//! same run, and tidegate's processor time per thing that it had to refuse, take or end. Nothing is judged.
 
 #[allow(dead_code, reason = "shared with tests/hostile, which uses all of it")]
 #[path = "../tests/hostile/h2.rs"]
@@ -41,8 +44,8 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-/// One attacker's work until it is told to stop.
-type Attack = fn(SocketAddr, &AtomicBool);
+/// One attacker's work until it is told to stop; gives how many things the server has had to deal with.
+type Attack = fn(SocketAddr, &AtomicBool) -> u64;
 
 const ATTACKS: &[(&str, Attack)] = &[
     ("slow heads", slow_heads),
@@ -64,6 +67,7 @@ const ATTACKS: &[(&str, Attack)] = &[
 struct Options {
     seconds: u64,
     each: bool,
+    only: Option<String>,
     idle: Option<usize>,
 }
 
@@ -74,7 +78,9 @@ fn options() -> Options {
         words.get(at + 1)?.parse::<usize>().ok()
     };
     let seconds = number("--seconds").unwrap_or(20) as u64;
-    Options { seconds, each: words.iter().any(|word| word == "--each"), idle: number("--idle") }
+    let only = words.iter().position(|word| word == "--only").and_then(|at| words.get(at + 1)).cloned();
+    let each = only.is_some() || words.iter().any(|word| word == "--each");
+    Options { seconds, each, only, idle: number("--idle") }
 }
 
 fn main() {
@@ -88,7 +94,7 @@ fn main() {
     let calm = run(&server, &[], 3);
     println!("{:28} {}", "no attack", calm.line());
     if options.each {
-        for attack in ATTACKS {
+        for attack in ATTACKS.iter().filter(|(name, _)| options.only.as_deref().is_none_or(|only| only == *name)) {
             println!("{:28} {}", attack.0, run(&server, std::slice::from_ref(attack), options.seconds).line());
         }
     } else {
@@ -143,6 +149,16 @@ impl Server {
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
         let rss = rss.trim().trim_end_matches(" kB").parse().expect("a number");
         (rss, fs::read_dir(format!("{proc}/fd")).map_or(0, Iterator::count))
+    }
+}
+
+impl Server {
+    /// Seconds of processor time so far.
+    fn worked(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("tidegate lives");
+        let fields = stat.rsplit_once(')').expect("a name").1;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
     }
 }
 
@@ -204,6 +220,11 @@ struct Told {
     latencies: Vec<Duration>,
     recovered: Duration,
     taken: Vec<(u64, usize)>,
+    /// Processor time in all.
+    worked: f64,
+    /// What attackers made the server deal with.
+    dealt: u64,
+    seconds: f64,
 }
 
 impl Told {
@@ -211,16 +232,21 @@ impl Told {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
         let at = |share: usize| sorted.get(sorted.len() * share / 1000).copied().unwrap_or_default();
+        let dealt = f64::from(u32::try_from(self.dealt).unwrap_or(u32::MAX));
         let most = self.taken.iter().map(|(rss, _)| *rss).max().unwrap_or(0);
         let descriptors = self.taken.iter().map(|(_, descriptors)| *descriptors).max().unwrap_or(0);
         format!(
-            "honest: {} asked, {} failed, p50 {:.1?}, p99 {:.1?}, p99.9 {:.1?}; well after {:.0?}; at most {most} KiB, {descriptors} descriptors",
+            "honest: {} asked, {} failed, p50 {:.1?}, p99 {:.1?}, p99.9 {:.1?}; well after {:.0?}; at most {most} KiB, \
+             {descriptors} descriptors; {:.0} % of a core, {:.0} things a second, {:.1} us each",
             self.asked,
             self.failed,
             at(500),
             at(990),
             at(999),
-            self.recovered
+            self.recovered,
+            self.worked / self.seconds * 100.0,
+            dealt / self.seconds,
+            self.worked * 1e6 / dealt.max(1.0),
         )
     }
 
@@ -268,7 +294,11 @@ fn run(server: &Server, attacks: &[(&str, Attack)], seconds: u64) -> Told {
         .iter()
         .map(|(_, attack)| {
             let (attack, stop) = (*attack, Arc::clone(&stop));
-            thread::spawn(move || attack(place, &stop))
+            thread::spawn(move || {
+                // On Linux this is the calling thread's alone, and those that it starts.
+                let _ = rustix::process::setpriority_process(None, 15);
+                attack(place, &stop)
+            })
         })
         .collect();
     let visitors: Vec<_> = (0..2)
@@ -277,17 +307,18 @@ fn run(server: &Server, attacks: &[(&str, Attack)], seconds: u64) -> Told {
             thread::spawn(move || visit(place, &stop))
         })
         .collect();
-    let mut taken = Vec::new();
+    let (mut taken, began, before) = (Vec::new(), Instant::now(), server.worked());
     for _ in 0..seconds {
         thread::sleep(Duration::from_secs(1));
         taken.push(server.takes());
     }
+    let (worked, seconds) = (server.worked() - before, began.elapsed().as_secs_f64());
     stop.store(true, Ordering::Relaxed);
     let ended = Instant::now();
     let mut kept = None;
     while !honest_get(&mut kept, place, "/page") && ended.elapsed() < Duration::from_secs(20) {}
     let recovered = ended.elapsed();
-    let mut told = Told { asked: 0, failed: 0, latencies: Vec::new(), recovered, taken };
+    let mut told = Told { asked: 0, failed: 0, latencies: Vec::new(), recovered, taken, worked, dealt: 0, seconds };
     for visitor in visitors {
         let (asked, failed, latencies) = visitor.join().expect("no panic");
         told.asked += asked;
@@ -295,7 +326,7 @@ fn run(server: &Server, attacks: &[(&str, Attack)], seconds: u64) -> Told {
         told.latencies.extend(latencies);
     }
     for attacker in attackers {
-        attacker.join().expect("no panic");
+        told.dealt += attacker.join().expect("no panic");
     }
     told
 }
@@ -379,14 +410,15 @@ fn connect(place: SocketAddr) -> Option<TcpStream> {
 }
 
 /// Holds `count` connections that begin so and go on so, and opens a new one for each that is closed.
-fn hold(place: SocketAddr, stop: &AtomicBool, count: usize, begin: &[u8], drop: &[u8]) {
-    let mut held: Vec<TcpStream> = Vec::new();
+fn hold(place: SocketAddr, stop: &AtomicBool, count: usize, begin: &[u8], drop: &[u8]) -> u64 {
+    let (mut held, mut opened): (Vec<TcpStream>, u64) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         while held.len() < count {
             let Some(mut stream) = connect(place) else { break };
             let _ = stream.write_all(begin);
             let _ = stream.set_nonblocking(true);
             held.push(stream);
+            opened += 1;
         }
         held.retain_mut(|stream| {
             let open = !matches!(stream.peek(&mut [0]), Ok(0))
@@ -395,33 +427,37 @@ fn hold(place: SocketAddr, stop: &AtomicBool, count: usize, begin: &[u8], drop: 
         });
         thread::sleep(Duration::from_millis(200));
     }
+    opened
 }
 
-fn slow_heads(place: SocketAddr, stop: &AtomicBool) {
-    hold(place, stop, 200, b"GET /page HTTP/1.1\r\nHost: www.example.org\r\n", b"X-Y: z\r\n");
+fn slow_heads(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    hold(place, stop, 200, b"GET /page HTTP/1.1\r\nHost: www.example.org\r\n", b"X-Y: z\r\n")
 }
 
-fn slow_bodies(place: SocketAddr, stop: &AtomicBool) {
-    hold(place, stop, 100, b"POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 100000\r\n\r\n", b"x");
+fn slow_bodies(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    hold(place, stop, 100, b"POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 100000\r\n\r\n", b"x")
 }
 
-fn no_readers(place: SocketAddr, stop: &AtomicBool) {
+fn no_readers(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let many = "GET /large HTTP/1.1\r\nHost: www.example.org\r\n\r\n".repeat(10);
-    hold(place, stop, 50, many.as_bytes(), b"");
+    hold(place, stop, 50, many.as_bytes(), b"")
 }
 
-fn silent(place: SocketAddr, stop: &AtomicBool) {
-    hold(place, stop, 200, b"", b"");
+fn silent(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    hold(place, stop, 200, b"", b"")
 }
 
-fn churn(place: SocketAddr, stop: &AtomicBool) {
+fn churn(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         drop(connect(place));
+        done += 1;
         thread::sleep(Duration::from_millis(1));
     }
+    done
 }
 
-fn nonsense(place: SocketAddr, stop: &AtomicBool) {
+fn nonsense(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let pieces: [&[u8]; 6] = [
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: www.example.org\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -430,9 +466,9 @@ fn nonsense(place: SocketAddr, stop: &AtomicBool) {
         b"FROB / HTTP/1.1\r\nHost: www.example.org\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: www.example.org\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ];
-    for piece in pieces.iter().cycle() {
+    for (done, piece) in (0..).zip(pieces.iter().cycle()) {
         if stop.load(Ordering::Relaxed) {
-            return;
+            return done;
         }
         if let Some(mut stream) = connect(place) {
             let _ = stream.write_all(piece);
@@ -441,27 +477,34 @@ fn nonsense(place: SocketAddr, stop: &AtomicBool) {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    0
 }
 
-fn pipelines(place: SocketAddr, stop: &AtomicBool) {
+fn pipelines(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let many = "GET /page HTTP/1.1\r\nHost: www.example.org\r\n\r\n".repeat(1000);
+    let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let Some(mut stream) = connect(place) else { continue };
-        while !stop.load(Ordering::Relaxed) && stream.write_all(many.as_bytes()).is_ok() {}
+        while !stop.load(Ordering::Relaxed) && stream.write_all(many.as_bytes()).is_ok() {
+            done += 1000;
+        }
     }
+    done
 }
 
-fn misses(place: SocketAddr, stop: &AtomicBool) {
+fn misses(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let (mut kept, mut number) = (None, 0_u64);
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         honest_get(&mut kept, place, &format!("/page?miss={number}"));
         honest_get(&mut kept, place, &format!("/private?{number}"));
     }
+    2 * number
 }
 
 /// Sends `piece(0)`, `piece(1)`, ... on one connection after another, reading what comes.
-fn flood(place: SocketAddr, stop: &AtomicBool, piece: impl Fn(u32) -> Vec<u8>) {
+fn flood(place: SocketAddr, stop: &AtomicBool, piece: impl Fn(u32) -> Vec<u8>) -> u64 {
+    let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
         let Some(mut stream) = connect(place) else { continue };
         let Ok(mut reader) = stream.try_clone() else { continue };
@@ -471,46 +514,48 @@ fn flood(place: SocketAddr, stop: &AtomicBool, piece: impl Fn(u32) -> Vec<u8>) {
         });
         let begin = [h2::PREFACE, &h2::frame(h2::SETTINGS, 0, 0, &[])].concat();
         if stream.write_all(&begin).is_ok() {
-            let _ = (0..1_000_000).find(|n| stop.load(Ordering::Relaxed) || stream.write_all(&piece(*n)).is_err());
+            let ended = (0..1_000_000).find(|n| stop.load(Ordering::Relaxed) || stream.write_all(&piece(*n)).is_err());
+            done += u64::from(ended.unwrap_or(1_000_000));
         }
         let _ = stream.shutdown(std::net::Shutdown::Both);
         let _ = reading.join();
     }
+    done
 }
 
-fn pings(place: SocketAddr, stop: &AtomicBool) {
-    flood(place, stop, |_| h2::frame(PING, 0, 0, b"12345678"));
+fn pings(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    flood(place, stop, |_| h2::frame(PING, 0, 0, b"12345678"))
 }
 
-fn rapid_reset(place: SocketAddr, stop: &AtomicBool) {
+fn rapid_reset(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let block = h2::block(&h2::get("/private"));
     flood(place, stop, |n| {
         let mut both = h2::frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &block);
         both.extend_from_slice(&h2::frame(RST_STREAM, 0, 2 * n + 1, &8_u32.to_be_bytes()));
         both
-    });
+    })
 }
 
-fn made_you_reset(place: SocketAddr, stop: &AtomicBool) {
+fn made_you_reset(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let block = h2::block(&h2::get("/private"));
     flood(place, stop, |n| {
         let mut all = h2::frame(HEADERS, END_HEADERS, 2 * n + 1, &block);
         all.extend_from_slice(&h2::frame(DATA, 0, 2 * n + 1, b"x"));
         all.extend_from_slice(&h2::frame(WINDOW_UPDATE, 0, 2 * n + 1, &0_u32.to_be_bytes()));
         all
-    });
+    })
 }
 
-fn continuations(place: SocketAddr, stop: &AtomicBool) {
+fn continuations(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let block = h2::block(&h2::get("/private"));
     let more = h2::block(&[("x", "y")]);
     flood(place, stop, |n| match n {
         0 => h2::frame(HEADERS, END_STREAM, 1, &block),
         _ => h2::frame(CONTINUATION, 0, 1, &more),
-    });
+    })
 }
 
-fn field_bomb(place: SocketAddr, stop: &AtomicBool) {
+fn field_bomb(place: SocketAddr, stop: &AtomicBool) -> u64 {
     let mut block = h2::block(&h2::get("/private"));
     block.push(0x40);
     for text in ["x", &"y".repeat(3000)] {
@@ -518,11 +563,13 @@ fn field_bomb(place: SocketAddr, stop: &AtomicBool) {
         block.extend_from_slice(text.as_bytes());
     }
     block.extend(std::iter::repeat_n(0xbe, 12_000));
-    flood(place, stop, |n| h2::frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &block));
+    flood(place, stop, |n| h2::frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &block))
 }
 
-fn no_windows(place: SocketAddr, stop: &AtomicBool) {
+fn no_windows(place: SocketAddr, stop: &AtomicBool) -> u64 {
+    let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
+        done += 90;
         let mut talk = Conversation::with(place, &h2::setting(4, 0));
         for n in 0..90 {
             talk.send(&h2::request(2 * n + 1, &h2::get("/large")));
@@ -530,4 +577,5 @@ fn no_windows(place: SocketAddr, stop: &AtomicBool) {
         // Until the first of them is reset.
         talk.until(|frame| frame.kind == RST_STREAM || stop.load(Ordering::Relaxed));
     }
+    done
 }

@@ -4,11 +4,15 @@
 //! from starting is told whole, and nothing is left half-started.
 
 use crate::acme;
+use crate::admission::memory;
+use crate::admission::pressure::Gauge;
+use crate::admission::pressure::Level;
 use crate::cache;
 use crate::cache::Cache;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
+use crate::config::check::leaves_too_little;
 use crate::config::pair;
 use crate::config::values;
 use crate::control::admin::Admin;
@@ -17,6 +21,7 @@ use crate::control::publisher::Publisher;
 use crate::control::publisher::Source;
 use crate::edge::Edge;
 use crate::edge::permits::Permits;
+use crate::edge::shedding::Shedding;
 use crate::edge::spool::Spool;
 use crate::edge::worker;
 use crate::heartbeat::guard;
@@ -57,6 +62,12 @@ use tracing::warn;
 
 /// How often idle rate buckets are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// The memory of a machine that does not tell.
+const SMALL_MACHINE: u64 = 1 << 30;
+
+/// How often the process's memory is looked at.
+const MEMORY_EVERY: Duration = Duration::from_millis(250);
 
 /// How long the access log may take for its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -107,6 +118,9 @@ impl App {
                 && let Some(directory) = socket.parent()
             {
                 account.provide(directory, 0o755)?;
+            }
+            if self.config.heartbeat.node.is_some() {
+                account.provide(&self.config.heartbeat.state_dir, 0o700)?;
             }
             if self.config.tls.acme.email.is_some() {
                 account.provide(&self.config.tls.acme.store, 0o700)?;
@@ -186,6 +200,7 @@ impl App {
             access: house.access.clone(),
             permits,
             spool: Spool::default(),
+            shedding: Arc::new(Shedding::new(&self.stop)),
         });
         let crew = start_workers(workers, &edge, &publisher, &self.stop, &abandon)?;
         let admin_stop = CancellationToken::new();
@@ -214,7 +229,7 @@ impl App {
         }
         started(&publisher);
 
-        self.watch(signals, &publisher).await?;
+        self.watch(signals, &publisher, &edge.shedding).await?;
         if let Some(pair) = publisher.pair() {
             pair.stop().await;
         }
@@ -232,11 +247,18 @@ impl App {
     }
 
     /// Signals, checks and housekeeping, until the end.
-    async fn watch(&self, mut signals: Option<Signals>, publisher: &Arc<Publisher>) -> anyhow::Result<()> {
+    async fn watch(
+        &self,
+        mut signals: Option<Signals>,
+        publisher: &Arc<Publisher>,
+        shedding: &Arc<Shedding>,
+    ) -> anyhow::Result<()> {
         let mut probers = Probers::default();
         let mut acme = acme::Agent::default();
         let mut changed = publisher.changed();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut memory = MemoryWatch::new(shedding);
+        let mut memory_due = tokio::time::interval(MEMORY_EVERY);
         let mut alive = service::watchdog_pause().filter(|_| self.signals).map(tokio::time::interval);
         loop {
             let (house, snapshot) = (publisher.house(), publisher.house().snapshots.load_full());
@@ -249,12 +271,14 @@ impl App {
                 () = self.stop.cancelled() => Event::Stop,
                 _ = changed.changed() => Event::Changed,
                 _ = housekeeping.tick() => Event::Housekeeping,
+                _ = memory_due.tick() => Event::Memory,
                 () = tick(alive.as_mut()) => Event::Alive,
             };
             match event {
                 Event::Stop => break,
                 Event::Changed => {}
                 Event::Alive => service::alive(),
+                Event::Memory => memory.look(publisher.house()),
                 Event::Housekeeping => {
                     for limit in &publisher.house().snapshots.load_full().limits {
                         limit.forget_idle();
@@ -315,6 +339,65 @@ enum Event {
     Changed,
     Alive,
     Housekeeping,
+    Memory,
+}
+
+/// Looks at the process's memory and lets go of what it has to.
+struct MemoryWatch {
+    shedding: Arc<Shedding>,
+    gauge: Gauge,
+    /// The setting that `most` was made from.
+    setting: Option<values::Switchable<values::Memory>>,
+    most: Option<u64>,
+}
+
+impl MemoryWatch {
+    fn new(shedding: &Arc<Shedding>) -> Self {
+        Self { shedding: Arc::clone(shedding), gauge: Gauge::default(), setting: None, most: None }
+    }
+
+    fn look(&mut self, house: &Arc<House>) {
+        let setting = house.snapshots.load().server.limits.memory.clone();
+        if self.setting.as_ref() != Some(&setting) {
+            self.most = match &setting {
+                values::Switchable::On(share) => memory::limit().map(|limit| share.of(limit)),
+                values::Switchable::Off => None,
+            };
+            let cache = house.cache.settings().memory;
+            if let Some(most) = self.most.filter(|most| leaves_too_little(cache, *most)) {
+                warn!(
+                    cache,
+                    most, "cache.memory leaves little of server.limits.memory; make one smaller or the other larger"
+                );
+            }
+            self.setting = Some(setting);
+        }
+        let used = self.most.and_then(|_| memory::used());
+        let (most, used) = self.most.zip(used).unwrap_or((u64::MAX, 0));
+        let step = self.gauge.read(used, most, clock::mono());
+        self.shedding.set(step.level);
+        house.metrics.memory(self.most, step.level as u8);
+        if step.changed {
+            match step.level {
+                Level::Calm => info!(used, most, "memory is enough again"),
+                Level::Tight => warn!(used, most, "memory is short: connections that idle are closed"),
+                Level::Full => {
+                    warn!(used, most, "memory is out: only what is stored is served, to whoever is connected");
+                }
+            }
+        }
+        if step.close_idle {
+            self.shedding.close_idle();
+        }
+        if step.shrink {
+            let cache = Arc::clone(&house.cache);
+            // What it takes depends on the cache's size; nobody waits for it.
+            tokio::task::spawn_blocking(move || {
+                let forgotten = cache.shrink();
+                info!(forgotten, "the cache was made smaller");
+            });
+        }
+    }
 }
 
 struct Signals {
@@ -416,26 +499,8 @@ fn open_access_log(config: &Config) -> anyhow::Result<AccessLog> {
 }
 
 fn cache_settings(config: &Config) -> cache::Settings {
-    let memory = match config.cache.memory {
-        values::Memory::Bytes(bytes) => bytes.0,
-        values::Memory::Percent(percent) => memory_limit() / 100 * u64::from(percent),
-    };
+    let memory = config.cache.memory.of(memory::limit().unwrap_or(SMALL_MACHINE));
     cache::Settings { memory, object_max: config.cache.object_max.0, variants: config.cache.variants as usize }
-}
-
-/// The memory that this process may use: its control group's limit, or the machine's.
-fn memory_limit() -> u64 {
-    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned();
-    let limit = std::fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max"));
-    let limit = limit.ok().and_then(|limit| limit.trim().parse().ok());
-    limit.or_else(machine_memory).unwrap_or(1 << 30)
-}
-
-fn machine_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Brings what is kept elsewhere into the metrics before each scrape.

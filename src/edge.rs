@@ -21,6 +21,7 @@ pub mod permits;
 pub mod pipeline;
 pub mod purge;
 pub mod refusal;
+pub mod shedding;
 pub mod socket;
 pub mod spool;
 pub mod storing;
@@ -31,6 +32,7 @@ pub mod worker;
 
 use crate::cache::Cache;
 use crate::edge::permits::Permits;
+use crate::edge::shedding::Shedding;
 use crate::edge::spool::Spool;
 use crate::snapshot::Snapshots;
 use crate::telemetry::access::AccessLog;
@@ -51,4 +53,6 @@ pub struct Edge {
     pub permits: Arc<Permits>,
     /// The uploads that are being taken in.
     pub spool: Spool,
+    /// What gives way when memory is short.
+    pub shedding: Arc<Shedding>,
 }

@@ -20,6 +20,71 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
+/// Pebble, and the renewal information (RFC 9773) that it lacks: its first certificate was to be renewed long ago, the others
+/// not in this century. Notes who asked for what.
+const ADVISER: &str = r#"
+import base64, http.client, json, ssl, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+port, pebble, cert, key, notes = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6]
+asked = []
+
+class Front(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *_):
+        pass
+
+    def note(self, *words):
+        with open(notes, 'a') as file:
+            print(*words, file=file)
+
+    def answer(self, status, fields, body):
+        self.send_response(status)
+        for name, value in fields:
+            if name.lower() not in ('content-length', 'transfer-encoding', 'connection', 'date', 'server'):
+                self.send_header(name, value)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    def serve(self):
+        replaced = '-'
+        body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        if self.path.startswith('/renewal/'):
+            asked.append(self.path[9:])
+            self.note('advice', asked[-1])
+            year = 2001 if asked[-1] == asked[0] else 2099
+            window = {'start': f'{year}-01-01T00:00:00Z', 'end': f'{year}-01-02T00:00:00Z'}
+            return self.answer(200, [('Retry-After', '21600')], json.dumps({'suggestedWindow': window}).encode())
+        if body:
+            payload = json.loads(body).get('payload', '')
+            order = json.loads(base64.urlsafe_b64decode(payload + '==') or 'null')
+            if order and 'identifiers' in order:
+                replaced = order.get('replaces', '-')
+                self.note('order', replaced)
+        context = ssl._create_unverified_context()
+        authority = http.client.HTTPSConnection('127.0.0.1', pebble, context=context)
+        kept = {name: value for name, value in self.headers.items() if name.lower() != 'connection'}
+        authority.request(self.command, self.path, body or None, kept)
+        told = authority.getresponse()
+        text = told.read()
+        if self.path == '/dir':
+            text = json.dumps({**json.loads(text), 'renewalInfo': f'https://{self.headers["Host"]}/renewal'}).encode()
+        if replaced != '-':
+            # RFC 9773 5: who takes it says so.
+            text = json.dumps({**json.loads(text), 'replaces': replaced}).encode()
+        self.answer(told.status, told.getheaders(), text)
+
+    do_GET = do_HEAD = do_POST = serve
+
+server = ThreadingHTTPServer(('127.0.0.1', port), Front)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(cert, key)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"#;
+
 struct Running(Child);
 
 impl Drop for Running {
@@ -205,4 +270,51 @@ fn a_name_is_proved_by_http_too() {
     stream.read_to_string(&mut told).expect("an answer");
     assert!(told.starts_with("HTTP/1.1 308"), "what is no proof is a page like others: {told}");
     drop(edge);
+}
+
+#[test]
+fn a_certificate_is_renewed_when_its_authority_suggests_it_and_the_order_says_what_it_replaces() {
+    let mut authority = Authority::start();
+    let [front] = free_ports();
+    let file = |name: &str| authority.dir.path().join(name);
+    let (notes, pebble) = (file("notes"), authority.port);
+    let adviser = start("python3", |command| {
+        command.args(["-c", ADVISER, &front.to_string(), &pebble.to_string()]);
+        command.args([file("own.crt"), file("own.key"), notes.clone()])
+    });
+    wait_until("the adviser", || listens(front));
+    authority.port = front;
+    let edge = authority.edge("www.example.org", "tls-alpn-01", "store");
+    let told = || fs::read_to_string(&notes).unwrap_or_default();
+    let distinct = || {
+        let ids: Vec<String> =
+            told().lines().filter_map(|line| line.strip_prefix("advice ").map(str::to_owned)).collect();
+        ids.first().zip(ids.iter().find(|id| **id != ids[0])).map(|(first, second)| (first.clone(), second.clone()))
+    };
+    wait_until("advice on the second certificate", || distinct().is_some());
+    let (first, second) = distinct().expect("two");
+    // RFC 9773 4.1: the authority's key identifier and the serial number, of this very certificate.
+    let script = "openssl s_client -connect \"$1\" -servername www.example.org </dev/null 2>/dev/null \
+                  | openssl x509 -noout -serial -ext authorityKeyIdentifier";
+    let unpacked = |id: &str| {
+        let parts = id.split('.').map(|part| {
+            let decode = "import base64, sys; print(base64.urlsafe_b64decode(sys.argv[1] + '==').hex())";
+            let output = Command::new("python3").args(["-c", decode, part]).output().expect("python3 is there");
+            String::from_utf8_lossy(&output.stdout).trim().to_uppercase()
+        });
+        parts.collect::<Vec<_>>()
+    };
+    let shown = || {
+        let output = Command::new("sh").args(["-c", script, "sh", &local(authority.https).to_string()]).output();
+        String::from_utf8_lossy(&output.expect("openssl is there").stdout).replace(':', "").to_uppercase()
+    };
+    let [key, serial] = &unpacked(&second)[..] else { panic!("{second}") };
+    let serial = serial.trim_start_matches("00");
+    wait_until("the renewed certificate", || shown().contains(serial));
+    assert!(shown().contains(key.as_str()), "{key} {}", shown());
+    // RFC 9773 5: the order names the certificate that it replaces.
+    let orders: Vec<String> =
+        told().lines().filter_map(|line| line.strip_prefix("order ").map(str::to_owned)).collect();
+    assert_eq!(orders, ["-".to_owned(), first], "{}", told());
+    drop((edge, adviser));
 }

@@ -22,7 +22,7 @@ fn compare(path: &Path, shown: &str) {
 
 #[test]
 fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
-    for name in ["many", "syntax", "two"] {
+    for name in ["many", "syntax", "two", "member"] {
         let path = root().join("tests/conf").join(format!("{name}.toml"));
         let text = fs::read_to_string(&path).expect("the file is there");
         let report = config::parse("tidegate.toml", &text).expect_err("the file is wrong");

@@ -20,6 +20,8 @@ mod fuzz_targets;
 mod fuzz_wire;
 #[path = "hostile/h2.rs"]
 mod h2;
+#[path = "hostile/handshakes.rs"]
+mod handshakes;
 #[path = "fuzz/mutate.rs"]
 mod mutate;
 #[path = "hostile/pressure.rs"]

@@ -119,16 +119,16 @@ impl RateLimit {
         self.quotas
     }
 
-    /// The bucket of `client`'s network.
+    /// The bucket of `client`'s network, at one site or everywhere.
     #[must_use]
-    pub fn of_network(&self, prefix: Prefix, client: ClientAddr) -> Key {
-        self.key((0_u8, prefix.network(client.0)))
+    pub fn of_network(&self, site: Option<&str>, prefix: Prefix, client: ClientAddr) -> Key {
+        self.key((0_u8, site, prefix.network(client.0)))
     }
 
-    /// The bucket of whoever shows `value`.
+    /// The bucket of whoever shows `value`, at one site or everywhere.
     #[must_use]
-    pub fn of_value(&self, value: &[u8]) -> Key {
-        self.key((1_u8, value))
+    pub fn of_value(&self, site: Option<&str>, value: &[u8]) -> Key {
+        self.key((1_u8, site, value))
     }
 
     fn key(&self, whose: impl std::hash::Hash) -> Key {
@@ -272,7 +272,7 @@ mod tests {
     fn a_client_network_has_one_bucket_and_is_told_when_to_come_back() {
         let limit = limit(HOUR, 3);
         let prefix = Prefix { v4_bits: 32, v6_bits: 56 };
-        let check = |address: &str| limit.check(limit.of_network(prefix, client(address)));
+        let check = |address: &str| limit.check(limit.of_network(None, prefix, client(address)));
         for address in ["2001:db8:0:1::1", "2001:db8:0:2::2", "2001:db8:0:ff::3"] {
             check(address).unwrap();
         }
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn what_a_request_cost_is_owed_and_delays_the_next() {
         let limit = limit(Duration::from_secs(1), 10);
-        let (one, other) = (limit.of_value(b"one"), limit.of_value(b"other"));
+        let (one, other) = (limit.of_value(None, b"one"), limit.of_value(None, b"other"));
         limit.check(one).unwrap();
         limit.charge(one, 59);
         let wait = limit.check(one).unwrap_err().retry_after;

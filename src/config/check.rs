@@ -14,6 +14,7 @@ use crate::config::values::Listen;
 use crate::config::values::Memory;
 use crate::config::values::ProxyProtocol;
 use crate::config::values::Scheme;
+use crate::config::values::Switchable;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
 use crate::units::SetName;
@@ -226,6 +227,17 @@ fn account(config: &Config, context: &mut Context<'_>) {
         let message = "`server.group` is set without `server.user`".to_owned();
         context.error("E0331", "server.group", message, "add user = \"NAME\" to [server]");
     }
+    let pair = &config.heartbeat;
+    if let Some(node) = pair.node.as_ref().filter(|node| pair.members.contains(node))
+        && let Some(user) = &config.server.user
+    {
+        // Its scripts, fence agents and storage are programs that become who they must, and one capability is no root.
+        let message =
+            format!("`server.user` is \"{user}\", but \"{node}\" is a member of the pair and needs root's rights");
+        let help = "leave `user` out here: the member starts and stops the storage, fences, and moves the service address; an \
+                    edge with a user of its own belongs in a process of its own";
+        context.error("E0337", "server.user", message, help);
+    }
 }
 
 fn proxy_protocol(config: &Config, context: &mut Context<'_>) {
@@ -314,6 +326,27 @@ fn cache(config: &Config, context: &mut Context<'_>) {
             );
         }
     }
+    let Switchable::On(most) = config.server.limits.memory else { return };
+    if let Memory::Bytes(most) = most {
+        size(context, "server.limits.memory", most, 16 * ByteSize::MIB..=1 << 50);
+    }
+    let (cache, most) = match (config.cache.memory, most) {
+        (Memory::Bytes(cache), Memory::Bytes(most)) => (cache.0, most.0),
+        (Memory::Percent(cache), Memory::Percent(most)) => (cache.into(), most.into()),
+        // How they compare is known at the start.
+        _ => return,
+    };
+    if leaves_too_little(cache, most) {
+        let message = "`cache.memory` is more than three quarters of `server.limits.memory`".to_owned();
+        let help = "with a full cache there would be little left for visitors; make one smaller or the other larger";
+        context.warning("W0338", "cache.memory", message, help);
+    }
+}
+
+/// Whether a cache of that size leaves too little of what the process may take.
+#[must_use]
+pub fn leaves_too_little(cache: u64, most: u64) -> bool {
+    cache / 3 > most / 4
 }
 
 fn sites(config: &Config, context: &mut Context<'_>) {

@@ -86,7 +86,7 @@ settings! {
         listen: Vec<Listen> = Vec::new(),
         /// The user that tidegate becomes when it is started as root, such as "www-data". Of root's powers it keeps only that
         /// of listening at ports below 1024, and files are read as this user: certificates' keys, too. Without it nothing
-        /// is changed; a storage node of the pair, whose scripts need root, leaves it out. Read at the start only.
+        /// is changed. A member of the pair, whose scripts need root, may not have it; a witness may. Read at the start only.
         user: Option<String> = None,
         /// His group, if not the one that he has; the groups that he is a member of are kept. Read at the start only.
         group: Option<String> = None,
@@ -150,6 +150,10 @@ settings! {
         rate_min: ByteSize = ByteSize(256),
         /// Concurrent requests on one HTTP/2 connection.
         h2_streams: u32 = 100,
+        /// Memory of this process (resident, and the sockets of its control group): a size, a share of what it may use, or
+        /// "off". At nine tenths of it idle connections are closed; at 97 % new ones are, too, what is not stored is answered
+        /// 503, and the cache forgets a quarter. At least a third more than `cache.memory`.
+        memory: Switchable<Memory> = Switchable::On(Memory::Percent(90)),
     }
 }
 
@@ -518,6 +522,8 @@ settings! {
         path: Vec<Pattern> = Vec::new(),
         /// Only requests with these methods count. Empty: all.
         method: Vec<String> = Vec::new(),
+        /// Each site that has this limit counts for itself; without it a client has one allowance for all of them.
+        per_site: bool = false,
         /// Networks whose requests do not count.
         exempt: Vec<IpNet> = Vec::new(),
         /// What happens to what is over it: 429 (refused, with the time to come back), "queue-last" (it waits for an

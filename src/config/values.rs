@@ -326,6 +326,15 @@ impl Listen {
 }
 
 impl Memory {
+    /// The bytes that it stands for, when this process may use `limit`.
+    #[must_use]
+    pub fn of(self, limit: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.0,
+            Self::Percent(percent) => limit / 100 * u64::from(percent),
+        }
+    }
+
     fn parse(written: &str) -> Result<Self, BadUnit> {
         let Some(percent) = written.strip_suffix('%') else { return ByteSize::parse(written).map(Self::Bytes) };
         match percent.parse() {

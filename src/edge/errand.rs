@@ -1,5 +1,6 @@
 //! A request that has to travel: everything it needs on the way, owned.
 
+use crate::admission::pressure::Level;
 use crate::cache::Stored;
 use crate::edge::Edge;
 use crate::edge::intake::Question;
@@ -10,7 +11,6 @@ use crate::semantics::hop;
 use crate::semantics::tags;
 use crate::semantics::tags::Tag;
 use crate::semantics::validator;
-use crate::snapshot::Asking;
 use crate::snapshot::Meter;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
@@ -31,6 +31,10 @@ use http::header;
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// When to come back who was turned away for want of memory: about as long as it takes to get some back.
+const SHED_FOR: Duration = Duration::from_secs(5);
 
 /// What the cache had to say about a request that it could not answer.
 pub struct Lookup<'a> {
@@ -84,7 +88,8 @@ impl Errand {
     /// An errand for `question`; `lookup` when the answer may be shared.
     ///
     /// # Errors
-    /// 400 when the rewritten target is no URI: it was judged, so that is a rule of ours that is too lax.
+    /// 503 while there is no memory for it; 400 when the rewritten target is no URI: it was judged, so that is a rule of ours
+    /// that is too lax.
     pub fn new(
         edge: &Arc<Edge>,
         snapshot: &Arc<Snapshot>,
@@ -93,6 +98,10 @@ impl Errand {
         lookup: Option<&Lookup<'_>>,
         status: CacheStatus,
     ) -> Result<Self, Refusal> {
+        if edge.shedding.level() == Level::Full {
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "memory");
+            return Err(refusal.retry_after(Some(SHED_FOR)));
+        }
         let uri =
             Uri::try_from(question.origin_target()).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
         let known = question.identity != Identity::Anonymous;
@@ -196,7 +205,7 @@ impl Errand {
 
 /// What the request's time at an origin is charged to.
 fn meters(question: &Question<'_>, headers: &HeaderMap) -> Vec<Meter> {
-    let asking = Asking { client: question.client, method: question.method, path: &question.target.path, headers };
+    let asking = question.asking(headers);
     question.site.limits.iter().filter_map(|limit| limit.meter(asking)).collect()
 }
 

@@ -25,6 +25,7 @@ use crate::units::ClientAddr;
 use crate::zope::session;
 use crate::zope::session::Identity;
 use crate::zope::vhost;
+use http::HeaderMap;
 use http::Method;
 use http::Request;
 use http::StatusCode;
@@ -150,7 +151,14 @@ impl WhyPass {
     }
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    /// What limits see of it.
+    #[must_use]
+    pub fn asking(&'a self, headers: &'a HeaderMap) -> Asking<'a> {
+        let Self { site, client, method, target, .. } = self;
+        Asking { site: &site.name, client: *client, method, path: &target.path, headers }
+    }
+
     /// The key under which its answer is stored. A default port and none are the same.
     pub fn key<'k>(&self, buffer: &'k mut KeyBuf) -> &'k [u8] {
         buffer.build(&Parts {
@@ -298,7 +306,9 @@ fn question<'r, B: http_body::Body>(
         return Ok(Judged::Redirect(location, site, scheme));
     }
     let said = match purpose {
-        Purpose::Answer => limits::check(&site.limits, Asking { client, method, path: &target.path, headers }),
+        Purpose::Answer => {
+            limits::check(&site.limits, Asking { site: &site.name, client, method, path: &target.path, headers })
+        }
         Purpose::Explain => Said::Go,
     };
     if let Said::Stop { retry_after, close } = said {

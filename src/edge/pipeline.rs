@@ -28,7 +28,6 @@ use crate::semantics::cache_status::Why;
 use crate::semantics::key::KeyBuf;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
-use crate::snapshot::limits::Asking;
 use crate::snapshot::limits::Said;
 use crate::zope::conduct;
 use http::HeaderMap;
@@ -96,6 +95,13 @@ impl Session {
     pub fn new(edge: &Arc<Edge>, approach: Approach, activity: &Arc<Activity>, closing: &CancellationToken) -> Self {
         Self { edge: Arc::clone(edge), approach, activity: Arc::clone(activity), closing: closing.clone() }
     }
+
+    /// HTTP/1 reads it in the answer; HTTP/2 has to be told, by GOAWAY (RFC 9113 6.8).
+    fn close_if_said(&self, response: &Response<OutBody>) {
+        if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
+            self.closing.cancel();
+        }
+    }
 }
 
 impl Service<Request<Incoming>> for Session {
@@ -110,14 +116,12 @@ impl Service<Request<Incoming>> for Session {
         match first(&self.edge, &snapshot, self.approach, &request, now) {
             First::Refused(mut response) => {
                 self.activity.fault();
+                self.close_if_said(&response);
                 response.body_mut().watch(watch.ending_at(now));
                 Answer::Ready(Some(response))
             }
             First::Answered(mut response) => {
-                if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
-                    // HTTP/1 reads it in the answer; HTTP/2 has to be told.
-                    self.closing.cancel();
-                }
+                self.close_if_said(&response);
                 let small = response.body().len().is_some_and(|len| len <= deliver::TOLD_AT_ONCE);
                 response.body_mut().watch(if small { watch.ending_at(now) } else { watch });
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.
@@ -160,8 +164,9 @@ fn first(
             if let Some(site) = site {
                 site.dress(response.headers_mut(), site.seen_scheme(approach.tls));
             }
-            // Who may not see a site, or asks too often, makes no mistake.
-            let wrong = !matches!(refusal.status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
+            // Who may not see a site, or asks too often, makes no mistake; but who goes on after the connection's end was said.
+            let wrong =
+                refusal.close || !matches!(refusal.status, StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS);
             return if wrong { First::Refused(response) } else { First::Answered(response) };
         }
     };
@@ -193,9 +198,8 @@ fn pass(
 
 /// Whether the client has asked for more scales of images that are not stored than a visitor does.
 fn too_many_scales(snapshot: &Snapshot, question: &Question<'_>, headers: &HeaderMap) -> Option<Refusal> {
-    let path = &*question.target.path;
-    let limit = snapshot.scales.as_ref().filter(|_| conduct::is_scale(path))?;
-    match limit.check(Asking { client: question.client, method: question.method, path, headers }) {
+    let limit = snapshot.scales.as_ref().filter(|_| conduct::is_scale(&question.target.path))?;
+    match limit.check(question.asking(headers)) {
         Said::Stop { retry_after, .. } => {
             Some(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "scales").retry_after(Some(retry_after)))
         }

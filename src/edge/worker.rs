@@ -3,6 +3,7 @@
 //! Workers share the cache, the upstreams and the counters, and nothing else.
 
 use crate::admission::acl;
+use crate::admission::pressure::Level;
 use crate::clock;
 use crate::config::settings::Limits as Configured;
 use crate::config::values::ProxyProtocol;
@@ -112,7 +113,7 @@ pub async fn run(
                 Ok(listener) => {
                     let closing = stop.child_token();
                     open.insert((door.place, door.local), closing.clone());
-                    let accepting = Accepting { edge: Arc::clone(&edge), door: Arc::clone(door), stop: stop.clone() };
+                    let accepting = Accepting { edge: Arc::clone(&edge), door: Arc::clone(door) };
                     tokio::spawn(accepting.run(listener, closing, connections.clone()));
                 }
                 Err(error) => warn!(listener = %door.local, %error, "listener is lost to this worker"),
@@ -135,7 +136,6 @@ pub async fn run(
 struct Accepting {
     edge: Arc<Edge>,
     door: Arc<Door>,
-    stop: CancellationToken,
 }
 
 impl Accepting {
@@ -173,6 +173,9 @@ impl Accepting {
         if server.deny.contains(peer.ip()) {
             return self.edge.metrics.connection_rejected("denied");
         }
+        if self.edge.shedding.level() == Level::Full {
+            return self.edge.metrics.connection_rejected("memory");
+        }
         let trusted = acl::contains(&server.trusted, peer.ip());
         let announced = match (server.proxy_protocol, trusted) {
             (ProxyProtocol::Required, false) => return self.edge.metrics.connection_rejected("proxy_header"),
@@ -191,7 +194,7 @@ impl Accepting {
                     handshake: limits.handshake,
                     h2c: server.h2c,
                     limits: protocol_limits(limits),
-                    stop: self.stop.clone(),
+                    end: self.edge.shedding.end(),
                     permit,
                 };
                 let tls = if self.door.place.tls { snapshot.tls.clone() } else { None };
@@ -238,7 +241,7 @@ struct Visit {
     handshake: Duration,
     h2c: bool,
     limits: Limits,
-    stop: CancellationToken,
+    end: CancellationToken,
     permit: Permit,
 }
 
@@ -332,7 +335,7 @@ impl Visit {
         let tls = self.door.place.tls;
         let activity = Arc::new(Activity::new(clock::mono(), http2, self.limits.rate_min));
         let listener = self.edge.metrics.listener(self.door.local, Carrier::of(tls, http2));
-        let closing = self.stop.child_token();
+        let closing = self.end.child_token();
         let approach = Approach { peer: self.peer.ip().to_canonical(), tls, http2 };
         let session = Session::new(&self.edge, approach, &activity, &closing);
         listener.opened();

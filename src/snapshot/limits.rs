@@ -21,6 +21,7 @@ use crate::telemetry::metrics::Decision;
 use crate::telemetry::metrics::LimitMetrics;
 use crate::units::ClientAddr;
 use crate::units::LimitName;
+use crate::units::SiteName;
 use http::HeaderMap;
 use http::Method;
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub struct Limit {
     /// Its buckets; none when it is off.
     buckets: Option<Arc<RateLimit>>,
     key: LimitKey,
+    per_site: bool,
     cost: Cost,
     paths: Vec<Pattern>,
     methods: Vec<String>,
@@ -50,6 +52,8 @@ pub struct Limit {
 /// A request, as limits see it.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
+    /// Of which site.
+    pub site: &'a SiteName,
     /// Who asks.
     pub client: ClientAddr,
     /// How.
@@ -124,15 +128,16 @@ impl Limit {
     }
 
     fn key(&self, buckets: &RateLimit, asking: Asking<'_>) -> Key {
+        let site = self.per_site.then_some(asking.site.as_str());
         match &self.key {
             LimitKey::Network { v4_bits, v6_bits } => {
-                buckets.of_network(Prefix { v4_bits: *v4_bits, v6_bits: *v6_bits }, asking.client)
+                buckets.of_network(site, Prefix { v4_bits: *v4_bits, v6_bits: *v6_bits }, asking.client)
             }
             LimitKey::Cookie(name) => match cookie::value(asking.headers, name) {
-                Some(value) => buckets.of_value(value),
-                None => buckets.of_network(WITHOUT_COOKIE, asking.client),
+                Some(value) => buckets.of_value(site, value),
+                None => buckets.of_network(site, WITHOUT_COOKIE, asking.client),
             },
-            LimitKey::All => buckets.of_value(b""),
+            LimitKey::All => buckets.of_value(site, b""),
         }
     }
 
@@ -187,6 +192,7 @@ pub(super) fn limits(config: &Config, house: &House) -> BTreeMap<LimitName, Arc<
                 name: name.clone(),
                 buckets,
                 key: settings.key,
+                per_site: settings.per_site,
                 cost: settings.cost,
                 paths: settings.path,
                 methods: settings.method.iter().map(|method| method.to_ascii_uppercase()).collect(),

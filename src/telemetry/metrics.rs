@@ -61,6 +61,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -86,6 +89,8 @@ struct Book {
     limits: Handles<LimitName, LimitMetrics>,
     listeners: Handles<(SocketAddr, Carrier), ListenerMetrics>,
     rejected: Words<&'static str>,
+    memory_most: AtomicU64,
+    memory_level: AtomicU8,
     timeouts: Words<&'static str>,
     protocol_errors: Words<&'static str>,
     refusals: Words<&'static str>,
@@ -226,6 +231,12 @@ impl Metrics {
     /// A connection was turned away, for this reason.
     pub fn connection_rejected(&self, reason: &'static str) {
         self.book.rejected.add(reason, 1);
+    }
+
+    /// So many bytes of memory may be taken, if that is bounded, and so short it is: 0 for enough, 1 for tight, 2 for full.
+    pub fn memory(&self, most: Option<u64>, level: u8) {
+        self.book.memory_most.store(most.unwrap_or(0), Ordering::Relaxed);
+        self.book.memory_level.store(level, Ordering::Relaxed);
     }
 
     /// A connection was closed because its client was too slow in this phase.

@@ -41,6 +41,10 @@ use tokio::sync::Notify;
 /// More interim answers to one request are a flood: 100, 103 and a few 102 are all that anybody has a use for.
 const INTERIM_MAX: u32 = 64;
 
+/// How long a kept connection may take to be ready for the next request: its last one has ended, so this is a turn of the
+/// event loop.
+const READY_WITHIN: Duration = Duration::from_millis(20);
+
 /// An answer's head, with its body still to be read.
 pub struct Fetched {
     /// The answer.
@@ -320,7 +324,8 @@ impl Upstream {
         let mut lease = lease;
         let kept = way.repeatable && way.retries == 0;
         while kept && let Some(mut sender) = endpoint.pool.take(plan.idle) {
-            if sender.ready().await.is_err() {
+            // One whose last answer came before its request was read to the end is not ready, and may never be.
+            if !sender.is_ready() && !matches!(tokio::time::timeout(READY_WITHIN, sender.ready()).await, Ok(Ok(()))) {
                 continue;
             }
             match send(sender, request, lease, plan.timeouts.first_byte, true).await {

@@ -164,6 +164,43 @@ fn floods_of_frames_end_the_connection_and_others_are_served() {
 }
 
 #[test]
+fn over_a_limit_that_closes_an_http2_connection_ends_with_goaway_and_who_goes_on_is_cut_off() {
+    let origin = Recorder::new(|_| (STORED.into(), recorder::Then::Keep));
+    let change = Change {
+        server: "h2c = true",
+        site: "limits = [\"hard\"]",
+        more: "[limit.hard]\nrate = \"1/h\"\nburst = 1\nover = \"close\"\n",
+        ..Default::default()
+    };
+    let edge = Edge::with(&[origin.address], &change);
+    let mut first = Conversation::with(edge.place(false), &[]);
+    assert_eq!(first.send(&h2::request(1, &h2::get("/page"))).outcome(1), Outcome::Status(200));
+    // RFC 9113 6.8: who is told by GOAWAY, and acknowledges, is answered and then closed.
+    let mut talk = Conversation::with(edge.place(false), &[]);
+    talk.send(&h2::request(1, &h2::get("/page")));
+    let (mut goaways, mut answers) = (0, 0);
+    while let Some(frame) = talk.next() {
+        assert!(frame.kind != RST_STREAM, "nothing is left to reset: {frame:?}");
+        goaways += u32::from(frame.kind == GOAWAY);
+        answers += u32::from(frame.kind == HEADERS);
+        if frame.kind == PING {
+            talk.send(&h2::frame(PING, h2::ACK, 0, &frame.payload));
+        }
+    }
+    assert!(goaways >= 1 && answers == 1, "it is said, and not only cut: {goaways} {answers}");
+    let mut other = Conversation::with(edge.place(false), &[]);
+    assert_eq!(other.send(&h2::request(1, &h2::get("/page"))).outcome(1), Outcome::Status(429));
+    // Who acknowledges nothing could go on for as long as he likes.
+    let mut deaf = Conversation::with(edge.place(false), &[]);
+    let ended = (0..1000).find(|number| {
+        deaf.send(&h2::request(2 * number + 1, &h2::get("/page")));
+        deaf.until(|frame| frame.kind == HEADERS && frame.stream == 2 * number + 1).is_none()
+    });
+    assert!(ended.is_some_and(|ended| ended < 200), "{ended:?}");
+    assert_eq!(origin.seen().len(), 1);
+}
+
+#[test]
 fn who_errs_and_errs_is_cut_off() {
     let origin = Recorder::new(|_| (STORED.into(), recorder::Then::Keep));
     let edge = edge(&[origin.address], "");

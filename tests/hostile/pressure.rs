@@ -102,6 +102,80 @@ fn without_free_descriptors_it_sheds_and_lives_on() {
 }
 
 #[test]
+fn when_memory_is_short_what_idles_is_closed_and_when_it_is_out_only_what_is_stored_is_served() {
+    let stored = b"HTTP/1.1 200 OK\r\nCache-Control: s-maxage=600\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Recorder::new(move |_| (stored.to_vec(), Then::Keep));
+    let dir = TempDir::new().expect("a directory");
+    let place = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let socket = dir.path().join("admin.sock");
+    let file = dir.path().join("tidegate.toml");
+    let allow = |memory: &str| {
+        let text = format!(
+            "version = 1\n[server]\nlisten = [\"{place}\"]\nworkers = 1\n[server.limits]\nmemory = \"{memory}\"\n\
+             first_byte = \"60s\"\nhead = \"60s\"\n[cache]\nmemory = \"8MiB\"\nobject_max = \"1MiB\"\n\
+             [admin]\nsocket = \"{}\"\n[log]\naccess = \"off\"\n[site.\"www.example.org\"]\nupstream = \"zope\"\n\
+             [upstream.zope]\nservers = [\"{}\"]\ncheck = {{ kind = \"off\" }}\n",
+            socket.display(),
+            origin.address
+        );
+        fs::write(&file, text).expect("a file");
+    };
+    allow("off");
+    let diary = fs::File::create(dir.path().join("diary")).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let program = Program(command.args(["run", "--config"]).arg(&file).stderr(diary).spawn().expect("tidegate"));
+    comes_back(place);
+    let diary = || fs::read_to_string(dir.path().join("diary")).unwrap_or_default();
+    let resident = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", program.0.id())).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    // What it takes is so many per cent of what it may take from now on.
+    let makes_it = |percent: u64, level: &str| {
+        allow(&format!("{}KiB", resident() * 100 / percent));
+        let sent = Command::new("kill").args(["-s", "HUP", &program.0.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+        let began = Instant::now();
+        while !diary().contains(level) {
+            assert!(began.elapsed() < DEADLINE, "it is never said: {level}\n{}", diary());
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let begun = |bytes: &str| {
+        let mut stream = TcpStream::connect(place).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+        stream.write_all(bytes.as_bytes()).expect("it listens");
+        stream
+    };
+    let answer = |mut stream: TcpStream, rest: &str| {
+        stream.write_all(rest.as_bytes()).expect("it is open");
+        let mut told = String::new();
+        stream.read_to_string(&mut told).expect("an answer, and the end");
+        told
+    };
+    let half = |path: &str| begun(&format!("GET {path} HTTP/1.1\r\nHost: www.example"));
+
+    let mut idle = begun("GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n");
+    let mut told = [0; 4096];
+    assert!(idle.read(&mut told).expect("an answer") > 0);
+    makes_it(92, "memory is short");
+    while idle.read(&mut told).expect("its end, in order") > 0 {}
+    comes_back(place);
+
+    let (known, unknown) = (half("/"), half("/unknown"));
+    makes_it(120, "memory is out");
+    assert!(page(place).is_none(), "nobody else is let in");
+    let known = answer(known, ".org\r\n\r\n");
+    assert!(known.starts_with("HTTP/1.1 200") && known.contains("hit"), "{known}");
+    let unknown = answer(unknown, ".org\r\n\r\n");
+    assert!(unknown.starts_with("HTTP/1.1 503") && unknown.contains("retry-after: 5"), "{unknown}");
+    makes_it(10, "memory is enough again");
+    comes_back(place);
+    assert!(diary().lines().count() < 30, "it is not said too often: {}", diary());
+}
+
+#[test]
 fn a_panic_takes_one_connection_and_is_counted() {
     let metrics = Metrics::new();
     log::count_panics(&metrics);

@@ -55,6 +55,25 @@ fn a_limit_by_cookie_follows_the_visitor_and_one_that_only_counts_refuses_nobody
 }
 
 #[test]
+fn sites_share_a_limit_or_have_it_each_for_itself() {
+    for (per_site, expected) in [("", 429), ("per_site = true\n", 200)] {
+        let origin = Origin::saying(PRIVATE);
+        let more = format!(
+            "[limit.few]\nrate = \"1/h\"\nburst = 1\n{per_site}\
+             [site.\"other.example.org\"]\nupstream = \"zope\"\nlimits = [\"few\"]\n"
+        );
+        let edge = Edge::with(&[origin.address], &limited("limits = [\"few\"]", &more));
+        let ask = |host: &str| {
+            let mut client = edge.client();
+            client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            client.reply().status
+        };
+        let told = ["www.example.org", "other.example.org", "www.example.org", "other.example.org"].map(ask);
+        assert_eq!(told, [200, expected, 429, 429], "{per_site}");
+    }
+}
+
+#[test]
 fn who_has_cost_the_origin_much_time_waits_and_hits_cost_next_to_nothing() {
     let origin = Origin::new(|asked, stream| {
         if asked.target() == "/slow" {

@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 
@@ -209,6 +211,41 @@ fn a_visitor_who_knows_only_rsa_gets_the_rsa_certificate_of_the_name() {
     assert_eq!(session.conn.peer_certificates().expect("certificates")[0], *rsa.der());
     let (_, session) = ask(&authority.client(&[]), edge.place(true), "www.example.org");
     assert_eq!(session.conn.peer_certificates().expect("certificates")[0], authority.certs[0].1);
+}
+
+/// Writes what an authority says of the certificate beside it: that it is good, for a week.
+const RESPONDER: &str = "cd \"$1\" && serial=$(openssl x509 -in own.crt -noout -serial | cut -d= -f2) && \
+    printf 'V\\t491231235959Z\\t\\t%s\\tunknown\\t/CN=www.example.org\\n' \"$serial\" > index && \
+    openssl ocsp -issuer own.crt -cert own.crt -reqout asked.der && \
+    openssl ocsp -index index -rsigner own.crt -rkey own.key -CA own.crt -reqin asked.der -respout own.ocsp -ndays 7";
+
+#[test]
+fn what_the_authority_says_of_a_certificate_is_stapled_to_it_for_who_asks() {
+    let origin = Origin::saying(PAGE);
+    let dir = TempDir::new().expect("a directory");
+    let made = rcgen::generate_simple_self_signed(["www.example.org".to_owned()]).expect("a certificate");
+    fs::write(dir.path().join("own.crt"), made.cert.pem()).expect("a file");
+    secret(&dir.path().join("own.key"), &made.signing_key.serialize_pem());
+    let ran = Command::new("sh").args(["-c", RESPONDER, "sh"]).arg(dir.path()).output().expect("a shell");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let place = dir.path().display();
+    let settings = format!(
+        "[tls]\ncerts = [{{ cert = \"{place}/own.crt\", key_file = \"{place}/own.key\", ocsp_file = \"{place}/own.ocsp\" }}]\n"
+    );
+    let change = Change { listen: "\"https://127.0.0.1:0\"", more: &settings, ..Change::default() };
+    let edge = Edge::with(&[origin.address], &change);
+    // RFC 8446 4.4.2.1 and RFC 6066 8: only who sends status_request gets it.
+    for (version, status, expected) in
+        [("-tls1_3", "-status", true), ("-tls1_2", "-status", true), ("-tls1_3", "", false)]
+    {
+        let mut client = Command::new("openssl");
+        client.args(["s_client", "-servername", "www.example.org", version, "-connect", &edge.place(true).to_string()]);
+        client.args(Some(status).filter(|status| !status.is_empty())).stdin(Stdio::null());
+        let told = client.output().expect("openssl is there").stdout;
+        let told = String::from_utf8_lossy(&told);
+        assert_eq!(told.contains("OCSP Response Status: successful"), expected, "{version} {status}: {told}");
+        assert_eq!(told.contains("Cert Status: good"), expected, "{version} {status}: {told}");
+    }
 }
 
 #[test]

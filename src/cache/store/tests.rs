@@ -202,3 +202,15 @@ fn futures_now<T>(future: impl Future<Output = T>) -> Option<T> {
         std::task::Poll::Pending => None,
     }
 }
+
+#[test]
+fn when_memory_is_short_a_quarter_of_what_is_stored_is_forgotten() {
+    let cache = cache();
+    for (count, body) in [(400, 100), (8, 100_000)] {
+        for number in 0..count {
+            cache.put(format!("{body}/{number}").as_bytes(), &stored(10, body, 1));
+        }
+    }
+    let stored = || cache.tiers().iter().map(|tier| tier.objects).sum::<u64>();
+    assert_eq!((stored(), cache.shrink(), stored()), (408, 102, 306));
+}

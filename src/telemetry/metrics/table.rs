@@ -18,6 +18,7 @@ use crate::telemetry::metrics::words::Decision;
 use crate::telemetry::metrics::words::EndpointState;
 use crate::telemetry::metrics::words::Visitor;
 use crate::zodb::Tid;
+use std::sync::atomic::Ordering;
 
 /// All rows.
 pub(super) const TABLE: &[&[Row]] = &[HTTP, CACHE, CONNECTIONS, UPSTREAM, ZEO, PAIR, ADMISSION, HOUSE, PROCESS];
@@ -308,6 +309,20 @@ const CONNECTIONS: &[Row] = &[
         labels: &["reason"],
         help: "Client connections turned away",
         write: |book, out| out.words(&book.rejected),
+    },
+    Row {
+        name: "tidegate_memory_limit_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Memory that this process may take before it sheds; 0 when that is off",
+        write: |book, out| out.gauge(&[], book.memory_most.load(Ordering::Relaxed)),
+    },
+    Row {
+        name: "tidegate_memory_pressure",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "How short memory is: 0 enough, 1 idle connections are closed, 2 only what is stored is served",
+        write: |book, out| out.gauge(&[], u64::from(book.memory_level.load(Ordering::Relaxed))),
     },
     Row {
         name: "tidegate_connection_timeouts_total",
