@@ -16,6 +16,7 @@ pub use limits::Said;
 pub use lists::Doorkeeper;
 
 use crate::acme;
+use crate::admission::acl;
 use crate::admission::acl::Networks;
 use crate::admission::rate::RateLimit;
 use crate::admission::token::Tokens;
@@ -36,6 +37,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
 use crate::tls::Live;
 use crate::tls::Tickets;
+use crate::units::ClientAddr;
 use crate::units::LimitName;
 use crate::units::OriginAddr;
 use crate::units::SetName;
@@ -176,7 +178,9 @@ pub struct CachePolicy {
     /// Whether s-maxage goes no further than here.
     pub hide_shared: bool,
     /// Who may purge.
-    pub purge: Vec<IpNet>,
+    purge: Vec<IpNet>,
+    /// Whether the addresses that endpoints' names have at present may, too.
+    purge_named: bool,
     /// Who may purge from anywhere.
     pub purge_tokens: Tokens,
     /// How thoroughly, unless an order says so.
@@ -337,6 +341,13 @@ impl Snapshot {
         match self.hosts.get(host)? {
             Host::Site(site) | Host::Alias(site) => Some(site),
         }
+    }
+
+    /// Whether this client may purge by its address. Endpoints by name (`dns+`) may while the name has that address.
+    #[must_use]
+    pub fn may_purge(&self, client: ClientAddr) -> bool {
+        acl::contains(&self.cache.purge, client.0)
+            || self.cache.purge_named && self.upstreams.values().any(|upstream| upstream.has_named(client.0))
     }
 
     /// All sites.
@@ -657,6 +668,7 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens
         tell: cache.status,
         hide_shared: cache.hide_s_maxage,
         purge,
+        purge_named: cache.purge_allow == values::PurgeAllow::Upstreams,
         purge_tokens,
         purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
         tags: cache.tags.iter().map(|name| name.0.clone()).collect(),
@@ -672,8 +684,8 @@ fn purge_tokens(config: &Config) -> Result<Tokens, String> {
     Tokens::parse(&text).map_err(|why| wrong(&why))
 }
 
-/// The networks that may purge. Endpoints given by name are resolved here, once per configuration; what does not resolve
-/// now may not purge.
+/// The networks that may purge. Endpoints given by a plain name are resolved here, once per configuration; what does not
+/// resolve now may not purge. Those that are looked up again and again (`dns+`) are left to [`Snapshot::may_purge`].
 fn purge_networks(config: &Config) -> Vec<IpNet> {
     if let values::PurgeAllow::Networks(networks) = &config.cache.purge_allow {
         return networks.clone();
@@ -683,7 +695,8 @@ fn purge_networks(config: &Config) -> Vec<IpNet> {
         Some(values::UpstreamRef::Inline(endpoints)) => Some(endpoints.clone()),
         _ => None,
     });
-    let endpoints: BTreeSet<OriginAddr> = named.chain(inline.flatten()).map(|server| server.addr).collect();
+    let lasting = named.chain(inline.flatten()).filter(|server| !server.by_name);
+    let endpoints: BTreeSet<OriginAddr> = lasting.map(|server| server.addr).collect();
     let networks: BTreeSet<IpNet> = endpoints.iter().flat_map(addresses).map(IpNet::from).collect();
     networks.into_iter().collect()
 }

@@ -249,7 +249,8 @@ settings! {
         verify: Verify = Verify::Off,
         /// Cookies besides Zope's and Plone's own that show who asks: requests with one are never answered from the cache.
         identity_cookies: Vec<String> = Vec::new(),
-        /// Who may send PURGE: "upstreams" (the addresses of all endpoints), or a list of networks.
+        /// Who may send PURGE: "upstreams" (the addresses of all endpoints; of one by name those of when the configuration was
+        /// read, of a "dns+" one those that the name has at present), or a list of networks.
         purge_allow: PurgeAllow = PurgeAllow::Upstreams,
         /// A file of tokens, one in a line, each of 16 characters or more: who shows one may send PURGE from anywhere, with
         /// `Authorization: Bearer TOKEN` or `X-Purge-Token: TOKEN`. Read again at every reload.

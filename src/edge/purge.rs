@@ -3,7 +3,6 @@
 //! One URL is removed at once, under every name by which its site is seen. What else an order names (other spellings and
 //! queries, tags, subtrees) goes into the ledger in constant time; a pattern also starts a sweep, which nobody waits for.
 
-use crate::admission::acl;
 use crate::cache::Cache;
 use crate::cache::ledger::Busy;
 use crate::cache::ledger::Reach;
@@ -70,7 +69,7 @@ pub fn answer<B>(
     now: Instant,
 ) -> Response<OutBody> {
     let policy = &snapshot.cache;
-    if !acl::contains(&policy.purge, question.client.0) && !shows_token(snapshot, request.headers()) {
+    if !snapshot.may_purge(question.client) && !shows_token(snapshot, request.headers()) {
         edge.metrics.purge(
             "url",
             policy.purge_mode.as_str(),

@@ -27,6 +27,7 @@ use crate::upstream::view::StorageView;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -165,6 +166,13 @@ impl Upstream {
         let plan = self.standing().plan.clone();
         self.put_in_force(&mut names, plan);
         true
+    }
+
+    /// Whether one of its names has this address at present.
+    #[must_use]
+    pub fn has_named(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        lock(&self.names).addresses.values().flatten().any(|endpoint| endpoint.host().parse() == Ok(address))
     }
 
     fn put_in_force(&self, names: &mut Names, plan: Plan) {

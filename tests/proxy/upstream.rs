@@ -380,12 +380,14 @@ fn every_address_of_a_name_is_an_endpoint_for_as_long_as_the_name_has_it() {
     let (server, asked) = name_server(Arc::clone(&answer));
     let lines = format!("set.main = [\"dns+zope.test:{port}\"]\nactive = \"main\"\nresolver = [\"{server}\"]");
     let edge = Edge::with(&[], &Change { upstream: &lines, ..Change::default() });
+    let purge = || edge.client().send("PURGE /a HTTP/1.1\r\nHost: proxy\r\n\r\n").reply().status;
     let addresses = || {
         let view = upstream(&edge).view();
         view.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()
     };
     assert_eq!(edge.ask("/waits-for-the-name", ME).status, 200);
     assert_eq!(addresses(), [format!("127.0.0.1:{port}")]);
+    assert_eq!(purge(), 404, "an endpoint may purge as soon as its name is known");
     *answer.lock().expect("no panic") = vec![[127, 0, 0, 2], [127, 0, 0, 1]];
     until("there are two", || addresses().len() == 2);
     for _ in 0..4 {
@@ -397,6 +399,7 @@ fn every_address_of_a_name_is_an_endpoint_for_as_long_as_the_name_has_it() {
     let before = first.asked().len();
     assert_eq!(edge.ask("/", ME).status, 200);
     assert_eq!(first.asked().len(), before, "it is none any more");
+    assert_eq!(purge(), 403, "and may not purge any more");
     answer.lock().expect("no panic").clear();
     let seen = asked.load(Ordering::SeqCst);
     until("the name has no address", || asked.load(Ordering::SeqCst) > seen + 1);
