@@ -16,6 +16,7 @@ pub mod freshness;
 pub mod hop;
 pub mod host;
 pub mod key;
+pub mod link;
 pub mod no_vary_search;
 pub mod obsolete;
 pub mod pace;

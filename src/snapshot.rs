@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::config::check::SCALES_LIMIT;
 use crate::config::settings;
 use crate::config::values;
+use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::coding::Coding;
 use crate::semantics::coding::Offer;
 use crate::semantics::freshness::Bounds;
@@ -174,13 +175,13 @@ pub struct CachePolicy {
     /// Whether a visitor's Cache-Control is minded.
     pub honour_client: bool,
     /// Whether visitors are told what the cache did.
-    pub tell: bool,
+    tell: bool,
+    /// Who is told why, too.
+    tell_why: Vec<IpNet>,
     /// Whether s-maxage goes no further than here.
     pub hide_shared: bool,
     /// Who may purge.
-    purge: Vec<IpNet>,
-    /// Whether the addresses that endpoints' names have at present may, too.
-    purge_named: bool,
+    purgers: Purgers,
     /// Who may purge from anywhere.
     pub purge_tokens: Tokens,
     /// How thoroughly, unless an order says so.
@@ -191,6 +192,13 @@ pub struct CachePolicy {
     pub query: Respelling,
     /// What is smaller is not coded.
     pub compress_min: u64,
+}
+
+/// Who may purge by his address.
+struct Purgers {
+    networks: Vec<IpNet>,
+    /// Whether the addresses that endpoints' names have at present may, too.
+    named: bool,
 }
 
 /// One site.
@@ -346,14 +354,27 @@ impl Snapshot {
     /// Whether this client may purge by its address. Endpoints by name (`dns+`) may while the name has that address.
     #[must_use]
     pub fn may_purge(&self, client: ClientAddr) -> bool {
-        acl::contains(&self.cache.purge, client.0)
-            || self.cache.purge_named && self.upstreams.values().any(|upstream| upstream.has_named(client.0))
+        let purgers = &self.cache.purgers;
+        acl::contains(&purgers.networks, client.0)
+            || purgers.named && self.upstreams.values().any(|upstream| upstream.has_named(client.0))
     }
 
     /// All sites.
     #[must_use]
     pub fn sites(&self) -> &[Arc<Site>] {
         &self.all
+    }
+}
+
+impl CachePolicy {
+    /// What `client` is told of what the cache did: the value of Cache-Status.
+    #[must_use]
+    pub fn told(&self, status: &CacheStatus, client: ClientAddr) -> Option<HeaderValue> {
+        if !self.tell {
+            return None;
+        }
+        let all = status.detail_word().is_none() || acl::contains(&self.tell_why, client.0);
+        Some(if all { status.value() } else { status.without_detail().value() })
     }
 }
 
@@ -602,6 +623,7 @@ fn plan(
         queue_max: settings.queue.max as usize,
         queue_wait: settings.queue.wait,
         per_client: settings.queue.per_client as usize,
+        scales: settings.queue.scales.map(|most| most.max(1) as usize),
         hold: settings.queue.hold,
         classes: Arc::new(upstream::Classes {
             rules: settings.queue.classes.clone(),
@@ -666,9 +688,9 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens
         object_max: cache.object_max.0,
         honour_client: cache.client_cache_control == values::ClientCacheControl::Honour,
         tell: cache.status,
+        tell_why: cache.status_detail.clone(),
         hide_shared: cache.hide_s_maxage,
-        purge,
-        purge_named: cache.purge_allow == values::PurgeAllow::Upstreams,
+        purgers: Purgers { networks: purge, named: cache.purge_allow == values::PurgeAllow::Upstreams },
         purge_tokens,
         purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
         tags: cache.tags.iter().map(|name| name.0.clone()).collect(),

@@ -10,6 +10,7 @@ pub mod connect;
 pub mod desk;
 pub mod endpoint;
 pub mod fetch;
+pub mod gate;
 pub mod judge;
 pub mod lease;
 pub mod linger;
@@ -66,6 +67,8 @@ pub struct Plan {
     pub queue_wait: Duration,
     /// The most requests of one client that wait.
     pub per_client: usize,
+    /// The most scales of images that are fetched for visitors at once; none: as [`live::Standing::scales`] says.
+    pub scales: Option<usize>,
     /// How long requests wait for an endpoint when none is open, from the beginning of the outage.
     pub hold: Duration,
     /// How urgent which requests are.

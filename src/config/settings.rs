@@ -41,6 +41,9 @@ use crate::upstream::machine::class::Rule as ClassRule;
 use http::HeaderName;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -263,7 +266,14 @@ settings! {
         tags: Vec<FieldName> = tag_fields(),
         /// Tell visitors in the field Cache-Status (RFC 9211) what the cache did.
         status: bool = true,
+        /// Networks whose clients are told there besides why, in a word of ours (`detail=identity`). The access log has it for
+        /// all.
+        status_detail: Vec<IpNet> = loopback(),
     }
+}
+
+fn loopback() -> Vec<IpNet> {
+    vec![IpAddr::V4(Ipv4Addr::LOCALHOST).into(), IpAddr::V6(Ipv6Addr::LOCALHOST).into()]
 }
 
 fn tag_fields() -> Vec<FieldName> {
@@ -434,6 +444,10 @@ settings! {
         wait: Duration = seconds(15),
         /// Requests of one client network (IPv4 address, IPv6 /56) that wait; more are answered 503 at once.
         per_client: u32 = 100,
+        /// Scales of images (`@@images`) that are fetched for visitors at once, at all endpoints together; others wait for
+        /// them, by the bounds above. Zope makes them, and each keeps one of its CPUs busy for long. Without it a quarter of
+        /// all threads of the serving set, at least 1.
+        scales: Option<u32> = None,
         /// While no endpoint is open, or the upstream is held, requests wait so long for one instead of failing at once;
         /// counted from the beginning of the outage. What is stored is served stale meanwhile.
         hold: Duration = seconds(20),

@@ -80,7 +80,8 @@ pub fn hit<B>(
     status: &CacheStatus,
     now: Instant,
 ) -> Option<Response<OutBody>> {
-    let response = respond(request.method(), request.headers(), stored, status, snapshot.cache.tell, now)?;
+    let told = snapshot.cache.told(status, question.client);
+    let response = respond(request.method(), request.headers(), stored, status, told, now)?;
     let sent = response.body().len().unwrap_or(0);
     if sent > TOLD_AT_ONCE {
         let mut trail = Box::new(Trail::of(edge, request, question, now));
@@ -98,7 +99,7 @@ fn respond(
     asked: &HeaderMap,
     stored: &Stored,
     status: &CacheStatus,
-    tell: bool,
+    told: Option<HeaderValue>,
     now: Instant,
 ) -> Option<Response<OutBody>> {
     let mut head = stored.head.clone();
@@ -109,11 +110,10 @@ fn respond(
         // RFC 9111 5.1: Age says that the response was not made for this request.
         head.remove(header::AGE);
     }
-    if tell {
-        head.insert(CACHE_STATUS, status.value());
-    } else {
-        head.remove(CACHE_STATUS);
-    }
+    match told {
+        Some(told) => head.insert(CACHE_STATUS, told),
+        None => head.remove(CACHE_STATUS),
+    };
     let coded = stored.coded.as_ref().and_then(|coded| {
         let coding = coded.choose(method, asked)?;
         Some((coding, coded.body(coding)?))
@@ -221,7 +221,8 @@ pub fn landed(
     status: &CacheStatus,
 ) -> Result<Response<OutBody>, Box<Trail>> {
     let now = crate::clock::mono();
-    let Some(response) = respond(method, asked, stored, status, errand.snapshot.cache.tell, now) else {
+    let told = errand.snapshot.cache.told(status, errand.client);
+    let Some(response) = respond(method, asked, stored, status, told, now) else {
         return Err(trail);
     };
     let mut trail = trail;
@@ -236,11 +237,12 @@ pub fn origin(
     mut response: Response<OutBody>,
     status: &CacheStatus,
 ) -> Response<OutBody> {
-    let told = errand.snapshot.cache.tell && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    let told = errand.snapshot.cache.told(status, errand.client);
+    let told = told.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
     let head = response.headers_mut();
     head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
-    if told {
-        head.append(CACHE_STATUS, status.value());
+    if let Some(told) = told {
+        head.append(CACHE_STATUS, told);
     }
     trail.answered(response.status(), status);
     response.map(|body| body.trailed(trail))

@@ -8,13 +8,16 @@ use crate::edge::refusal::Refusal;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cookie;
 use crate::semantics::hop;
+use crate::semantics::link;
 use crate::semantics::tags;
 use crate::semantics::tags::Tag;
+use crate::semantics::target;
 use crate::semantics::validator;
 use crate::snapshot::Meter;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
 use crate::snapshot::rules::Rule;
+use crate::units::ClientAddr;
 use crate::upstream::Asker;
 use crate::upstream::Class;
 use crate::zope::conduct;
@@ -45,6 +48,7 @@ pub struct Lookup<'a> {
 }
 
 /// A request on its way to the origin.
+#[derive(Clone)]
 pub struct Errand {
     /// The shared state of the edge.
     pub edge: Arc<Edge>,
@@ -66,10 +70,14 @@ pub struct Errand {
     pub uri: Uri,
     /// The address at the other end of the client's socket.
     pub peer: IpAddr,
+    /// The client, behind trusted proxies.
+    pub client: ClientAddr,
     /// The cache key, when the answer may be shared.
     pub key: Option<Box<[u8]>>,
     /// What is stored under it for requests like this one.
     pub found: Option<Arc<Stored>>,
+    /// What is stored under it for other requests, and may turn out to be meant for this one, too.
+    pub others: Box<[Arc<Stored>]>,
     /// The sequence of the last purge when it set out.
     pub born: u64,
     /// The site's rule for it.
@@ -114,6 +122,7 @@ impl Errand {
         };
         let (client, path) = (question.client, &question.target.path);
         let mut asker = Asker::new(client, session::login(headers), class, path, question.writes);
+        asker.scale = !known && conduct::is_scale(path);
         asker.way = question.site.way.as_deref().and_then(|name| way(headers, name));
         Ok(Self {
             edge: Arc::clone(edge),
@@ -126,8 +135,10 @@ impl Errand {
             query: question.target.query.as_deref().map(Into::into),
             uri,
             peer: question.approach.peer,
+            client,
             key: lookup.map(|lookup| lookup.key.into()),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
+            others: Box::default(),
             born: edge.cache.ledger().sequence(),
             rule: question.rule.cloned(),
             anonymous: question.identity == Identity::Anonymous,
@@ -137,10 +148,37 @@ impl Errand {
         })
     }
 
-    /// By what its answer can be forgotten: where it stands, and what it names itself.
+    /// Sets out for all who ask the same: it asks about the other variants as well that are stored by now.
     #[must_use]
-    pub fn tags(&self, named: &[Tag]) -> Vec<Tag> {
-        let mut tags = tags::of_place(self.site.name.as_str(), self.site.preset.object(&self.path));
+    pub fn for_all(mut self, key: &[u8], headers: &HeaderMap) -> Arc<Self> {
+        // RFC 9110 13.1.3: beside a list of tags the date of what has none would not count.
+        let askable = self.found.as_ref().is_none_or(|found| found.head.contains_key(header::ETAG));
+        let Some(stored) = self.edge.cache.get(key).filter(|_| askable) else { return Arc::new(self) };
+        let mut tags: Vec<&HeaderValue> = self.found.iter().filter_map(|found| found.head.get(header::ETAG)).collect();
+        let mut others = Vec::new();
+        let may_be_meant = |other: &&Arc<Stored>| conduct::may_serve_more(&other.head, &other.selection, headers);
+        for other in stored.variants().iter().filter(may_be_meant) {
+            if let Some(tag) = other.head.get(header::ETAG).filter(|tag| !tags.contains(tag)) {
+                tags.push(tag);
+                others.push(Arc::clone(other));
+            }
+        }
+        drop(tags);
+        self.others = others.into();
+        Arc::new(self)
+    }
+
+    /// By what its answer can be forgotten: where it stands, where it says that it belongs, and what it names itself. By
+    /// acquisition Zope answers `/a/b/c` with what lies at `/c`, and only of that there is ever a purge.
+    #[must_use]
+    pub fn tags(&self, answer: &HeaderMap, named: &[Tag]) -> Vec<Tag> {
+        let (site, preset) = (self.site.name.as_str(), self.site.preset);
+        let mut tags = tags::of_place(site, preset.object(&self.path));
+        if let Some(uri) = link::canonical(answer, self.scheme, &self.place, &self.path)
+            && let Ok(canonical) = target::normalise(uri.path())
+        {
+            tags.extend(tags::of_place(site, preset.object(&canonical)));
+        }
         tags.extend_from_slice(named);
         tags
     }
@@ -199,6 +237,7 @@ impl Errand {
         if let Some(found) = &self.found {
             validator::make_conditional(&found.head, &mut parts.headers);
         }
+        validator::ask_about(self.others.iter().map(|other| &other.head), &mut parts.headers);
         Ok(parts)
     }
 }

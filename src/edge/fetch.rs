@@ -39,7 +39,6 @@ use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
 use crate::semantics::hop;
 use crate::semantics::no_vary_search;
-use crate::semantics::obsolete::is_cause;
 use crate::semantics::policy;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
@@ -145,6 +144,9 @@ async fn try_pass(
     let (client, body) = request.into_parts();
     let body = inbound::body(errand, body)?;
     let method = client.method;
+    // Without a key nothing of it may be shared, with one it is a GET, and of a HEAD there are no parts.
+    let part_of =
+        errand.key.as_ref().filter(|_| client.headers.contains_key(header::RANGE)).map(|_| client.headers.clone());
     let shows_cookies = client.headers.contains_key(header::COOKIE);
     let mut head = errand.origin_head(method.clone(), client.headers)?;
     let server = &errand.snapshot.server;
@@ -158,11 +160,14 @@ async fn try_pass(
         return Ok(tunnel::open(client_side, fetched));
     }
     let answered = clean(errand, fetched);
-    if is_cause(&method, answered.status) {
-        obsolete::after(errand, &method, &answered.head);
-    }
+    obsolete::after(errand, &method, answered.status, &answered.head);
     if let Some(key) = &errand.key {
         answered.learn(errand, key, shows_cookies);
+    }
+    if let Some(headers) = part_of
+        && storing::is_part_of_storable(&asked(errand, &headers), answered.status, &answered.head, answered.times)
+    {
+        fetch_whole(errand.clone(), &headers);
     }
     Ok(answered.into_response(errand))
 }
@@ -317,9 +322,9 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
                         // It has to be asked about all the same, but need not be rendered again.
                         errand.found = Some(stored);
                         errand.status = CacheStatus::forwarded(Why::Stale);
-                        return lead(Arc::new(errand), trail, request, leader).await;
+                        return lead(errand.for_all(&key, request.headers()), trail, request, leader).await;
                     }
-                    None => return lead(Arc::new(errand), trail, request, leader).await,
+                    None => return lead(errand.for_all(&key, request.headers()), trail, request, leader).await,
                 };
                 leader.share(Arc::clone(&stored));
                 let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
@@ -362,7 +367,7 @@ fn stale_while_out(
     trail: Box<Trail>,
     request: &Request<Incoming>,
 ) -> Result<Response<OutBody>, Box<Trail>> {
-    match usable_stale(errand) {
+    match usable_stale(errand, request.headers()) {
         Some(stale) if errand.site.upstream.is_out() => {
             deliver::landed(errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale))
         }
@@ -471,24 +476,44 @@ fn asks_for_more(headers: &HeaderMap) -> bool {
 /// Refreshes what is stored in the background, unless somebody is at it already.
 pub fn refresh(mut errand: Errand, client: &HeaderMap) {
     errand.asker.class = Class::Background;
-    let Some(key) = &errand.key else { return };
-    let Joined::Leader(leader) = errand.edge.cache.flights().join(key, None) else { return };
-    if matches!(arrived(&errand, key, client), Some((_, Reuse::Fresh))) {
+    let Some(key) = errand.key.clone() else { return };
+    let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
+    if matches!(arrived(&errand, &key, client), Some((_, Reuse::Fresh))) {
         // Somebody's refresh has landed since this client's look-up. Nobody follows a flight of no time.
         return;
     }
+    set_out(errand, &key, client, leader);
+}
+
+/// Fetches the whole for the cache, of which a client was given a part, unless somebody is at it already.
+fn fetch_whole(errand: Errand, client: &HeaderMap) {
+    // Where the whole was refused a moment ago, it is not asked for again with each part.
+    let Some(key) = errand.key.clone().filter(|key| !errand.edge.cache.is_private(key)) else { return };
+    let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
+    if errand.edge.cache.get(&key).is_some_and(|shelf| shelf.select(client).is_some()) {
+        return;
+    }
+    set_out(errand, &key, client, leader);
+}
+
+/// Sends a fetch on its way for which nobody waits yet.
+fn set_out(errand: Errand, key: &[u8], client: &HeaderMap, leader: Leader) {
+    let errand = errand.for_all(key, client);
     let Ok(head) = errand.shared_head(client) else { return };
-    let journey = Journey { errand: Arc::new(errand), client: client.clone(), leader };
+    let journey = Journey { errand, client: client.clone(), leader };
     tokio::spawn(journey.run(head, None));
 }
 
-/// What is stored, if it may be served in place of an error.
-fn usable_stale(errand: &Errand) -> Option<Arc<Stored>> {
+/// What is stored, if it may be served in place of an error to who asks with these `headers`.
+fn usable_stale(errand: &Errand, headers: &HeaderMap) -> Option<Arc<Stored>> {
     let found = errand.found.as_ref()?;
     if errand.key.as_ref().is_some_and(|key| errand.edge.cache.is_gone(key, found)) {
         return None;
     }
-    reuse::may_replace_an_error(&found.freshness, clock::mono()).then(|| Arc::clone(found))
+    let policy = &errand.snapshot.cache;
+    let wished = reuse::wished(&cache_control::parse_request(headers), policy.honour_client);
+    let wished = wished.min(policy.bounds.grace_error);
+    reuse::may_replace_an_error(&found.freshness, wished, clock::mono()).then(|| Arc::clone(found))
 }
 
 fn stale_status(stored: &Stored) -> CacheStatus {
@@ -530,10 +555,13 @@ impl Journey {
         };
         let answered = clean(&self.errand, fetched);
         if answered.status == StatusCode::NOT_MODIFIED {
-            return self.revalidated(reply, answered);
+            return match self.meant(&answered) {
+                Some(found) => self.revalidated(reply, answered, &found),
+                None => self.misunderstood(reply),
+            };
         }
         if answered.status.is_server_error()
-            && let Some(stale) = usable_stale(&self.errand)
+            && let Some(stale) = usable_stale(&self.errand, &self.client)
         {
             return self.land_stale(reply, stale);
         }
@@ -580,7 +608,7 @@ impl Journey {
         if self.errand.found.is_some() {
             self.errand.site.metrics.revalidation(Revalidation::Error);
         }
-        if let Some(stale) = usable_stale(&self.errand) {
+        if let Some(stale) = usable_stale(&self.errand, &self.client) {
             return self.land_stale(reply, stale);
         }
         let Refusal { status, why, retry_after, .. } = refusal;
@@ -613,15 +641,25 @@ impl Journey {
         tell(reply, Outcome::Private(Box::new(answered), why));
     }
 
-    /// The origin says that what is stored is still good.
-    fn revalidated(mut self, reply: Reply, answered: Answered) {
-        let found = self.errand.found.as_ref().filter(|found| validator::speaks_of(&found.head, &answered.head));
-        let Some(found) = found else {
-            // It speaks of something else than we asked about; what is stored cannot be trusted, and the next asks anew.
-            self.errand.edge.cache.purge(self.leader.key());
-            tell(reply, Outcome::Failed(Refusal::new(StatusCode::BAD_GATEWAY, "bad_304")));
-            return;
-        };
+    /// Of what is stored, what the origin says is still good, and good for this client: one variant was asked about, or all.
+    fn meant(&self, answered: &Answered) -> Option<Arc<Stored>> {
+        let asked_about = self.errand.found.iter().chain(&self.errand.others);
+        let several = asked_about.clone().nth(1).is_some();
+        // RFC 9110 15.4.5: it names the entity tag, without which nobody could tell which of several is meant.
+        if several && !answered.head.contains_key(header::ETAG) {
+            return None;
+        }
+        asked_about.into_iter().find(|stored| validator::speaks_of(&stored.head, &answered.head)).cloned()
+    }
+
+    /// It speaks of something else than we asked about: what is stored cannot be trusted, and the next asks anew.
+    fn misunderstood(self, reply: Reply) {
+        self.errand.edge.cache.purge(self.leader.key());
+        tell(reply, Outcome::Failed(Refusal::new(StatusCode::BAD_GATEWAY, "bad_304")));
+    }
+
+    /// The origin says that `found` is still good.
+    fn revalidated(mut self, reply: Reply, answered: Answered, found: &Stored) {
         self.errand.site.metrics.revalidation(Revalidation::NotModified);
         let before = found.hidden.as_deref().map(|hidden| downstream::reveal(&found.head, hidden));
         let mut head = validator::freshen(before.as_ref().unwrap_or(&found.head), &answered.head);
@@ -642,7 +680,7 @@ impl Journey {
             head,
             body: found.body.clone(),
             freshness,
-            selection: found.selection.clone(),
+            selection: found.selection.for_request(&self.client),
             hidden,
             tagged: found.tagged.again(self.errand.born),
             coded,
@@ -682,7 +720,7 @@ impl Journey {
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
-        let tagged = Tagged::new(self.errand.tags(&tags), self.errand.born);
+        let tagged = Tagged::new(self.errand.tags(&head, &tags), self.errand.born);
         let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded });
         let seat = stored.body.reader();
         self.leader.share(Arc::clone(&stored));

@@ -172,7 +172,7 @@ fn first(
     };
     let mut first = match question.kind {
         Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
-        Kind::Pass(why) => pass(edge, snapshot, request, &question, why.status(), now),
+        Kind::Pass(why) => pass(edge, snapshot, request, &question, None, why.status(), now),
         Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
     };
     if let First::Answered(response) = &mut first {
@@ -181,16 +181,17 @@ fn first(
     first
 }
 
-/// To the origin, past the cache.
+/// To the origin, past the cache; `lookup` if what it says may be learnt from.
 fn pass(
     edge: &Arc<Edge>,
     snapshot: &Arc<Snapshot>,
     request: &Request<Incoming>,
     question: &Question<'_>,
+    lookup: Option<&Lookup<'_>>,
     status: CacheStatus,
     now: Instant,
 ) -> First {
-    match Errand::new(edge, snapshot, question, request.headers(), None, status) {
+    match Errand::new(edge, snapshot, question, request.headers(), lookup, status) {
         Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
         Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }
@@ -238,7 +239,10 @@ fn lookup(
         |refusal: Refusal| First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     let status = match look.onward(request.headers(), || edge.cache.flights().is_under_way(key)) {
         Onward::Nothing => return refuse(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")),
-        Onward::Alone(status) => return pass(edge, snapshot, request, question, status, now),
+        Onward::Alone(status) => {
+            let lookup = Lookup { key, found: None };
+            return pass(edge, snapshot, request, question, Some(&lookup), status, now);
+        }
         Onward::Fetch(status) => status,
     };
     if look.found.is_none()

@@ -2,6 +2,7 @@
 //! `tidegate explain` tells. A function of its inputs.
 
 use crate::semantics::freshness::Times;
+use crate::semantics::range;
 use crate::semantics::storable;
 use crate::semantics::storable::Storable;
 use crate::semantics::storable::WhyNotStored;
@@ -12,6 +13,7 @@ use crate::zope::conduct;
 use crate::zope::conduct::Overruled;
 use http::HeaderMap;
 use http::StatusCode;
+use http::header;
 
 /// The question that was answered.
 #[derive(Clone, Copy)]
@@ -28,6 +30,17 @@ pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
     /// Whether he wants nothing of it stored.
     pub no_store: bool,
+}
+
+/// Whether the whole would be stored of which this answer, asked for past the cache, is a part: then it is worth fetching,
+/// for who asks for one part of something large asks for others soon.
+#[must_use]
+pub fn is_part_of_storable(asked: &Asked<'_>, status: StatusCode, part: &HeaderMap, times: Times) -> bool {
+    let Some(len) = range::whole_of(part).filter(|_| status == StatusCode::PARTIAL_CONTENT) else { return false };
+    let mut whole = part.clone();
+    whole.remove(header::CONTENT_RANGE);
+    whole.insert(header::CONTENT_LENGTH, len.into());
+    matches!(judge(asked, StatusCode::OK, &mut whole, true, times), (Storable::Yes(_), _))
 }
 
 /// Judges the answer. What we say in the origin's stead is written into `head`. `delimited` is false if only the end of the

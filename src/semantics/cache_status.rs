@@ -114,6 +114,12 @@ impl CacheStatus {
         self
     }
 
+    /// Without that word.
+    #[must_use]
+    pub fn without_detail(self) -> Self {
+        Self { detail: None, ..self }
+    }
+
     /// The word for metrics and the access log: `hit`, `hit-stale`, or why it went forward.
     #[must_use]
     pub fn word(&self) -> &'static str {

@@ -26,7 +26,7 @@ pub fn named(answer: &HeaderMap, scheme: &str, place: &str, path: &str) -> Vec<U
 }
 
 /// Resolves a reference (RFC 3986 5) as far as a cache needs it; dot segments are left to who makes keys of paths.
-fn resolve(reference: &str, scheme: &str, place: &str, path: &str) -> Option<Uri> {
+pub(crate) fn resolve(reference: &str, scheme: &str, place: &str, path: &str) -> Option<Uri> {
     let reference = reference.trim().split('#').next().unwrap_or("");
     let (other_scheme, rest) = match reference.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => (scheme, Some(rest)),

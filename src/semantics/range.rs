@@ -77,6 +77,15 @@ pub fn select(request: &HeaderMap, stored: &HeaderMap, whole: u64) -> Ranges {
     Ranges::Spans(spans)
 }
 
+/// The length of the whole of which a 206 with one part brings some (RFC 9110 14.4), if it says.
+#[must_use]
+pub fn whole_of(part: &HeaderMap) -> Option<u64> {
+    let line = part.get(header::CONTENT_RANGE)?.as_bytes();
+    let (unit, range) = line.split_at_checked(6)?;
+    let at = range.iter().position(|byte| *byte == b'/')?;
+    unit.eq_ignore_ascii_case(b"bytes ").then(|| number(range[at + 1..].trim_ascii())).flatten()
+}
+
 /// Whether the request asks for a part that does not begin with the first byte: whoever fetched the whole for it would make
 /// it wait for what it does not want.
 #[must_use]

@@ -64,7 +64,7 @@ pub fn decide(stored: &Freshness, directives: &Directives, honour: bool, now: In
     }
     let while_revalidate = age.saturating_sub(stored.lifetime) < stored.while_revalidate;
     let failed = stored.failed.is_some_and(|failed| now < failed + ERROR_PAUSE);
-    if failed && (while_revalidate || may_replace_an_error(stored, now)) {
+    if failed && (while_revalidate || may_replace_an_error(stored, wished(directives, honour), now)) {
         return Reuse::StaleIfError;
     }
     if while_revalidate {
@@ -85,10 +85,18 @@ fn wants_newer(stored: &Freshness, directives: &Directives, age: Duration) -> bo
         || directives.min_fresh.is_some_and(|least| stored.lifetime.saturating_sub(age) < least)
 }
 
-/// Whether it may be served although the origin failed (RFC 5861 4; RFC 9111 4.2.4).
+/// How stale the request itself takes an answer when the origin fails: `stale-if-error`, if visitors are minded.
 #[must_use]
-pub fn may_replace_an_error(stored: &Freshness, now: Instant) -> bool {
-    stored.is_fresh(now) || !stored.always_ask && stored.staleness(now) < stored.if_error
+pub fn wished(directives: &Directives, honour: bool) -> Duration {
+    directives.stale_if_error.filter(|_| honour).unwrap_or_default()
+}
+
+/// Whether it may be served although the origin failed (RFC 5861 4; RFC 9111 4.2.4), to a request that takes it so stale.
+#[must_use]
+pub fn may_replace_an_error(stored: &Freshness, wished: Duration, now: Instant) -> bool {
+    // RFC 5861 4, RFC 9111 4.2.4: the request has no say where the response forbids it.
+    let wished = if stored.strict { Duration::ZERO } else { wished };
+    stored.is_fresh(now) || !stored.always_ask && stored.staleness(now) < stored.if_error.max(wished)
 }
 
 #[cfg(test)]
@@ -128,7 +136,7 @@ mod tests {
         ] {
             let now = began + Duration::from_secs(second);
             assert_eq!(decide(&stored, &none, true, now), expected, "{second}");
-            assert_eq!(may_replace_an_error(&stored, now), on_error, "{second}");
+            assert_eq!(may_replace_an_error(&stored, Duration::ZERO, now), on_error, "{second}");
         }
     }
 
@@ -172,10 +180,26 @@ mod tests {
     }
 
     #[test]
+    fn a_request_may_take_what_is_staler_when_the_origin_fails() {
+        let (mut stored, began) = stored(10, 0, 0);
+        let now = began + Duration::from_secs(15);
+        let takes =
+            |seconds| Directives { stale_if_error: Some(Duration::from_secs(seconds)), ..Directives::default() };
+        for (seconds, honour, expected) in [(6, true, true), (5, true, false), (6, false, false)] {
+            let wished = wished(&takes(seconds), honour);
+            assert_eq!(may_replace_an_error(&stored, wished, now), expected, "{seconds} {honour}");
+        }
+        stored.failed = Some(now);
+        assert_eq!(decide(&stored, &takes(6), true, now), Reuse::StaleIfError);
+        stored.strict = true;
+        assert!(!may_replace_an_error(&stored, Duration::MAX, now), "the response forbids it");
+    }
+
+    #[test]
     fn no_cache_is_always_asked_about() {
         let (mut stored, began) = stored(10, 5, 100);
         stored.always_ask = true;
         assert_eq!(decide(&stored, &Directives::default(), false, began), Reuse::Stale);
-        assert!(!may_replace_an_error(&stored, began));
+        assert!(!may_replace_an_error(&stored, Duration::MAX, began));
     }
 }

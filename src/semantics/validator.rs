@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::HeaderName;
+use http::HeaderValue;
 use http::header;
 
 /// The fields that a 304 may not change, whatever it says. RFC 9111 3.2 has it change all but those that belong to how the
@@ -27,6 +28,9 @@ const FIXED: [HeaderName; 17] = [
     header::AGE,
 ];
 
+/// The most bytes of a list of entity tags.
+const TAGS_BYTES_MAX: usize = 4096;
+
 /// Makes a request conditional upon what is stored: both validators where both are known (RFC 9111 4.3.1). Entity tags are
 /// opaque bytes: Plone's hold spaces.
 pub fn make_conditional(stored: &HeaderMap, request: &mut HeaderMap) {
@@ -35,6 +39,26 @@ pub fn make_conditional(stored: &HeaderMap, request: &mut HeaderMap) {
     }
     if let Some(modified) = stored.get(header::LAST_MODIFIED) {
         request.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+}
+
+/// Asks about other variants as well (RFC 9111 4.3.1): which of them would be the answer, the origin says by its entity tag.
+/// In one line, for not every origin reads a second one; what would make it too long is left out.
+pub fn ask_about<'s>(others: impl Iterator<Item = &'s HeaderMap>, request: &mut HeaderMap) {
+    let mut list = request.get(header::IF_NONE_MATCH).map_or_else(Vec::new, |tag| tag.as_bytes().to_vec());
+    for tag in others.filter_map(|stored| stored.get(header::ETAG)) {
+        if list.len() + tag.len() > TAGS_BYTES_MAX {
+            break;
+        }
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(tag.as_bytes());
+    }
+    if let Ok(list) = HeaderValue::from_bytes(&list)
+        && !list.is_empty()
+    {
+        request.insert(header::IF_NONE_MATCH, list);
     }
 }
 
@@ -89,7 +113,6 @@ pub fn opaque(tag: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

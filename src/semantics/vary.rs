@@ -54,6 +54,13 @@ impl Selection {
         self.fields.iter().all(|(name, value)| *normalised(name, request) == **value)
     }
 
+    /// The selection by the same fields of another request.
+    #[must_use]
+    pub fn for_request(&self, request: &HeaderMap) -> Self {
+        let select = |name: &HeaderName| (name.clone(), normalised(name, request).into());
+        Self { fields: self.fields.iter().map(|(name, _)| select(name)).collect() }
+    }
+
     /// The selection by the same fields of another request, in bytes: equal for requests that one response answers.
     #[must_use]
     pub fn variant(&self, request: &HeaderMap) -> Vec<u8> {
@@ -67,6 +74,13 @@ impl Selection {
             }
         }
         bytes
+    }
+
+    /// Whether a request with these headers would be answered but for this one field.
+    #[must_use]
+    pub fn matches_but_for(&self, field: &HeaderName, request: &HeaderMap) -> bool {
+        let (by_it, others): (Vec<_>, Vec<_>) = self.fields.iter().partition(|(name, _)| name == field);
+        !by_it.is_empty() && others.iter().all(|(name, value)| *normalised(name, request) == **value)
     }
 
     /// Whether every request is answered.

@@ -81,6 +81,7 @@ pub enum Said {
 }
 
 /// A bucket to which a request's cost is charged when it is known.
+#[derive(Clone)]
 pub struct Meter {
     buckets: Arc<RateLimit>,
     key: Key,

@@ -20,6 +20,8 @@ pub struct Asker {
     pub hash: u64,
     /// Whether the request may change something: its client is then served by the same endpoint for a while.
     pub writes: bool,
+    /// Whether it is for a scale of an image, for a visitor: few of those are asked for at once.
+    pub scale: bool,
     /// The endpoint that served its client before, as his cookie calls it.
     pub way: Option<u64>,
 }
@@ -47,6 +49,14 @@ impl Asker {
         };
         let hasher = foldhash::fast::FixedState::with_seed(0);
         let who = login.map_or(number, |login| hasher.hash_one((number, login)));
-        Self { client: ClientKey(number), who: ClientKey(who), class, hash: hasher.hash_one(path), writes, way: None }
+        Self {
+            client: ClientKey(number),
+            who: ClientKey(who),
+            class,
+            hash: hasher.hash_one(path),
+            writes,
+            scale: false,
+            way: None,
+        }
     }
 }

@@ -15,12 +15,14 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::gate;
 use crate::upstream::lease::Gone;
 use crate::upstream::lease::Lease;
 use crate::upstream::lease::QueueRefusal;
 use crate::upstream::linger::Underway;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
+use crate::upstream::live::lock;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
 use http::Request;
@@ -174,7 +176,11 @@ impl Upstream {
         gone: Option<Gone<'_>>,
     ) -> Result<Fetched, FetchError> {
         self.retries.earn();
-        let fetched = self.travel(head, body, asker, gone).await;
+        let mut gone = gone;
+        let fetched = match self.at_the_door(asker, &mut gone).await {
+            Ok(_inside) => self.travel(head, body, asker, gone).await,
+            Err(refusal) => Err(FetchError::Queue(refusal)),
+        };
         match &fetched {
             Ok(fetched) => {
                 self.counters.first_byte(fetched.timings.first_byte);
@@ -188,6 +194,33 @@ impl Upstream {
             }
         }
         fetched
+    }
+
+    /// Of scales of images only so many are asked for at once: each costs a CPU of the origin for long, and nobody reads less
+    /// for want of one.
+    async fn at_the_door(
+        &self,
+        asker: &Asker,
+        gone: &mut Option<Gone<'_>>,
+    ) -> Result<Option<gate::Pass<'_>>, QueueRefusal> {
+        if !asker.scale {
+            return Ok(None);
+        }
+        let standing = self.standing();
+        let retry_after = lock(&self.desk).queue.service().unwrap_or_default();
+        if self.scales.waiting() >= standing.plan.queue_max {
+            return Err(QueueRefusal::Full { retry_after });
+        }
+        let entering = tokio::time::timeout(standing.plan.queue_wait, self.scales.enter(standing.scales()));
+        let entered = match gone {
+            None => entering.await,
+            Some(gone) => tokio::select! {
+                biased;
+                entered = entering => entered,
+                () = gone.as_mut() => return Err(QueueRefusal::ClientGone),
+            },
+        };
+        entered.map(Some).map_err(|_| QueueRefusal::Timeout { retry_after })
     }
 
     async fn travel(

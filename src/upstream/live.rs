@@ -15,6 +15,7 @@ use crate::upstream::budget::Budget;
 use crate::upstream::desk::Desk;
 use crate::upstream::desk::Hold;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::gate::Gate;
 use crate::upstream::machine::names;
 use crate::upstream::machine::names::Placed;
 use crate::upstream::machine::queue::Bounds;
@@ -57,6 +58,8 @@ pub struct Upstream {
     standing: RwLock<Arc<Standing>>,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     pub(super) retries: Budget,
+    /// Where scales of images wait for each other.
+    pub(super) scales: Gate,
     /// Held while a plan or the meaning of a name is put in force: one at a time.
     names: Mutex<Names>,
     pub(super) storage: Mutex<Storage>,
@@ -127,6 +130,7 @@ impl Upstream {
             standing: RwLock::new(Arc::new(Standing { plan: plan.clone(), members: Vec::new() })),
             endpoints: RwLock::default(),
             retries: Budget::new(),
+            scales: Gate::default(),
             names: Mutex::default(),
             storage: Mutex::default(),
             storage_seen: Mutex::default(),
@@ -331,6 +335,14 @@ fn place(desk: &mut Desk, known: &mut Vec<Arc<Endpoint>>, placed: &[Placed], add
 }
 
 impl Standing {
+    /// How many scales of images may be fetched for visitors at once: as the operator said, or a quarter of all threads of
+    /// the serving set.
+    #[must_use]
+    pub fn scales(&self) -> usize {
+        let serving = self.members.iter().filter(|member| member.set == self.plan.active).count();
+        self.plan.scales.unwrap_or((serving * self.plan.threads / 4).max(1))
+    }
+
     /// The endpoint in the serving set, if it stands there, else in any.
     #[must_use]
     pub fn member(&self, id: EndpointId) -> Option<&Member> {

@@ -9,6 +9,7 @@ use crate::semantics::cache_control::Scope;
 use crate::semantics::policy;
 use crate::semantics::policy::Source;
 use crate::semantics::storable::WhyNotStored;
+use crate::semantics::vary::Selection;
 use crate::zope::preset::Preset;
 use http::HeaderMap;
 use http::HeaderName;
@@ -143,6 +144,26 @@ pub fn select(overruled: Overruled, vary: &mut Vec<HeaderName>) {
     }
 }
 
+/// Whether the origin is asked if a stored variant answers a request that it was not stored for: where it was we who told
+/// the two apart, by language and nothing else, and its entity tag names the language that it is in, as the third part of
+/// Plone's does unless an operator has left that out.
+#[must_use]
+pub fn may_serve_more(head: &HeaderMap, selection: &Selection, request: &HeaderMap) -> bool {
+    let ours = selection.matches_but_for(&header::ACCEPT_LANGUAGE, request)
+        && !head.get_all(header::VARY).iter().any(|line| says(line, b"accept-language"));
+    ours && names_language(head)
+}
+
+/// `"||32|en|Plone Default|0|1795426181.13"` is in English.
+fn names_language(head: &HeaderMap) -> bool {
+    let third = head.get(header::ETAG).and_then(|tag| tag.as_bytes().split(|byte| *byte == b'|').nth(3));
+    let Some(third) = third else { return false };
+    let mut parts = third.split(|byte| matches!(byte, b'-' | b'_'));
+    let is_language =
+        parts.next().is_some_and(|code| matches!(code.len(), 2 | 3) && code.iter().all(u8::is_ascii_lowercase));
+    is_language && parts.all(|part| matches!(part.len(), 2..=8) && part.iter().all(u8::is_ascii_alphanumeric))
+}
+
 /// Says to the origin that a request shows no identity; who asks cannot say so himself.
 pub fn tell_anonymous(request: &mut HeaderMap) {
     request.insert(ANONYMOUS, HeaderValue::from_static("True"));
@@ -258,6 +279,30 @@ mod tests {
         }
         let plain = Conduct { preset: Preset::Plain, ..PLAIN };
         assert_eq!(plain.objection("/login", &browser, &page), None);
+    }
+
+    #[test]
+    fn only_entity_tags_that_name_the_language_are_offered_to_those_who_want_another() {
+        let german = headers(&[("accept-language", "de"), ("accept", "text/html")]);
+        let english = headers(&[("accept-language", "en"), ("accept", "text/html")]);
+        let by_language = Selection::of(&[header::ACCEPT_LANGUAGE], &german);
+        for (tag, expected) in [
+            ("\"||32|en|Plone Default|0|1795426181.13\"", true),
+            ("W/\"||32|pt-br|Plone Default|0\"", true),
+            ("\"||32|Plone Default|0|1795426181.13\"", false),
+            ("\"||en|32|Plone Default\"", false),
+            ("\"||32\"", false),
+        ] {
+            assert_eq!(may_serve_more(&headers(&[("etag", tag)]), &by_language, &english), expected, "{tag}");
+            let said = headers(&[("etag", tag), ("vary", "Accept-Language")]);
+            assert!(!may_serve_more(&said, &by_language, &english), "the origin tells them apart itself");
+        }
+        let head = headers(&[("etag", "\"||32|en|Plone\"")]);
+        assert!(!may_serve_more(&head, &Selection::default(), &english));
+        let both = Selection::of(&[header::ACCEPT, header::ACCEPT_LANGUAGE], &german);
+        assert!(may_serve_more(&head, &both, &english));
+        let json = headers(&[("accept-language", "en"), ("accept", "application/json")]);
+        assert!(!may_serve_more(&head, &both, &json), "they differ in more than that");
     }
 
     #[test]

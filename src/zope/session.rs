@@ -22,6 +22,9 @@ const IDENTITY_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token", b"_ZopeId", b"stat
 /// Of these, the cookies that stay the same from login to logout.
 const LOGIN_PREFIXES: &[&[u8]] = &[b"__ac", b"auth_token"];
 
+/// Views to which Zope and Plone send who has to log in.
+const LOGINS: &[&str] = &["require_login", "@@require_login", "login", "@@login", "login_form", "failsafe_login_form"];
+
 /// Cookies that are nobody's, by the beginning of their names: those of widely used analytics, advertising and consent banners.
 const NOISE_PREFIXES: &[&[u8]] = &[
     b"_ga",
@@ -78,6 +81,14 @@ pub fn login(headers: &HeaderMap) -> Option<&[u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let mut pairs = pairs.map(<[u8]>::trim_ascii);
     pairs.find(|pair| LOGIN_PREFIXES.iter().any(|prefix| pair.starts_with(prefix)))
+}
+
+/// Whether an answer sends the client to a login: Zope refuses so what a visitor may not do. `answer` is a redirection.
+#[must_use]
+pub fn is_sent_to_login(preset: Preset, answer: &HeaderMap) -> bool {
+    let Some(location) = answer.get(header::LOCATION).and_then(|location| location.to_str().ok()) else { return false };
+    let path = location.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    preset != Preset::Plain && path.rsplit('/').next().is_some_and(|last| LOGINS.contains(&last))
 }
 
 /// The names of the cookies in a line. Python's cookie parser takes commas and semicolons for separators alike and minds
@@ -152,6 +163,27 @@ mod tests {
         for line in ["", "_ga=GA1.2.3; _gid=1", "I18N_LANGUAGE=de", "x__ac=1", "shopping=1", "a=__acx"] {
             assert_eq!(of(&[line]), Identity::Anonymous, "{line}");
         }
+    }
+
+    #[test]
+    fn a_refusal_that_looks_like_a_redirection_is_known() {
+        let sent = |preset, location: &'static str| {
+            let answer: HeaderMap = [(header::LOCATION, HeaderValue::from_static(location))].into_iter().collect();
+            is_sent_to_login(preset, &answer)
+        };
+        for (location, expected) in [
+            ("http://www.example.org/acl_users/credentials_cookie_auth/require_login?came_from=/docs/draft", true),
+            ("https://www.example.org/login", true),
+            ("/docs/login_form/#x", true),
+            ("http://www.example.org/docs/page", false),
+            ("http://www.example.org/", false),
+            ("http://www.example.org/docs?back=/login", false),
+            ("", false),
+        ] {
+            assert_eq!(sent(Preset::PloneClassic, location), expected, "{location}");
+            assert!(!sent(Preset::Plain, location), "nothing is known of its logins");
+        }
+        assert!(!is_sent_to_login(Preset::Zope, &HeaderMap::new()));
     }
 
     proptest! {

@@ -401,3 +401,52 @@ fn a_page_grows_old_as_time_passes() {
         origin.asked().len() > 1
     });
 }
+
+/// Ten bytes, or of them what is asked for; `more` are further lines of either head.
+fn ten_bytes(asked: &Asked, stream: &mut TcpStream, more: &str) -> Then {
+    let part = asked.field("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let answer = match part {
+        Some((first, last)) => {
+            let (first, last): (usize, usize) = (first.parse().expect("a number"), last.parse().expect("a number"));
+            let body = &"0123456789"[first..=last];
+            format!(
+                "HTTP/1.1 206 Partial Content\r\n{more}Content-Range: bytes {first}-{last}/10\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        }
+        None => format!("HTTP/1.1 200 OK\r\n{more}Content-Length: 10\r\n\r\n0123456789"),
+    };
+    write(stream, answer.as_bytes());
+    Then::Keep
+}
+
+#[test]
+fn who_jumps_into_something_large_has_it_fetched_whole_for_what_he_asks_next() {
+    let origin = Origin::new(|asked, stream| ten_bytes(asked, stream, "ETag: \"a\"\r\nCache-Control: max-age=60\r\n"));
+    let edge = Edge::of(&origin);
+    let part = edge.ask("/film", "Range: bytes=4-5\r\n");
+    assert_eq!((part.status, part.text().as_str()), (206, "45"), "{}", part.head);
+    assert_eq!(origin.wait_for(2)[1].field("range"), None, "the whole is fetched besides");
+    until("it is stored", || edge.ask("/film", "Range: bytes=8-9\r\nCache-Control: only-if-cached\r\n").is_hit());
+    let next = edge.ask("/film", "Range: bytes=8-9\r\n");
+    assert_eq!((next.status, next.text().as_str(), next.is_hit()), (206, "89", true), "{}", next.head);
+    assert_eq!(origin.asked().len(), 2);
+}
+
+#[test]
+fn a_part_of_what_would_not_be_stored_has_nothing_fetched_besides() {
+    for (cache, more) in [
+        ("object_max = \"9B\"", "Cache-Control: max-age=60\r\n"),
+        ("", "Cache-Control: private\r\n"),
+        ("", "Cache-Control: max-age=60\r\nSet-Cookie: a=b\r\n"),
+    ] {
+        let origin = Origin::new(move |asked, stream| ten_bytes(asked, stream, more));
+        let edge = Edge::with(&[origin.address], &Change { cache, ..Change::default() });
+        for _ in 0..2 {
+            assert_eq!(edge.ask("/film", "Range: bytes=4-5\r\n").text(), "45");
+        }
+        let asked = origin.asked();
+        assert!(asked.len() == 2 && asked.iter().all(|asked| asked.field("range").is_some()), "{more}");
+    }
+}

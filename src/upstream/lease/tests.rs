@@ -49,6 +49,7 @@ fn plan(active: &str) -> Plan {
         queue_max: 3,
         queue_wait: minute,
         per_client: 3,
+        scales: None,
         hold: minute,
         classes: Arc::new(Classes::default()),
         way: None,
