@@ -8,8 +8,14 @@ use std::time::Duration;
 
 use self::world::World;
 
+#[path = "netns/fabric.rs"]
+mod fabric;
+#[path = "netns/faults.rs"]
+mod faults;
 #[path = "netns/scenarios.rs"]
 mod scenarios;
+#[path = "netns/site.rs"]
+mod site;
 #[path = "netns/watch.rs"]
 mod watch;
 #[path = "netns/world.rs"]
@@ -24,17 +30,13 @@ const DEADLINE: Duration = Duration::from_secs(40);
 
 #[test]
 fn one_member_serves_whatever_happens_and_never_two() {
-    if let Some(why) = world::cannot_run() {
+    if let Some(why) = fabric::cannot_run() {
         assert!(std::env::var("TIDEGATE_NETNS").as_deref() != Ok("required"), "{why}");
         eprintln!("\n*** NOT RUN: the pair in network namespaces: {why} ***\n");
         return;
     }
     let mut world = World::build().expect("the namespaces and their nodes");
-    let outcome = scenarios::all(&mut world);
-    for line in world.report() {
-        eprintln!("{line}");
-    }
-    if let Err(error) = outcome {
+    if let Err(error) = scenarios::all(&mut world) {
         panic!("{error:#}\n{}", world.logs());
     }
 }

@@ -344,5 +344,5 @@ const WANTED_MAX: usize = 64;
 const ERRANDS_MAX: usize = 256;
 const EXITS_MAX: usize = 16;
 const CONFLICTS_EVERY: Duration = Duration::from_millis(50);
-const COPY_EVERY: Duration = Duration::from_millis(250);
+const COPY_EVERY: Duration = Duration::from_millis(100);
 const VERIFY_EVERY: Duration = Duration::from_secs(2);

@@ -53,6 +53,7 @@
 //! at which it was sent, and what is echoed or answered of it is thereby a time of the sender's own clock.
 
 pub mod claim;
+mod due;
 mod epoch;
 #[cfg(test)]
 mod explore;
@@ -109,6 +110,7 @@ pub use status::Outcome;
 pub use status::PairStatus;
 pub use status::VoterStatus;
 
+use due::Due;
 use epoch::Register;
 use faults::Dropped;
 use faults::Rule;
@@ -155,6 +157,7 @@ pub struct Machine {
 
     role: Role,
     copy: Option<Tid>,
+    due: Due,
     copy_bad: bool,
     fence_ready: bool,
     ordered_off: bool,
@@ -258,6 +261,7 @@ impl Machine {
             services: [Service::Unknown; MEMBERS],
             role,
             copy: None,
+            due: Due::default(),
             copy_bad: false,
             fence_ready: false,
             ordered_off: false,
@@ -358,6 +362,7 @@ impl Machine {
     /// Whatever follows from the time and from what is known; then disk, network, edges.
     fn settle(&mut self, actions: &mut Vec<Action>) {
         self.watch(actions);
+        self.due.watch(self.known(), self.now);
         self.recover();
         for _ in 0..STEPS_MAX {
             if !self.step(actions) {

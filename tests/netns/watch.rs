@@ -1,4 +1,4 @@
-//! Clients that ask a storage all the time, each from a namespace of its own, and write down when it answered.
+//! Clients that ask all the time, each from a namespace of its own, and write down what came of it.
 
 use std::fs::File;
 use std::io;
@@ -6,8 +6,10 @@ use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -18,7 +20,6 @@ use std::time::Instant;
 use anyhow::Context;
 use rustix::thread::LinkNameSpaceType;
 use rustix::thread::move_into_link_name_space;
-use std::os::fd::AsFd;
 
 /// Runs `work` in a thread of its own in the network namespace `name`.
 pub fn within<T: Send + 'static>(
@@ -33,47 +34,81 @@ pub fn within<T: Send + 'static>(
     })
 }
 
+/// The same, and waits for its end.
+pub fn run_within<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    within(name, work).join().map_err(|_| anyhow::anyhow!("a thread panicked"))??
+}
+
+/// One question that has been answered, or not.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// When it was asked.
+    pub began: Instant,
+    /// When that was over.
+    pub ended: Instant,
+    /// What was wrong with the answer.
+    pub result: Result<(), String>,
+}
+
+impl Asked {
+    /// How long it took.
+    pub fn took(&self) -> Duration {
+        self.ended.saturating_duration_since(self.began)
+    }
+}
+
 /// Who asks, and what it saw.
 pub struct Watch {
-    answers: Arc<Mutex<Vec<Instant>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Watch {
-    /// Begins to ask what is at `addr`, from `namespace`.
-    pub fn begin(namespace: &str, addr: SocketAddr, ask: fn(SocketAddr) -> io::Result<()>) -> Self {
-        let (answers, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (told, ended) = (Arc::clone(&answers), Arc::clone(&stop));
+    /// Begins to ask from `namespace`, once in `pace`, or as soon as the last question is over.
+    pub fn begin<E: ToString>(
+        namespace: &str,
+        pace: Duration,
+        mut ask: impl FnMut() -> Result<(), E> + Send + 'static,
+    ) -> Self {
+        let (asked, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (told, ended) = (Arc::clone(&asked), Arc::clone(&stop));
         let thread = within(namespace, move || {
             while !ended.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                if ask(addr).is_ok() {
-                    told.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-                }
-                std::thread::sleep(PACE.saturating_sub(began.elapsed()));
+                let result = ask().map_err(|error| error.to_string());
+                lock(&told).push(Asked { began, ended: Instant::now(), result });
+                std::thread::sleep(pace.saturating_sub(began.elapsed()));
             }
         });
-        Self { answers, stop, thread: Some(thread) }
+        Self { asked, stop, thread: Some(thread) }
     }
 
-    /// When it was answered since `start`.
-    pub fn since(&self, start: Instant) -> Vec<Instant> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.iter().copied().filter(|answer| *answer >= start).collect()
+    /// What was over since `start`.
+    pub fn since(&self, start: Instant) -> Vec<Asked> {
+        let asked = lock(&self.asked);
+        asked.iter().rev().take_while(|asked| asked.ended >= start).cloned().collect()
     }
 
-    /// Whether it was answered in the time before now.
-    pub fn answered_within(&self, time: Duration) -> bool {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.last().is_some_and(|last| last.elapsed() < time)
+    /// When it was answered since `start`, in order.
+    pub fn answers(&self, start: Instant) -> Vec<Instant> {
+        let since = self.since(start);
+        since.into_iter().rev().filter(|asked| asked.result.is_ok()).map(|asked| asked.ended).collect()
+    }
+
+    /// Whether a question of after `start` was answered.
+    pub fn served_since(&self, start: Instant) -> bool {
+        self.since(start).iter().any(|asked| asked.result.is_ok() && asked.began >= start)
     }
 
     /// The longest time without an answer between `start` and now.
     pub fn outage(&self, start: Instant) -> Duration {
         let mut last = start;
         let mut longest = Duration::ZERO;
-        for answer in self.since(start).into_iter().chain([Instant::now()]) {
+        for answer in self.answers(start).into_iter().chain([Instant::now()]) {
             longest = longest.max(answer.saturating_duration_since(last));
             last = answer;
         }
@@ -88,6 +123,11 @@ impl Drop for Watch {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Locks what threads share; one that panicked has been told of.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks a ZEO server `ruok`, end to end.
@@ -107,19 +147,29 @@ pub fn ruok(addr: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Gets `path` as a visitor; the status and the body.
-pub fn get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+/// What a visitor got.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// Sends one request as a visitor, such as `GET /ok`.
+pub fn visit(addr: SocketAddr, request: &str) -> io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&addr, VISIT)?;
     stream.set_read_timeout(Some(VISIT))?;
-    stream
-        .write_all(format!("GET {path} HTTP/1.1\r\nHost: www.example.org\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let head = "Host: www.example.org\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(format!("{request} HTTP/1.1\r\n{head}").as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    let body = text.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned());
-    Ok((status, body))
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    Ok(Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() })
 }
 
-const PACE: Duration = Duration::from_millis(20);
+/// How often a storage is asked.
+pub const PACE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(400);
-const VISIT: Duration = Duration::from_secs(30);
+/// Longer than any edge lets a visitor wait.
+const VISIT: Duration = Duration::from_secs(90);

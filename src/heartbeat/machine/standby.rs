@@ -132,7 +132,9 @@ impl Machine {
         let hour_ago = |at: &&At| **at + HOUR > self.now;
         let takeovers = self.takeovers.iter().filter(hour_ago).count();
         let limit = usize::try_from(self.set.takeovers_max).unwrap_or(usize::MAX);
-        let behind = self.copy.unwrap_or_default().behind_us(self.known()) > micros(self.set.max_lag);
+        let served = self.fresh(self.set.me.peer()).is_some_and(|said| said.standing == Standing::Active);
+        let must_have = if served { self.due.tid() } else { self.known() };
+        let behind = self.copy.unwrap_or_default().behind_us(must_have) > micros(self.set.max_lag);
         match () {
             () if self.register.want.maintenance.on => Some(Refusal::Maintenance),
             () if self.ordered_off => Some(Refusal::Standby),

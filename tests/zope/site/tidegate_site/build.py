@@ -65,6 +65,7 @@ def build(app):
     app.private.manage_permission(view, ["Manager", "Member"], acquire=0)
 
     add(app, pages.Counter("counter", "A form that writes"))
+    add(app, pages.Ledger("ledger", "Numbers"))
     add(app, pages.Slow("slow", "Slow"))
     add(app, pages.News("news", "News"))
     add(app, pages.Cookie("cookie", "Cookie"))

@@ -13,6 +13,7 @@ from AccessControl import ClassSecurityInfo
 from AccessControl.class_init import InitializeClass
 from AccessControl.Permissions import manage_properties
 from AccessControl.Permissions import view
+from BTrees.IOBTree import IOTreeSet
 from BTrees.Length import Length
 from OFS.Image import Image
 from OFS.SimpleItem import SimpleItem
@@ -166,6 +167,36 @@ class Counter(Item):
 
 
 InitializeClass(Counter)
+
+
+@zpublish
+class Ledger(Item):
+    """Numbers that were handed in, each a commit of its own: what was acknowledged must be there for ever."""
+
+    security = ClassSecurityInfo()
+
+    def __init__(self, id, title):
+        super().__init__(id, title)
+        self.numbers = IOTreeSet()
+
+    @zpublish
+    @security.protected(view)
+    def index_html(self, RESPONSE):
+        """All of them, one a line."""
+        RESPONSE.setHeader("Content-Type", "text/plain")
+        RESPONSE.setHeader("Cache-Control", "no-store")
+        return "".join(f"{number}\n" for number in self.numbers)
+
+    @zpublish(methods="POST")
+    @security.protected(view)
+    def add(self, number, RESPONSE):
+        """One more."""
+        self.numbers.insert(int(number))
+        RESPONSE.setHeader("Content-Type", "text/plain")
+        return f"{int(number)}\n"
+
+
+InitializeClass(Ledger)
 
 
 @zpublish

@@ -1,0 +1,201 @@
+//! The faults: each is told who is active and who is not, does its worst, and says what must be so afterwards.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::Context;
+use anyhow::ensure;
+use rustix::process::Signal;
+
+use super::fabric::ip;
+use super::watch;
+use super::world::World;
+
+/// What is done: who is active, who is not.
+pub type Fault = fn(&mut World, &'static str, &'static str) -> anyhow::Result<()>;
+
+/// What must be so after a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The other member serves.
+    Moved,
+    /// Nothing has moved, and nobody was shot.
+    Stayed,
+}
+
+/// All of them, with what comes of each. What moves the role and what does not take turns where it can, for after a move votes
+/// bind for a while, and that is waited for.
+pub const ALL: [(&str, Fault, After); 13] = [
+    ("service killed", service_killed, After::Moved),
+    ("heartbeat link cut", heartbeat_link_cut, After::Stayed),
+    ("service frozen", service_frozen, After::Moved),
+    ("one-way cut between the members", one_way_cut, After::Stayed),
+    ("power-off, fence answers in 0.2 s", power_off, After::Moved),
+    ("the pair's links cut", pair_cut, After::Stayed),
+    ("LAN of the active cut", lan_cut, After::Moved),
+    ("power-off, fence unreachable", power_off_unreachable, After::Moved),
+    ("active isolated", active_isolated, After::Moved),
+    ("power-off, fence refuses", power_off_refused, After::Moved),
+    ("node frozen, shot", node_frozen_and_shot, After::Moved),
+    ("node frozen and thawed", node_frozen, After::Moved),
+    ("journal torn, member restarted", journal_torn, After::Stayed),
+];
+
+fn service_killed(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.signal_storage(active, Signal::KILL)?;
+    Ok(())
+}
+
+fn service_frozen(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.signal_storage(active, Signal::STOP)?;
+    Ok(())
+}
+
+fn power_off(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    world.power_off(active)?;
+    world.wait("it was shot", |world| world.was_shot(active) || world.role(standby) == "active")?;
+    Ok(())
+}
+
+fn power_off_unreachable(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.set_fence(active, "unreachable")?;
+    world.power_off(active)?;
+    Ok(())
+}
+
+fn power_off_refused(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.set_fence(active, "refuses")?;
+    world.power_off(active)?;
+    Ok(())
+}
+
+fn heartbeat_link_cut(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.fabric.unplug(active, 1)?;
+    world.wait("the cut is seen", |world| quiet_links(world, active) >= 1)?;
+    Ok(())
+}
+
+fn one_way_cut(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    for link in [0, 1] {
+        world.fabric.one_way(active, standby, link, true)?;
+    }
+    world.wait("the cut is seen", |world| quiet_links(world, standby) >= 2)?;
+    std::thread::sleep(AWHILE);
+    ensure!(world.role(active) == "active", "{active} is {}", world.role(active));
+    for link in [0, 1] {
+        world.fabric.one_way(active, standby, link, false)?;
+    }
+    Ok(())
+}
+
+fn pair_cut(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    for (from, to) in [(active, standby), (standby, active)] {
+        for link in [0, 1] {
+            world.fabric.one_way(from, to, link, true)?;
+        }
+    }
+    world.wait("the cut is seen", |world| quiet_links(world, standby) >= 2)?;
+    std::thread::sleep(AWHILE);
+    ensure!(world.role(active) == "active", "{active} is {}", world.role(active));
+    for (from, to) in [(active, standby), (standby, active)] {
+        for link in [0, 1] {
+            world.fabric.one_way(from, to, link, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// How many links of a node to the other member are silent.
+pub fn quiet_links(world: &World, node: &str) -> usize {
+    let status = world.status(node).unwrap_or_default();
+    let links = status["links"].as_array().cloned().unwrap_or_default();
+    let dead = status["timing_ms"]["dead"].as_u64().unwrap_or(u64::MAX);
+    let silent = |link: &&serde_json::Value| {
+        link["node"] != "w" && link["last_heard_ms"].as_u64().is_none_or(|heard| heard > dead)
+    };
+    links.iter().filter(silent).count()
+}
+
+fn active_isolated(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    // No device: the lease alone must do.
+    world.set_fence(active, "unreachable")?;
+    world.fabric.isolate(active)?;
+    world.wait("it has stopped its storage", |world| world.role(active) != "active")?;
+    Ok(())
+}
+
+/// The heartbeat between the members lives, but no client and no witness reaches the active.
+fn lan_cut(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.fabric.unplug(active, 0)?;
+    world.wait("it gives way", |world| world.role(active) == "standby")?;
+    ensure!(!world.was_shot(active), "it was shot, and gave way");
+    Ok(())
+}
+
+fn node_frozen_and_shot(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    world.fabric.signal_all(active, Signal::STOP)?;
+    world.wait("the other member serves", |world| world.role(standby) == "active")?;
+    reset_clients(world)?;
+    Ok(())
+}
+
+/// A kernel that lives had acknowledged what its frozen storage never answers, so the clients wait for their next keep-alive,
+/// a minute or so. Here their connections are reset.
+fn reset_clients(world: &World) -> anyhow::Result<()> {
+    ip(&["netns", "exec", &world.fabric.namespace("z"), "ss", "-K", "dst", "10.77.0.10"])
+}
+
+/// Without a device, and with one disk for both, only a watchdog saves what is under way when a whole node freezes and thaws:
+/// the storage runs before anybody can end it. So nobody writes here.
+fn node_frozen(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    world.set_fence(active, "unreachable")?;
+    world.site.as_ref().context("a site")?.pause_writer(true);
+    world.fabric.signal_all(active, Signal::STOP)?;
+    world.wait("the other member serves", |world| world.role(standby) == "active")?;
+    world.fabric.signal_all(active, Signal::CONT)?;
+    world.wait("the thawed one knows", |world| {
+        matches!(world.role(active).as_str(), "standby" | "stopping" | "booting")
+    })?;
+    reset_clients(world)?;
+    world.site.as_ref().context("a site")?.pause_writer(false);
+    Ok(())
+}
+
+fn journal_torn(world: &mut World, _: &'static str, standby: &'static str) -> anyhow::Result<()> {
+    world.fabric.signal_all(standby, Signal::KILL)?;
+    world.reap(standby);
+    let journal = world.path(&format!("{standby}.state/pair.journal"));
+    let whole = fs::read(&journal).context("a journal")?;
+    fs::write(&journal, &whole[..whole.len() / 2])?;
+    world.start(standby)?;
+    world.wait("it comes back as standby", |world| world.role(standby) == "standby")?;
+    Ok(())
+}
+
+/// Nonsense that looks like heartbeats is counted, and does nothing.
+pub fn forged_datagrams(world: &mut World) -> anyhow::Result<()> {
+    let (active, _) = world.active().context("nobody is active")?;
+    let rejected = |world: &World| -> u64 {
+        let status = world.status(active).unwrap_or_default();
+        status["rejected"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
+    };
+    let before = rejected(world);
+    let target = if active == "a" { "10.77.0.1:694" } else { "10.77.0.2:694" };
+    watch::run_within(&world.fabric.namespace("c"), move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        for length in 0..500_usize {
+            let mut datagram = vec![0; length];
+            // The magic of a heartbeat, and nonsense behind it.
+            datagram.iter_mut().zip(b"tgHB\x01").for_each(|(byte, magic)| *byte = *magic);
+            socket.send_to(&datagram, target)?;
+        }
+        Ok(())
+    })?;
+    world.wait("they are counted", |world| rejected(world) >= before + 300)?;
+    ensure!(world.role(active) == "active", "it is {} now", world.role(active));
+    Ok(())
+}
+
+/// Long enough for a wrong takeover to happen.
+const AWHILE: Duration = Duration::from_secs(2);
