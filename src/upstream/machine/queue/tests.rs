@@ -514,3 +514,23 @@ fn the_forecast_counts_those_who_go_before() {
     let refused = Arrival::Refused(Refused::TooLong(Duration::from_millis(500)));
     assert_eq!(queue.arrive(ask(3), false), refused, "two editors and he himself take 3 s");
 }
+
+#[test]
+fn an_editor_who_was_served_before_goes_before_a_robot_who_never_was() {
+    let bounds = Bounds { max: 1000, per_client: 1000, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    let editor = Ask { class: Class::Editor, ..ask(1000) };
+    let robot = Ask { class: Class::Background, ..ask(1001) };
+    for asked in [ask(0), editor] {
+        let _ = queue.arrive(asked, false);
+    }
+    for client in 1..40 {
+        let _ = queue.arrive(ask(client), false);
+    }
+    for _ in 0..20 {
+        let _ = queue.release(ids[0], Duration::from_millis(1));
+    }
+    let Arrival::Waiting(_) = queue.arrive(robot, false) else { panic!("full") };
+    let Arrival::Waiting(ticket) = queue.arrive(editor, false) else { panic!("full") };
+    assert_eq!(queue.release(ids[0], Duration::from_millis(1)), [Granted { ticket, endpoint: ids[0] }]);
+}
