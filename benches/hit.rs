@@ -128,6 +128,7 @@ fn stored() -> Arc<Stored> {
         hidden: None,
         tagged: Tagged::new(Vec::new(), 0),
         coded: None,
+        kept: None,
     })
 }
 

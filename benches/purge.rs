@@ -147,6 +147,7 @@ fn stored(at: usize, born: u64) -> Arc<Stored> {
         hidden: None,
         tagged: Tagged::new(tags_of(at).map(tag).collect(), born),
         coded: None,
+        kept: None,
     })
 }
 

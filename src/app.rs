@@ -9,6 +9,9 @@ use crate::admission::pressure::Gauge;
 use crate::admission::pressure::Level;
 use crate::cache;
 use crate::cache::Cache;
+use crate::cache::disk;
+use crate::cache::disk::Disk;
+use crate::cache::disk::DiskView;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
@@ -57,6 +60,7 @@ use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 use tracing::info;
 use tracing::warn;
 
@@ -71,6 +75,9 @@ const MEMORY_EVERY: Duration = Duration::from_millis(250);
 
 /// How long the access log may take for its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// How long the cache on disk has to write what it has not yet.
+const LAST_PAGES: Duration = Duration::from_secs(10);
 
 /// A tidegate that is ready to run.
 pub struct App {
@@ -121,6 +128,9 @@ impl App {
             }
             if self.config.heartbeat.node.is_some() {
                 account.provide(&self.config.heartbeat.state_dir, 0o700)?;
+            }
+            if let Some(directory) = &self.config.cache.disk {
+                account.provide(directory, 0o700)?;
             }
             if self.config.tls.acme.email.is_some() {
                 account.provide(&self.config.tls.acme.store, 0o700)?;
@@ -177,6 +187,7 @@ impl App {
             tickets: Tickets::new().context("make TLS ticket keys")?,
             live: Arc::default(),
         });
+        open_disk(&self.config, &house.cache);
         let permits = Permits::new();
         let workers = workers(&self.config);
         let admin = open_admin(&self.config).await?;
@@ -237,6 +248,10 @@ impl App {
         drop(follower);
         take_down(&self.config, &publisher, crew, &abandon).await;
         admin_stop.cancel();
+        if let Some(disk) = house.cache.disk().cloned() {
+            // Whatever becomes of it, the next start sees what it can trust.
+            let _ = tokio::task::spawn_blocking(move || disk.close(LAST_PAGES)).await;
+        }
         // It ends with its token; a panic in it concerns nobody any more.
         let _ = admin.await;
         if !house.access.close(LAST_LINES) {
@@ -498,8 +513,28 @@ fn open_access_log(config: &Config) -> anyhow::Result<AccessLog> {
     Ok(AccessLog::start(&settings, clock::mono)?)
 }
 
+/// Opens the part of the cache on the disk, if there shall be one. A site lives without it.
+fn open_disk(config: &Config, cache: &Arc<Cache>) {
+    let Some(path) = config.cache.disk.clone() else { return };
+    let settings =
+        disk::Settings { path, size: config.cache.disk_size.0, index: cache_memory(config) / disk::INDEX_PART };
+    if let Err(error) = Disk::open(&settings, disk::this_boot(), cache) {
+        error!(
+            error = telemetry::chain(&error),
+            "there is no cache on disk; what is stored will not survive a restart"
+        );
+    }
+}
+
+fn cache_memory(config: &Config) -> u64 {
+    config.cache.memory.of(memory::limit().unwrap_or(SMALL_MACHINE))
+}
+
 fn cache_settings(config: &Config) -> cache::Settings {
-    let memory = config.cache.memory.of(memory::limit().unwrap_or(SMALL_MACHINE));
+    let mut memory = cache_memory(config);
+    if config.cache.disk.is_some() {
+        memory -= memory / disk::INDEX_PART;
+    }
     cache::Settings { memory, object_max: config.cache.object_max.0, variants: config.cache.variants as usize }
 }
 
@@ -520,10 +555,26 @@ fn show_live_state(publisher: &Arc<Publisher>) {
             dropped: house.cache.dropped(),
             overflows: ledger.raised,
         });
+        metrics.cache_disk(house.cache.disk().map(|disk| disk_facts(&disk.view())));
         for upstream in house.snapshots.load_full().upstreams.values() {
             upstream.show_gauges();
         }
     });
+}
+
+fn disk_facts(view: &DiskView) -> metrics::DiskFacts {
+    metrics::DiskFacts {
+        phase: view.phase.as_str(),
+        bytes: view.bytes,
+        capacity: view.capacity,
+        entries: view.entries,
+        reads: view.reads.clone(),
+        records: view.written.0,
+        written: view.written.1,
+        waiting: view.waiting,
+        skipped: view.skipped,
+        errors: view.errors,
+    }
 }
 
 fn tier(tier: &cache::store::Tier) -> metrics::Tier {

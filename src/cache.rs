@@ -6,6 +6,7 @@
 pub mod body;
 pub mod coded;
 pub mod collapse;
+pub mod disk;
 pub mod entry;
 pub mod ledger;
 pub mod rules;

@@ -29,7 +29,9 @@ pub fn boot() -> Instant {
     *base + since_boot().saturating_sub(*began)
 }
 
-fn since_boot() -> Duration {
+/// How long the machine has been running, sleep included.
+#[must_use]
+pub fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 

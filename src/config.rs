@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod decode;
+pub mod digest;
 pub mod pair;
 pub mod pair_settings;
 pub mod reference;

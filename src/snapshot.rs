@@ -24,6 +24,7 @@ use crate::cache;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::config::check::SCALES_LIMIT;
+use crate::config::digest;
 use crate::config::settings;
 use crate::config::values;
 use crate::semantics::cache_status::CacheStatus;
@@ -33,6 +34,7 @@ use crate::semantics::freshness::Bounds;
 use crate::semantics::pattern::Pattern;
 use crate::semantics::query::Respelling;
 use crate::semantics::tags::Mode;
+use crate::semantics::tags::Tag;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::SiteMetrics;
@@ -239,6 +241,8 @@ pub struct Site {
     pub classes: Arc<upstream::Classes>,
     /// The cookie that leads a client back to the endpoint that served it.
     pub way: Option<Arc<str>>,
+    /// A digest of the settings that decide what is stored of it.
+    pub terms: u64,
     /// Its counters.
     pub metrics: Arc<SiteMetrics>,
 }
@@ -545,6 +549,7 @@ impl Compiled {
             headers: site.headers.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect(),
             hsts: hsts(site),
             identity_cookies: Arc::clone(identity_cookies),
+            terms: Tag::named(digest::of(name, site, &config.cache).as_bytes()).value(),
             metrics: house.metrics.site(name),
         }
     }

@@ -147,6 +147,15 @@ impl FillBudget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// A share of the budget, for bytes that are read in one go; `None` if there is no room for them.
+    #[must_use]
+    pub fn share(&self, bytes: u64) -> Option<Share<'_>> {
+        let within = self.add(bytes);
+        // Given back at once if it is too much.
+        let share = Share { budget: self, bytes };
+        within.then_some(share)
+    }
+
     fn add(&self, bytes: u64) -> bool {
         self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limit
     }
@@ -156,7 +165,31 @@ impl FillBudget {
     }
 }
 
+/// A share of the budget, until it is dropped.
+#[derive(Debug)]
+pub struct Share<'b> {
+    budget: &'b FillBudget,
+    bytes: u64,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.budget.sub(self.bytes);
+    }
+}
+
 impl StoredBody {
+    /// A body of these bytes.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let len = bytes.len();
+        if len <= SEGMENT {
+            return Self::Whole(bytes);
+        }
+        let pieces = (0..len).step_by(SEGMENT).map(|at| bytes.slice(at..len.min(at + SEGMENT)));
+        Self::Segments(pieces.collect(), len as u64)
+    }
+
     /// The length in bytes, if it is known yet.
     #[must_use]
     pub fn len(&self) -> Option<u64> {

@@ -9,6 +9,8 @@ use crate::semantics::vary::Selection;
 use http::HeaderMap;
 use http::StatusCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// What a shelf and a response cost beyond the bytes they hold: their structs, counters and allocator rounding.
@@ -36,6 +38,52 @@ pub struct Stored {
     pub tagged: Tagged,
     /// Its codings, if it is worth any.
     pub coded: Option<Coded>,
+    /// What the disk has to know of it, where there is one.
+    pub kept: Option<Arc<Kept>>,
+}
+
+/// What has to be known of a stored response to keep it on the disk, the same for all copies that have its body.
+#[derive(Debug, Default)]
+pub struct Kept {
+    under: u64,
+    place: AtomicU64,
+}
+
+/// Where a body lies on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In which segment; they are counted from 1.
+    pub segment: u32,
+    /// From which byte on.
+    pub offset: u32,
+}
+
+impl Kept {
+    /// Of a response that was judged under these terms: a digest of the settings that decide what is stored.
+    #[must_use]
+    pub fn under_terms(under: u64) -> Self {
+        Self { under, place: AtomicU64::new(0) }
+    }
+
+    /// The digest of the settings under which it was judged.
+    #[must_use]
+    pub fn under(&self) -> u64 {
+        self.under
+    }
+
+    /// Where the body lies, if it was written.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let place = self.place.load(Ordering::Relaxed);
+        let [.., a, b, c, d] = place.to_be_bytes();
+        let segment = u32::try_from(place >> 32).unwrap_or(0);
+        (place != 0).then_some(Place { segment, offset: u32::from_be_bytes([a, b, c, d]) })
+    }
+
+    /// Notes where the body lies.
+    pub fn lies_at(&self, place: Place) {
+        self.place.store(u64::from(place.segment) << 32 | u64::from(place.offset), Ordering::Relaxed);
+    }
 }
 
 /// The variants of one URL, newest first.
@@ -60,6 +108,7 @@ impl Stored {
             hidden: self.hidden.clone(),
             tagged: self.tagged.clone(),
             coded: self.coded.clone(),
+            kept: self.kept.clone(),
         }
     }
 

@@ -53,7 +53,7 @@ pub enum Verdict {
 }
 
 /// What a pattern purge names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reach {
     /// Only of the site with this tag.
     pub site: Option<Tag>,
@@ -63,16 +63,43 @@ pub struct Reach {
     pub with_query: bool,
 }
 
+/// A purge that names no single key.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Whatever has one of these tags.
+    Tags(Vec<Tag>),
+    /// What a pattern names.
+    Reach(Reach),
+    /// Everything.
+    All,
+}
+
 /// So many patterns wait for a sweep already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{PATTERNS_MAX} purges by pattern are still being carried out; try again in some seconds")]
 pub struct Busy;
 
 /// The ledger.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     sequence: AtomicU64,
+    bounds: Bounds,
     book: RwLock<Book>,
+}
+
+/// How much a ledger remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Tags.
+    pub records: usize,
+    /// Patterns.
+    pub patterns: usize,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::beginning(0, Bounds { records: RECORDS_MAX, patterns: PATTERNS_MAX })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +195,56 @@ impl Clone for Tagged {
 }
 
 impl Ledger {
+    /// A ledger whose purges are counted from `sequence` on.
+    #[must_use]
+    pub fn beginning(sequence: u64, bounds: Bounds) -> Self {
+        Self { sequence: sequence.into(), bounds, book: RwLock::default() }
+    }
+
+    /// Purges what `order` names. Gives the purge's sequence.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub fn purge(&self, order: &Order, mode: Mode, now: Instant) -> Result<u64, Busy> {
+        match order {
+            Order::Tags(tags) => self.purge_tags(tags, mode, now),
+            Order::Reach(reach) => return self.purge_reach(reach.clone(), mode, now),
+            Order::All => self.purge_all(),
+        }
+        Ok(self.sequence())
+    }
+
+    /// Notes a purge of an earlier run, whose sequence lies before the first of this one. In any order.
+    pub fn replay(&self, order: &Order, mode: Mode, at: Instant, sequence: u64) {
+        let mut book = self.write();
+        let room = match order {
+            Order::Tags(tags) => book.records.len() + tags.len() <= self.bounds.records,
+            Order::Reach(_) => book.bans.len() < self.bounds.patterns,
+            Order::All => false,
+        };
+        if !room {
+            // What was proved before it counts as purged.
+            book.floor = book.floor.max(sequence);
+            return;
+        }
+        match order {
+            Order::Tags(tags) => {
+                for tag in tags {
+                    let record = book.records.entry(*tag).or_default();
+                    match mode {
+                        Mode::Hard => record.hard = record.hard.max(sequence),
+                        Mode::Soft if record.soft < sequence => {
+                            (record.soft, record.soft_at) = (sequence, Some(at));
+                        }
+                        Mode::Soft => {}
+                    }
+                }
+            }
+            Order::Reach(reach) => book.bans.push(Ban { sequence, reach: reach.clone(), mode, at }),
+            Order::All => {}
+        }
+    }
+
     /// The sequence of the last purge: what is fetched from now on knows all up to it.
     #[must_use]
     pub fn sequence(&self) -> u64 {
@@ -178,7 +255,7 @@ impl Ledger {
     pub fn purge_tags(&self, tags: &[Tag], mode: Mode, now: Instant) {
         let mut book = self.write();
         let sequence = self.sequence() + 1;
-        if book.records.len() + tags.len() > RECORDS_MAX {
+        if book.records.len() + tags.len() > self.bounds.records {
             // The sweeps did not keep up. Everything counts as purged, so nothing needs to be remembered.
             book.floor = sequence;
             book.raised += 1;
@@ -200,15 +277,19 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Busy`].
-    pub fn purge_reach(&self, reach: Reach, mode: Mode, now: Instant) -> Result<(), Busy> {
+    pub fn purge_reach(&self, reach: Reach, mode: Mode, now: Instant) -> Result<u64, Busy> {
         let mut book = self.write();
-        if book.bans.len() == PATTERNS_MAX {
+        if mode == Mode::Hard {
+            // The same once more takes the place of the first: whatever that concerned, this one does.
+            book.bans.retain(|ban| ban.mode != mode || ban.reach != reach);
+        }
+        if book.bans.len() >= self.bounds.patterns {
             return Err(Busy);
         }
         let sequence = self.sequence() + 1;
         book.bans.push(Ban { sequence, reach, mode, at: now });
         self.sequence.store(sequence, Ordering::Release);
-        Ok(())
+        Ok(sequence)
     }
 
     /// Purges everything, in constant time.
@@ -264,7 +345,7 @@ impl Ledger {
     #[must_use]
     pub fn wants_sweep(&self) -> bool {
         let book = self.read();
-        !book.bans.is_empty() || book.records.len() > RECORDS_MAX / 2
+        !book.bans.is_empty() || book.records.len() > self.bounds.records / 2
     }
 
     /// Everything that is stored was proved at `sequence` or later: what is older in the ledger is not needed any more.
@@ -273,8 +354,8 @@ impl Ledger {
         book.floor = book.floor.max(sequence);
         book.records.retain(|_, record| record.hard.max(record.soft) > sequence);
         book.bans.retain(|ban| ban.sequence > sequence);
-        if book.records.capacity() > RECORDS_MAX {
-            book.records.shrink_to(RECORDS_MAX / 2);
+        if book.records.capacity() > self.bounds.records {
+            book.records.shrink_to(self.bounds.records / 2);
         }
     }
 

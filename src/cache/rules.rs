@@ -45,6 +45,14 @@ impl Rules {
         }
     }
 
+    /// Notes what an answer of an earlier run said, unless a newer one has said something.
+    pub fn learn_if_new(&self, key: &[u8], rule: Rule) {
+        let known = |path: &[u8]| self.paths.read().unwrap_or_else(PoisonError::into_inner).contains_key(path);
+        if base(key).is_some_and(|path| !known(&path)) {
+            self.learn(key, Some(rule));
+        }
+    }
+
     /// The key under which what `key` names is stored, if that is another one.
     #[must_use]
     pub fn canonical(&self, key: &[u8]) -> Option<Vec<u8>> {

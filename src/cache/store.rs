@@ -6,9 +6,14 @@
 use crate::cache::body::FillBudget;
 use crate::cache::coded::Mill;
 use crate::cache::collapse::Flights;
+use crate::cache::disk::Disk;
+use crate::cache::disk::SeenAt;
+use crate::cache::entry::Place;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
+use crate::cache::ledger::Busy;
 use crate::cache::ledger::Ledger;
+use crate::cache::ledger::Order;
 use crate::cache::ledger::Verdict;
 use crate::cache::rules::Rules;
 use crate::semantics::coding::Coding;
@@ -25,6 +30,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -81,6 +87,7 @@ pub struct Cache {
     sweeping: Mutex<()>,
     writing: Mutex<()>,
     sweep_due: AtomicBool,
+    disk: OnceLock<Arc<Disk>>,
 }
 
 /// One size class, as seen by metrics.
@@ -122,6 +129,7 @@ impl Cache {
             sweeping: Mutex::default(),
             writing: Mutex::default(),
             sweep_due: AtomicBool::new(false),
+            disk: OnceLock::new(),
         }
     }
 
@@ -133,7 +141,43 @@ impl Cache {
         if known.iter().any(|(one, other)| *one == scheme && **other == *authority) {
             return true;
         }
-        known.len() < PLACES_MAX && known.insert((scheme, authority.into()))
+        let admitted = known.len() < PLACES_MAX && known.insert((scheme, authority.into()));
+        if let Some(disk) = self.disk().filter(|_| admitted) {
+            disk.place_seen();
+        }
+        admitted
+    }
+
+    /// How all sites have been seen.
+    #[must_use]
+    pub fn all_places(&self) -> Vec<SeenAt> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = places.iter().flat_map(|(site, known)| known.iter().map(move |place| (site, place)));
+        seen.map(|(site, (scheme, authority))| (site.clone(), *scheme, authority.clone())).collect()
+    }
+
+    /// What is stored is kept on this disk as well, from now on. Said once, at the start.
+    pub fn attach(&self, disk: &Arc<Disk>) {
+        // The first one stays: there is one at most.
+        let _ = self.disk.set(Arc::clone(disk));
+    }
+
+    /// The part on the disk, if there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Arc<Disk>> {
+        self.disk.get()
+    }
+
+    /// Whether the whole of what `key` names is being fetched, or lies on the disk.
+    #[must_use]
+    pub fn may_have_whole(&self, key: &[u8]) -> bool {
+        self.flights.is_under_way(key) || self.is_on_disk(key)
+    }
+
+    /// Whether something may be found on the disk under `key`.
+    #[must_use]
+    pub fn is_on_disk(&self, key: &[u8]) -> bool {
+        self.disk().is_some_and(|disk| disk.has(key))
     }
 
     /// How `site` has been seen.
@@ -288,12 +332,51 @@ impl Cache {
         self.dropped() - before
     }
 
+    /// Whether something may be found on the disk under `key`, and nothing is in memory: what is there was written from here.
+    #[must_use]
+    pub fn is_on_disk_only(&self, key: &[u8]) -> bool {
+        self.is_on_disk(key) && self.peek(key).is_none()
+    }
+
     /// Puts a response on the shelf of `key`, in place of the variant that the same requests would select.
     /// A response that was purged while it was fetched is not put anywhere.
     pub fn put(&self, key: &[u8], response: &Arc<Stored>) {
         if self.ledger.judge(key, &response.tagged) == Verdict::Gone {
             return;
         }
+        self.shelve(key, response);
+        if let Some(disk) = self.disk() {
+            disk.stored(key, response.kept.as_ref().is_some_and(|kept| kept.place().is_some()));
+        }
+    }
+
+    /// Puts back what was read from the disk, but for what has been stored or purged since.
+    pub fn restore(&self, key: &[u8], read: &Shelf) {
+        let now = self.get(key);
+        let known = now.as_ref().map_or(&[][..], Shelf::variants);
+        // The newest goes on the shelf last, to stand in front.
+        for stored in read.variants().iter().rev() {
+            let superseded = known.iter().any(|one| one.selection == stored.selection || one.selection.is_universal());
+            if !superseded && self.ledger.judge(key, &stored.tagged) != Verdict::Gone {
+                self.shelve(key, stored);
+            }
+        }
+    }
+
+    /// Has the disk write once more whatever it has let go of.
+    pub fn write_again(&self, is_gone: impl Fn(Place) -> bool) {
+        let Some(disk) = self.disk() else { return };
+        for cache in [&self.small, &self.large] {
+            for (key, shelf) in cache {
+                let mut places = shelf.variants().iter().filter_map(|stored| stored.kept.as_ref()?.place());
+                if places.any(&is_gone) {
+                    disk.stored(&key, false);
+                }
+            }
+        }
+    }
+
+    fn shelve(&self, key: &[u8], response: &Arc<Stored>) {
         let before = self.get(key);
         let _turn = self.turn();
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
@@ -325,9 +408,12 @@ impl Cache {
     }
 
     fn forget_stored(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
-        if mode == Mode::Hard {
-            return self.purge(key);
-        }
+        let in_memory = if mode == Mode::Hard { self.purge_memory(key) } else { self.soften(key, now) };
+        // After memory: what the disk takes from there from now on is clean.
+        self.disk().is_some_and(|disk| disk.purge_key(key, mode, now)) || in_memory
+    }
+
+    fn soften(&self, key: &[u8], now: Instant) -> bool {
         self.flights.purge(key);
         let _turn = self.turn();
         let mut found = false;
@@ -349,6 +435,26 @@ impl Cache {
 
     /// Forgets all variants of `key` and bars what is being fetched for it; says whether anything was stored.
     pub fn purge(&self, key: &[u8]) -> bool {
+        self.forget_stored(key, Mode::Hard, crate::clock::mono())
+    }
+
+    /// Purges what names no single key: at once for whoever asks. In constant time.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub fn purge_order(&self, order: Order, mode: Mode, now: Instant) -> Result<(), Busy> {
+        if matches!((&order, mode), (Order::All, Mode::Hard)) {
+            self.purge_all();
+            return Ok(());
+        }
+        self.ledger.purge(&order, mode, now)?;
+        if let Some(disk) = self.disk() {
+            disk.purge(order, mode, now);
+        }
+        Ok(())
+    }
+
+    fn purge_memory(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.private.invalidate(key);
         let _turn = self.turn();
@@ -363,6 +469,9 @@ impl Cache {
         self.private.invalidate_all();
         self.small.invalidate_all();
         self.large.invalidate_all();
+        if let Some(disk) = self.disk() {
+            disk.purge(Order::All, Mode::Hard, crate::clock::mono());
+        }
     }
 
     /// Forgets a quarter of what is stored, for memory is short. Takes seconds for a million URLs: not on the path of a request.

@@ -311,8 +311,15 @@ fn size(context: &mut Context<'_>, path: &str, value: ByteSize, allowed: RangeIn
 fn cache(config: &Config, context: &mut Context<'_>) {
     range(context, "cache.variants", config.cache.variants, 1..=1000);
     size(context, "cache.compress_min", config.cache.compress_min, 256..=1 << 50);
+    size(context, "cache.disk_size", config.cache.disk_size, 64 * ByteSize::MIB..=1 << 50);
     if let Memory::Bytes(memory) = config.cache.memory {
         size(context, "cache.memory", memory, ByteSize::MIB..=1 << 50);
+        if config.cache.disk.is_some() && config.cache.disk_size.0 / 2 < memory.0 {
+            let message =
+                format!("`cache.disk_size` is {}, less than twice `cache.memory` ({memory})", config.cache.disk_size);
+            let help = "what is in memory is kept on the disk as well; make it larger";
+            context.error("E0332", "cache.disk_size", message, help);
+        }
         if config.cache.object_max.0 > memory.0 / 4 {
             let message = format!(
                 "`cache.object_max` is {}, more than a quarter of `cache.memory` ({memory})",

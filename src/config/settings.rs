@@ -216,6 +216,13 @@ settings! {
         memory: Memory = Memory::Bytes(ByteSize(256 * ByteSize::MIB)),
         /// The largest body that is stored; a larger one still reaches its reader. At most a quarter of `memory`.
         object_max: ByteSize = ByteSize(8 * ByteSize::MIB),
+        /// A directory of tidegate's own, in which what is stored is kept as well: it survives a restart and may be larger
+        /// than memory. It is made if it is not there, for tidegate's user alone. Not on a network file system. Read at the
+        /// start only.
+        disk: Option<PathBuf> = None,
+        /// The most bytes of all files there, at least "64MiB" and twice `memory`. A sixteenth of `memory` then tells what lies
+        /// where: enough for 400,000 URLs with "256MiB".
+        disk_size: ByteSize = ByteSize(4096 * ByteSize::MIB),
         /// The smallest text that is compressed (`site.compress`): what fits into a packet gains nothing. From "256B" on.
         compress_min: ByteSize = ByteSize(ByteSize::KIB),
         /// Variants (Vary) that are stored of one URL.

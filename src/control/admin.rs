@@ -248,7 +248,7 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             "/status" if rights == Rights::All => {
                 respond(StatusCode::OK, "application/json", status::json(publisher).to_string())
             }
-            "/explain" if rights == Rights::All => explained(publisher, request.uri().query().unwrap_or("")),
+            "/explain" if rights == Rights::All => explained(publisher, request.uri().query().unwrap_or("")).await,
             _ => text(
                 StatusCode::NOT_FOUND,
                 "there are /healthz, /readyz, /metrics and, on the socket, /status and /explain\n",
@@ -306,7 +306,7 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
 }
 
 /// How a request is answered, as words or (`form=json`) as an object.
-fn explained(publisher: &Publisher, query: &str) -> Response<Full<Bytes>> {
+async fn explained(publisher: &Arc<Publisher>, query: &str) -> Response<Full<Bytes>> {
     let wish = Wish {
         url: query_argument(query, "url").unwrap_or_default(),
         method: query_argument(query, "method"),
@@ -314,7 +314,10 @@ fn explained(publisher: &Publisher, query: &str) -> Response<Full<Bytes>> {
         client: query_argument(query, "client"),
         answer: query_argument(query, "answer"),
     };
-    match publisher.explain(&wish) {
+    let publisher = Arc::clone(publisher);
+    // It may read the disk.
+    let told = tokio::task::spawn_blocking(move || publisher.explain(&wish)).await;
+    match told.unwrap_or_else(|panic| Err(format!("the explanation broke off: {panic}"))) {
         Ok(told) if query_argument(query, "form").as_deref() == Some("json") => {
             respond(StatusCode::OK, "application/json", told.json().to_string())
         }

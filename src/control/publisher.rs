@@ -287,7 +287,14 @@ impl Publisher {
         let publisher = Arc::clone(self);
         // A sweep visits everything that is stored.
         let done = tokio::task::spawn_blocking(move || publisher.purge_now(&wanted)).await;
-        done.unwrap_or_else(|panic| Err(format!("the purge broke off: {panic}")))
+        let settled = match self.house.cache.disk().and_then(|disk| disk.settled()) {
+            Some(settling) => settling.await,
+            None => true,
+        };
+        match done.unwrap_or_else(|panic| Err(format!("the purge broke off: {panic}"))) {
+            Ok(_) if !settled => Err("it is purged, but the disk hangs (cache.disk): a restart may undo it".to_owned()),
+            done => done,
+        }
     }
 
     fn purge_now(&self, wanted: &Wanted) -> Result<String, String> {
@@ -313,7 +320,7 @@ impl Publisher {
         })
     }
 
-    /// Tells how a request is answered now, and why.
+    /// Tells how a request is answered now, and why. May read the disk.
     ///
     /// # Errors
     /// When it is no request; the text is for the operator.

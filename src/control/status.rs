@@ -55,9 +55,19 @@ pub fn json(publisher: &Publisher) -> Value {
         "listeners": listeners,
         "sites": sites,
         "upstreams": upstreams,
-        "cache": { "tiers": tiers, "filling_bytes": house.cache.fills().used() },
+        "cache": { "tiers": tiers, "disk": disk(publisher), "filling_bytes": house.cache.fills().used() },
         "access_log": { "written": told.written, "dropped": told.dropped, "failed": told.failed },
     })
+}
+
+/// The part of the cache on the disk.
+fn disk(publisher: &Publisher) -> Value {
+    let Some(disk) = publisher.house().cache.disk() else { return Value::Null };
+    let view = disk.view();
+    let reads: serde_json::Map<String, Value> =
+        view.reads.iter().map(|(word, count)| ((*word).to_owned(), json!(count))).collect();
+    json!({ "phase": view.phase.as_str(), "objects": view.entries, "bytes": view.bytes, "capacity": view.capacity,
+        "reads": reads, "waiting": view.waiting, "records": view.written.0, "written_bytes": view.written.1, "errors": view.errors })
 }
 
 /// The same in words.
@@ -106,6 +116,16 @@ pub fn words(status: &Value) -> String {
         )
     }) {
         line(&mut text, "cache", tier);
+    }
+    let kept = &status["cache"]["disk"];
+    if kept.is_object() {
+        let (used, capacity) = (bytes(&kept["bytes"]), bytes(&kept["capacity"]));
+        let how = match kept["phase"].as_str() {
+            Some("reading") => ", being read",
+            Some("failed") => ", FAILED: it is not used",
+            _ => "",
+        };
+        line(&mut text, "cache", format!("disk: {} URLs, {used} of {capacity}{how}", kept["objects"]));
     }
     let dropped =
         status["access_log"]["dropped"].as_u64().unwrap_or(0) + status["access_log"]["failed"].as_u64().unwrap_or(0);

@@ -66,13 +66,13 @@ impl<'s> Look<'s> {
         Some((stored, reuse.word().map_or(status, |word| status.detail(word))))
     }
 
-    /// What is done instead. `under_way` says whether somebody fetches it already.
+    /// What is done instead. `at_hand` says whether the whole of it is being fetched, or lies on the disk.
     #[must_use]
-    pub fn onward(&self, headers: &HeaderMap, under_way: impl Fn() -> bool) -> Onward {
+    pub fn onward(&self, headers: &HeaderMap, at_hand: impl Fn() -> bool) -> Onward {
         if self.directives.only_if_cached {
             return Onward::Nothing;
         }
-        if let Some(status) = self.alone(headers, under_way) {
+        if let Some(status) = self.alone(headers, at_hand) {
             return Onward::Alone(status);
         }
         Onward::Fetch(CacheStatus::forwarded(match self.reuse {
@@ -84,7 +84,7 @@ impl<'s> Look<'s> {
     }
 
     /// Why it goes alone, if it asks for what a fetch for all does not give.
-    fn alone(&self, headers: &HeaderMap, under_way: impl Fn() -> bool) -> Option<CacheStatus> {
+    fn alone(&self, headers: &HeaderMap, at_hand: impl Fn() -> bool) -> Option<CacheStatus> {
         if self.directives.no_store {
             // RFC 9111 5.2.1.5: nothing of it is stored, and so nobody may wait for it.
             return Some(CacheStatus::forwarded(Why::Request).detail("no-store"));
@@ -94,6 +94,6 @@ impl<'s> Look<'s> {
         if conditional::is_for_origin(headers) && !stale {
             return Some(WhyPass::Condition.status());
         }
-        (self.reuse.is_none() && range::begins_later(headers) && !under_way()).then(|| WhyPass::Range.status())
+        (self.reuse.is_none() && range::begins_later(headers) && !at_hand()).then(|| WhyPass::Range.status())
     }
 }

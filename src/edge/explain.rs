@@ -3,6 +3,7 @@
 
 use crate::cache::Cache;
 use crate::cache::Stored;
+use crate::cache::disk::Terms;
 use crate::edge::decision::Look;
 use crate::edge::decision::Onward;
 use crate::edge::intake;
@@ -224,11 +225,23 @@ fn about_cache(
         "key",
         format!("{}://{place}{}{query} ({})", question.scheme, question.target.path, question.accept.as_str()),
     );
-    let shelf = cache.get(key);
+    let mut shelf = cache.get(key);
+    let on_disk = cache.disk().filter(|disk| shelf.is_none() && disk.has(key));
+    if let Some(disk) = on_disk {
+        let terms = Terms { under: question.site.terms, codings: question.site.codings };
+        match disk.read_untold(cache, key, &terms) {
+            Ok(read) => {
+                shelf = Some(read);
+                told.say("on disk", "it is read from there first");
+            }
+            Err(miss) => told.say("on disk", format!("nothing that may be served: {}", meaning(miss.as_str()))),
+        }
+    }
     let look = Look::at(shelf.as_ref(), headers, snapshot.cache.honour_client, now.mono);
     let under_way = || cache.flights().is_under_way(key);
-    match (look.served(), look.onward(headers, under_way)) {
+    match (look.served(), look.onward(headers, || cache.may_have_whole(key))) {
         (Some((_, status)), _) => {
+            let status = if on_disk.is_some() { status.on_disk() } else { status };
             told.say("verdict", shown(&status));
             told.say("because", status.detail_word().map_or("it is stored and fresh", meaning));
         }
@@ -376,6 +389,13 @@ pub fn meaning(word: &str) -> &'static str {
         "site" => "the site has cache = false",
         "rule" => "the rule has cache = false",
         "stale-while-revalidate" => "it is stale, may be served so, and is refreshed meanwhile",
+        "disk" => "it is stored and fresh, on the disk",
+        "absent" => "what was there is gone",
+        "purged" => "it was purged after it was written",
+        "settings" => "it was stored under other settings",
+        "damaged" => "it is damaged",
+        "error" => "the disk failed",
+        "busy" => "too much is being read",
         "max-stale" => "it is stale, and the request takes it so",
         "stale-if-error" => "it is stale, and the origin has just failed",
         "status" => "answers with this status are not stored",

@@ -7,6 +7,7 @@ use crate::cache::Fill;
 use crate::cache::Flight;
 use crate::cache::Joined;
 use crate::cache::Leader;
+use crate::cache::Shelf;
 use crate::cache::Stored;
 use crate::cache::StoredBody;
 use crate::cache::Tagged;
@@ -16,8 +17,11 @@ use crate::cache::coded::Coded;
 use crate::cache::coded::Mill;
 use crate::cache::collapse::Failure;
 use crate::cache::collapse::Landing;
+use crate::cache::disk::Terms as KeptUnder;
+use crate::cache::entry::Kept;
 use crate::clock;
 use crate::edge::body::OutBody;
+use crate::edge::decision::Look;
 use crate::edge::deliver;
 use crate::edge::errand::Errand;
 use crate::edge::inbound;
@@ -83,6 +87,9 @@ const TAKEN_AT_ONCE: u64 = 16 * 1024;
 
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
+
+/// How long the disk may take to read what is kept before the origin is asked instead.
+const READ_MAX: Duration = Duration::from_secs(1);
 
 /// How long a body is fetched on for the cache alone when nobody reads it any more.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
@@ -161,6 +168,12 @@ async fn try_pass(
     }
     let answered = clean(errand, fetched);
     obsolete::after(errand, &method, answered.status, &answered.head);
+    if !method.is_safe()
+        && let Some(settling) = errand.edge.cache.disk().and_then(|disk| disk.settled())
+    {
+        // Who has changed something hears of it when no restart can bring back what was before; if the disk hangs, later.
+        settling.await;
+    }
     if let Some(key) = &errand.key {
         answered.learn(errand, key, shows_cookies);
     }
@@ -317,6 +330,12 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
         let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
             Joined::Leader(mut leader) => {
                 let stored = match arrived(&errand, &key, request.headers()) {
+                    None if errand.edge.cache.is_on_disk_only(&key) => {
+                        match read_back(&errand, &leader, &request).await {
+                            Some(kept) => return from_disk(errand, trail, request, leader, kept).await,
+                            None => return lead(errand.for_all(&key, request.headers()), trail, request, leader).await,
+                        }
+                    }
                     Some((stored, Reuse::Fresh)) => stored,
                     Some((stored, _)) => {
                         // It has to be asked about all the same, but need not be rendered again.
@@ -372,6 +391,58 @@ fn stale_while_out(
             deliver::landed(errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale))
         }
         _ => Err(trail),
+    }
+}
+
+/// What is kept on the disk for such requests; it is in memory then, for those who come later. The thread that reads serves no
+/// requests, and who has waited too long for it asks the origin.
+async fn read_back(errand: &Errand, leader: &Leader, request: &Request<Incoming>) -> Option<Arc<Stored>> {
+    let cache = Arc::clone(&errand.edge.cache);
+    let disk = Arc::clone(cache.disk()?);
+    let key: Box<[u8]> = leader.key().into();
+    let terms = KeptUnder { under: errand.site.terms, codings: errand.site.codings };
+    let read = tokio::task::spawn_blocking(move || disk.read(&cache, &key, &terms));
+    let shelf = tokio::time::timeout(READ_MAX, read).await.ok()?.ok()?.ok()?;
+    if !leader.store_unless_purged(|| errand.edge.cache.restore(leader.key(), &shelf)) {
+        return None;
+    }
+    shelf.select(request.headers()).cloned()
+}
+
+/// Answers with what was kept on the disk, if it may be served; otherwise the origin is asked about it.
+async fn from_disk(
+    mut errand: Errand,
+    trail: Box<Trail>,
+    request: Request<Incoming>,
+    mut leader: Leader,
+    kept: Arc<Stored>,
+) -> Response<OutBody> {
+    let shelf = Shelf::One(Arc::clone(&kept));
+    let now = clock::mono();
+    let look = Look::at(Some(&shelf), request.headers(), errand.snapshot.cache.honour_client, now);
+    let served = look.served().map(|(_, status)| status.on_disk());
+    let refresh_it = look.reuse == Some(Reuse::StaleWhileRevalidate);
+    errand.found = Some(Arc::clone(&kept));
+    let out = || errand.site.upstream.is_out() && usable_stale(&errand, request.headers()).is_some();
+    let Some(status) = served.or_else(|| out().then(|| stale_status(&kept))) else {
+        errand.status = CacheStatus::forwarded(Why::Stale);
+        let errand = errand.for_all(leader.key(), request.headers());
+        return lead(errand, trail, request, leader).await;
+    };
+    leader.share(Arc::clone(&kept));
+    drop(leader);
+    let landed = deliver::landed(&errand, trail, request.headers(), request.method(), &kept, &status);
+    match landed {
+        Ok(response) => {
+            if refresh_it {
+                refresh(errand, request.headers());
+            }
+            response
+        }
+        Err(trail) => {
+            errand.found = None;
+            pass(&errand, trail, request).await
+        }
     }
 }
 
@@ -684,6 +755,7 @@ impl Journey {
             hidden,
             tagged: found.tagged.again(self.errand.born),
             coded,
+            kept: found.kept.clone(),
         });
         self.store(&stored, answered.epoch);
         self.leader.share(Arc::clone(&stored));
@@ -721,7 +793,9 @@ impl Journey {
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
         let tagged = Tagged::new(self.errand.tags(&head, &tags), self.errand.born);
-        let stored = Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded });
+        let kept = cache.disk().map(|_| Arc::new(Kept::under_terms(self.errand.site.terms)));
+        let stored =
+            Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded, kept });
         let seat = stored.body.reader();
         self.leader.share(Arc::clone(&stored));
         tell(reply, Outcome::Shared { stored: Arc::clone(&stored), status, own, endpoint, timings, seat });

@@ -41,7 +41,7 @@ pub fn after(errand: &Errand, method: &Method, status: StatusCode, answer: &Head
     if !groups.is_empty() {
         // Answers with more tags than are kept have every tag.
         groups.push(tags::Tag::ANY);
-        cache.ledger().purge_tags(&groups, Mode::Hard, now);
+        purge::by_tags(cache, groups, Mode::Hard, now);
     }
     purge::settle(cache);
 }

@@ -75,11 +75,16 @@ impl Future for Answer {
     }
 }
 
+/// Says whether the disk knows of all purges so far.
+type Settling = Pin<Box<dyn Future<Output = bool> + Send>>;
+
 /// What the first look at a request gave.
 enum First {
     Answered(Response<OutBody>),
     /// Answered that it makes no sense.
     Refused(Response<OutBody>),
+    /// Answered, as soon as what was purged stays so whatever happens.
+    Settling(Settling, Response<OutBody>, Box<Trail>),
     Pass(Box<Errand>, Box<Trail>),
     Fetch(Box<Errand>, Box<Trail>),
 }
@@ -127,6 +132,15 @@ impl Service<Request<Incoming>> for Session {
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.
                 Answer::Ready(Some(response))
             }
+            First::Settling(settling, response, trail) => Answer::Pending(Box::pin(async move {
+                let response = if settling.await {
+                    response.map(|body| body.trailed(trail))
+                } else {
+                    // It is purged in memory, but nobody knows whether a restart would bring it back.
+                    deliver::failed(trail, &Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "purge_not_kept"))
+                };
+                response.map(|body| body.watched(watch))
+            })),
             First::Pass(errand, trail) => Answer::Pending(Box::pin(async move {
                 let mut response = fetch::pass(&errand, trail, request).await;
                 errand.site.dress(response.headers_mut(), errand.scheme);
@@ -173,12 +187,31 @@ fn first(
     let mut first = match question.kind {
         Kind::Shared => KEY.with_borrow_mut(|buffer| lookup(edge, snapshot, request, &question, buffer, now)),
         Kind::Pass(why) => pass(edge, snapshot, request, &question, None, why.status(), now),
-        Kind::Purge => First::Answered(purge::answer(edge, snapshot, request, &question, now)),
+        Kind::Purge => purged(edge, snapshot, request, &question, now),
     };
-    if let First::Answered(response) = &mut first {
+    if let First::Answered(response) | First::Settling(_, response, _) = &mut first {
         question.site.dress(response.headers_mut(), question.scheme);
     }
     first
+}
+
+/// A PURGE: answered at once, or where the cache is kept on a disk, when it stands there.
+fn purged(
+    edge: &Arc<Edge>,
+    snapshot: &Arc<Snapshot>,
+    request: &Request<Incoming>,
+    question: &Question<'_>,
+    now: Instant,
+) -> First {
+    let (response, why) = purge::answer(edge, snapshot, request, question, now);
+    match edge.cache.disk().and_then(|disk| disk.settled()) {
+        None => First::Answered(deliver::own(edge, request, question, response, why, now)),
+        Some(settling) => {
+            let mut trail = Box::new(Trail::of(edge, request, question, now));
+            trail.refused(response.status(), why);
+            First::Settling(Box::pin(settling), response.map(OutBody::whole), trail)
+        }
+    }
 }
 
 /// To the origin, past the cache; `lookup` if what it says may be learnt from.
@@ -237,7 +270,7 @@ fn lookup(
     }
     let refuse =
         |refusal: Refusal| First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
-    let status = match look.onward(request.headers(), || edge.cache.flights().is_under_way(key)) {
+    let status = match look.onward(request.headers(), || edge.cache.may_have_whole(key)) {
         Onward::Nothing => return refuse(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")),
         Onward::Alone(status) => {
             let lookup = Lookup { key, found: None };

@@ -4,12 +4,11 @@
 //! queries, tags, subtrees) goes into the ledger in constant time; a pattern also starts a sweep, which nobody waits for.
 
 use crate::cache::Cache;
+use crate::cache::ledger;
 use crate::cache::ledger::Busy;
 use crate::cache::ledger::Reach;
 use crate::clock;
 use crate::edge::Edge;
-use crate::edge::body::OutBody;
-use crate::edge::deliver;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
 use crate::semantics::accept::AcceptClass;
@@ -60,14 +59,14 @@ pub struct Scope<'a> {
     pub now: Instant,
 }
 
-/// Answers a PURGE at once; it never reaches an origin, for Zope would answer it like a GET.
+/// Carries out a PURGE; gives the answer and the word for it. It never reaches an origin, for Zope would answer it like a GET.
 pub fn answer<B>(
     edge: &Arc<Edge>,
     snapshot: &Arc<Snapshot>,
     request: &Request<B>,
     question: &Question<'_>,
     now: Instant,
-) -> Response<OutBody> {
+) -> (Response<Bytes>, &'static str) {
     let policy = &snapshot.cache;
     if !snapshot.may_purge(question.client) && !shows_token(snapshot, request.headers()) {
         edge.metrics.purge(
@@ -78,7 +77,7 @@ pub fn answer<B>(
             clock::mono().saturating_duration_since(now),
         );
         let refusal = Refusal::new(StatusCode::FORBIDDEN, "purge_denied");
-        return deliver::own(edge, request, question, refusal.response(), "purge_denied", now);
+        return (refusal.response(), refusal.why);
     }
     let query = question.target.query.as_deref().and_then(|query| policy.query.apply(query));
     let query = query.as_deref();
@@ -97,7 +96,7 @@ pub fn answer<B>(
     let mut response = Response::new(Bytes::from(page));
     *response.status_mut() = status;
     response.headers_mut().insert("x-cache", HeaderValue::from_static(x_cache));
-    deliver::own(edge, request, question, response, "purge", now)
+    (response, "purge")
 }
 
 /// Whether the request shows a token that may purge: `Authorization: Bearer TOKEN`, or `X-Purge-Token: TOKEN`.
@@ -155,20 +154,21 @@ pub fn carry_out(cache: &Cache, what: &What, mode: Mode, scope: &Scope<'_>) -> R
             }
             // Answers with more tags than are kept have every tag.
             tags.push(Tag::ANY);
-            cache.ledger().purge_tags(&tags, mode, now);
+            cache.purge_order(ledger::Order::Tags(tags), mode, now)?;
             Ok(Done::Noted)
         }
         What::Site => {
             let Some(site) = scope.site else { return Ok(Done::Found(0)) };
-            cache.ledger().purge_tags(&[Tag::site(site.name.as_str())], mode, now);
+            cache.purge_order(ledger::Order::Tags(vec![Tag::site(site.name.as_str())]), mode, now)?;
             Ok(Done::Noted)
         }
         What::All if mode == Mode::Hard => {
-            cache.purge_all();
+            cache.purge_order(ledger::Order::All, mode, now)?;
             Ok(Done::Noted)
         }
         What::All => {
-            cache.ledger().purge_reach(Reach { site: None, pattern: None, with_query: false }, mode, now)?;
+            let all = Reach { site: None, pattern: None, with_query: false };
+            cache.purge_order(ledger::Order::Reach(all), mode, now)?;
             Ok(Done::Noted)
         }
     }
@@ -219,14 +219,20 @@ pub fn object(cache: &Cache, site: &Site, path: &str, query: Option<&str>, mode:
     }
     if query.is_none() && !places.is_empty() {
         let object = site.preset.object(path);
-        cache.ledger().purge_tags(&[Tag::object(site.name.as_str(), object)], mode, now);
+        by_tags(cache, vec![Tag::object(site.name.as_str(), object)], mode, now);
         if site.preset.is_plone() && !object.contains("/@@images") {
             // Scales that are named by a hash are not named by Plone's purger. Pages elsewhere may still show them.
             let scales = format!("{object}/@@images");
-            cache.ledger().purge_tags(&[Tag::below(site.name.as_str(), &scales)], Mode::Soft, now);
+            by_tags(cache, vec![Tag::below(site.name.as_str(), &scales)], Mode::Soft, now);
         }
     }
     found
+}
+
+/// Forgets whatever has one of these tags.
+pub fn by_tags(cache: &Cache, tags: Vec<Tag>, mode: Mode, now: Instant) {
+    // Only patterns can be too many.
+    let _ = cache.purge_order(ledger::Order::Tags(tags), mode, now);
 }
 
 /// Forgets everything at or below a path of a site.
@@ -237,20 +243,22 @@ pub fn subtree(cache: &Cache, site: &Site, path: &str, mode: Mode, now: Instant)
     let object = site.preset.object(path).trim_end_matches('/');
     let name = site.name.as_str();
     if object.is_empty() {
-        cache.ledger().purge_tags(&[Tag::site(name)], mode, now);
+        by_tags(cache, vec![Tag::site(name)], mode, now);
     } else if tags::is_deep(object) {
         // It has no tag of its own; so deep there is little, and the folder above it costs little more.
         let pattern = Pattern::below(object).ok();
-        cache.ledger().purge_reach(Reach { site: Some(Tag::site(name)), pattern, with_query: false }, mode, now)?;
+        let reach = Reach { site: Some(Tag::site(name)), pattern, with_query: false };
+        cache.purge_order(ledger::Order::Reach(reach), mode, now)?;
     } else {
-        cache.ledger().purge_tags(&[Tag::below(name, object)], mode, now);
+        by_tags(cache, vec![Tag::below(name, object)], mode, now);
     }
     Ok(())
 }
 
 fn by_pattern(cache: &Cache, pattern: &Pattern, with_query: bool, mode: Mode, scope: &Scope<'_>) -> Result<Done, Busy> {
     let site = scope.site.map(|site| Tag::site(site.name.as_str()));
-    cache.ledger().purge_reach(Reach { site, pattern: Some(pattern.clone()), with_query }, mode, scope.now)?;
+    let reach = Reach { site, pattern: Some(pattern.clone()), with_query };
+    cache.purge_order(ledger::Order::Reach(reach), mode, scope.now)?;
     Ok(Done::Noted)
 }
 

@@ -120,6 +120,12 @@ impl CacheStatus {
         Self { detail: None, ..self }
     }
 
+    /// A hit that was read from the disk first; a word that says more stays.
+    #[must_use]
+    pub fn on_disk(self) -> Self {
+        Self { detail: self.detail.or(Some("disk")), ..self }
+    }
+
     /// The word for metrics and the access log: `hit`, `hit-stale`, or why it went forward.
     #[must_use]
     pub fn word(&self) -> &'static str {

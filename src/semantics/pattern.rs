@@ -68,6 +68,14 @@ impl Pattern {
         Self::compile(text, text)
     }
 
+    /// A pattern of which text and expression are known, as [`Pattern::as_str`] and [`Pattern::source`] gave them.
+    ///
+    /// # Errors
+    /// When it is too long, too large, or no regular expression.
+    pub fn restored(text: &str, source: &str) -> Result<Self, BadPattern> {
+        Self::compile(text, source)
+    }
+
     fn compile(text: &str, regex: &str) -> Result<Self, BadPattern> {
         if text.len() > PATTERN_MAX {
             return Err(BadPattern(format!("a pattern has at most {PATTERN_MAX} bytes; this one has {}", text.len())));
@@ -91,6 +99,12 @@ impl Pattern {
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         self.regex.is_match(path.as_bytes())
+    }
+
+    /// The regular expression that is matched.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        self.regex.as_str()
     }
 
     /// As it was written.

@@ -71,6 +71,12 @@ impl Tag {
         Self::of(b'b', &[site.as_bytes(), path.as_bytes()])
     }
 
+    /// What is stored under one key.
+    #[must_use]
+    pub fn key(key: &[u8]) -> Self {
+        Self::of(b'k', &[key])
+    }
+
     /// The hash itself.
     #[must_use]
     pub fn value(self) -> u64 {

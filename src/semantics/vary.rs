@@ -83,6 +83,18 @@ impl Selection {
         !by_it.is_empty() && others.iter().all(|(name, value)| *normalised(name, request) == **value)
     }
 
+    /// The nominated fields, each with its values in one spelling.
+    #[must_use]
+    pub fn fields(&self) -> &[(HeaderName, Box<[u8]>)] {
+        &self.fields
+    }
+
+    /// A selection of which the fields are known, as [`Selection::fields`] gave them.
+    #[must_use]
+    pub fn restored(fields: Vec<(HeaderName, Box<[u8]>)>) -> Self {
+        Self { fields: fields.into() }
+    }
+
     /// Whether every request is answered.
     #[must_use]
     pub fn is_universal(&self) -> bool {

@@ -99,6 +99,7 @@ struct Book {
     acme_orders: Words<&'static str>,
     certificates: Mutex<Vec<(String, SystemTime)>>,
     tiers: Mutex<Vec<Tier>>,
+    disk: Mutex<Option<DiskFacts>>,
     purges: Words<(&'static str, &'static str, &'static str)>,
     purged: Counter,
     purge_duration: Histogram,
@@ -156,6 +157,31 @@ pub struct Tier {
     pub capacity: u64,
     /// URLs evicted for want of room since the start.
     pub evictions: u64,
+}
+
+/// The part of the cache on the disk, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// `reading`, `ready` or `failed`.
+    pub phase: &'static str,
+    /// The bytes of all files.
+    pub bytes: u64,
+    /// The most they may have.
+    pub capacity: u64,
+    /// URLs that may be found.
+    pub entries: u64,
+    /// Misses of memory that looked there, by what came of it.
+    pub reads: Vec<(&'static str, u64)>,
+    /// Records written since the start.
+    pub records: u64,
+    /// Their bytes, and those of purges.
+    pub written: u64,
+    /// URLs and purges that wait to be written.
+    pub waiting: u64,
+    /// URLs that were not written because too many waited.
+    pub skipped: u64,
+    /// How often it failed.
+    pub errors: u64,
 }
 
 /// How a TLS handshake ended.
@@ -290,6 +316,11 @@ impl Metrics {
     /// The tiers of the cache are like this now. What was known before is replaced.
     pub fn cache_tiers(&self, tiers: Vec<Tier>) {
         *lock(&self.book.tiers) = tiers;
+    }
+
+    /// The part of the cache on the disk is like this now.
+    pub fn cache_disk(&self, facts: Option<DiskFacts>) {
+        *lock(&self.book.disk) = facts;
     }
 
     /// Somebody asked to forget: what kind of order it was, how thorough, what came of it, how many objects it hit at once,

@@ -47,6 +47,7 @@ fn stored(head_len: usize, body_len: usize, language: u64) -> Arc<Stored> {
         hidden: None,
         tagged: Tagged::new(Vec::new(), 0),
         coded: Some(Coded::offering(Offer::of(&[Coding::Gzip, Coding::Br]))),
+        kept: None,
     })
 }
 

@@ -108,6 +108,7 @@ impl Stand {
             hidden: None,
             tagged: Tagged::new(tags, self.house.cache.ledger().sequence()),
             coded: None,
+            kept: None,
         });
         self.house.cache.put(&Self::key(scheme, authority, path, query), &stored);
     }

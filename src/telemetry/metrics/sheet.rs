@@ -2,6 +2,7 @@
 
 use crate::telemetry::access::Told;
 use crate::telemetry::metrics::Book;
+use crate::telemetry::metrics::DiskFacts;
 use crate::telemetry::metrics::Tier;
 use crate::telemetry::metrics::ZeoFacts;
 use crate::telemetry::metrics::cells::Distribution;
@@ -175,6 +176,16 @@ impl Out<'_> {
     pub fn per_tier(&mut self, book: &Book, value: impl Fn(&Tier) -> u64) -> fmt::Result {
         let tiers = lock(&book.tiers).clone();
         tiers.iter().try_for_each(|tier| self.gauge(&[tier.name], value(tier)))
+    }
+
+    pub fn disk_gauge(&mut self, book: &Book, value: impl Fn(&DiskFacts) -> u64) -> fmt::Result {
+        let facts = lock(&book.disk).clone();
+        facts.map_or(Ok(()), |facts| self.gauge(&[], value(&facts)))
+    }
+
+    pub fn disk_counter(&mut self, book: &Book, value: impl Fn(&DiskFacts) -> u64) -> fmt::Result {
+        let facts = lock(&book.disk).clone();
+        facts.map_or(Ok(()), |facts| self.counter(&[], value(&facts)))
     }
 
     pub fn told(&mut self, book: &Book, value: impl Fn(&Told) -> u64) -> fmt::Result {

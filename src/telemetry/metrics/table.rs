@@ -228,6 +228,80 @@ const CACHE: &[Row] = &[
         },
     },
     Row {
+        name: "tidegate_cache_disk_up",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Whether the cache on disk is in use: 0 since it has failed",
+        write: |book, out| out.disk_gauge(book, |disk| u64::from(disk.phase != "failed")),
+    },
+    Row {
+        name: "tidegate_cache_disk_objects",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "URLs that may be found on the disk",
+        write: |book, out| out.disk_gauge(book, |disk| disk.entries),
+    },
+    Row {
+        name: "tidegate_cache_disk_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes of all files of the cache on disk",
+        write: |book, out| out.disk_gauge(book, |disk| disk.bytes),
+    },
+    Row {
+        name: "tidegate_cache_disk_capacity_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Bytes that they may have",
+        write: |book, out| out.disk_gauge(book, |disk| disk.capacity),
+    },
+    Row {
+        name: "tidegate_cache_disk_reads_total",
+        kind: Kind::Counter,
+        labels: &["result"],
+        help: "Misses of memory that looked on the disk: hit, or why nothing of it was used",
+        write: |book, out| {
+            let facts = lock(&book.disk).clone();
+            let reads = facts.map(|facts| facts.reads).unwrap_or_default();
+            reads.iter().try_for_each(|(result, count)| out.counter(&[result], *count))
+        },
+    },
+    Row {
+        name: "tidegate_cache_disk_records_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Records of stored responses written to the disk",
+        write: |book, out| out.disk_counter(book, |disk| disk.records),
+    },
+    Row {
+        name: "tidegate_cache_disk_written_bytes_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Bytes written to the disk, those of purges included",
+        write: |book, out| out.disk_counter(book, |disk| disk.written),
+    },
+    Row {
+        name: "tidegate_cache_disk_waiting",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "URLs and purges that wait to be written to the disk",
+        write: |book, out| out.disk_gauge(book, |disk| disk.waiting),
+    },
+    Row {
+        name: "tidegate_cache_disk_skipped_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "URLs not written to the disk because too many waited",
+        write: |book, out| out.disk_counter(book, |disk| disk.skipped),
+    },
+    Row {
+        name: "tidegate_cache_disk_errors_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often the disk failed; after the first time it is not used any more",
+        write: |book, out| out.disk_counter(book, |disk| disk.errors),
+    },
+    Row {
         name: "tidegate_purge_requests_total",
         kind: Kind::Counter,
         labels: &["kind", "mode", "result"],

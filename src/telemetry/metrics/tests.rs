@@ -103,6 +103,18 @@ fn busy() -> Arc<Metrics> {
     let held = (zope, endpoint, limit);
     metrics.on_scrape(move |metrics| {
         let _ = &held;
+        metrics.cache_disk(Some(DiskFacts {
+            phase: "ready",
+            bytes: 1,
+            capacity: 2,
+            entries: 3,
+            reads: vec![("hit", 4)],
+            records: 5,
+            written: 6,
+            waiting: 7,
+            skipped: 8,
+            errors: 9,
+        }));
         metrics.cache_tiers(vec![Tier { name: "small", objects: 1, bytes: 2, capacity: 3, evictions: 4 }]);
     });
     metrics
