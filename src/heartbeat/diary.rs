@@ -8,9 +8,7 @@ use crate::heartbeat::machine::PairView;
 use crate::heartbeat::machine::Phase;
 use crate::heartbeat::machine::ProofKind;
 use crate::heartbeat::machine::TakeoverReport;
-use crate::heartbeat::machine::Tid;
 use crate::heartbeat::plan::Plan;
-use crate::zodb;
 use serde_json::Value;
 use serde_json::json;
 use std::time::Duration;
@@ -89,13 +87,6 @@ pub fn forecast(forecast: &Forecast, plan: &Plan) -> String {
 
 fn proof_word(proof: ProofKind) -> String {
     format!("{proof:?}").to_lowercase()
-}
-
-/// How many seconds lie between two transactions; 0 when the first is not the older one.
-#[must_use]
-pub fn seconds_between(older: Tid, newer: Tid) -> f64 {
-    let seconds = |tid: Tid| zodb::Tid(tid.0).seconds();
-    (seconds(newer) - seconds(older)).max(0.0)
 }
 
 /// What edges follow, as JSON.

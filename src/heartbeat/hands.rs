@@ -15,7 +15,6 @@ use crate::heartbeat::machine::Fenced;
 use crate::heartbeat::machine::Input;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Power;
-use crate::heartbeat::machine::Tid;
 use crate::heartbeat::monitor::Depth;
 use crate::heartbeat::monitor::Monitor;
 use crate::heartbeat::plan::Plan;
@@ -24,6 +23,7 @@ use crate::heartbeat::resource::Groups;
 use crate::heartbeat::resource::Keeper;
 use crate::heartbeat::runner::Inbox;
 use crate::telemetry::chain;
+use crate::zodb::Tid;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -331,7 +331,7 @@ async fn verify(epoch: Epoch, verifier: Option<Verifier>, inbox: Inbox) {
     let result = match verifier {
         None => Ok(Tid(0)),
         Some(verifier) => match tokio::task::spawn_blocking(move || verifier.finish()).await {
-            Ok(Ok(tid)) => Ok(Tid(tid.0)),
+            Ok(Ok(tid)) => Ok(tid),
             Ok(Err(error)) => Err(Failure(chain(&error))),
             Err(panic) => Err(Failure(panic.to_string())),
         },

@@ -99,7 +99,6 @@ pub use names::LinkId;
 pub use names::NodeId;
 pub use names::NodeName;
 pub use names::Roster;
-pub use names::Tid;
 pub use saved::Saved;
 pub use settings::Mode;
 pub use settings::Settings;
@@ -110,6 +109,7 @@ pub use status::Outcome;
 pub use status::PairStatus;
 pub use status::VoterStatus;
 
+use crate::zodb::Tid;
 use due::Due;
 use epoch::Register;
 use faults::Dropped;

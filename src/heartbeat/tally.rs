@@ -204,7 +204,7 @@ impl Tally {
             .into_iter()
             .chain(heard.map(|voter| (voter.id, voter.tid)))
             .map(|(id, tid)| {
-                let lag = diary::seconds_between(tid, told.known.tid);
+                let lag = tid.behind(told.known.tid).as_secs_f64();
                 json!({ "node": plan.name(id), "tid": tid.to_string(), "behind_seconds": lag })
             })
             .collect();

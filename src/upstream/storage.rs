@@ -15,11 +15,11 @@ use crate::upstream::live::lock;
 use crate::upstream::machine::storage::Rules;
 use crate::upstream::machine::storage::Told;
 use crate::upstream::machine::storage::Verdict;
-use crate::upstream::machine::storage::nanoseconds;
 use crate::upstream::view::StorageView;
 use crate::zeo;
 use crate::zeo::Report;
 use crate::zeo::Role;
+use crate::zodb::Tid;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
@@ -111,7 +111,7 @@ async fn ask_all(plan: &Plan, metrics: &Metrics) -> (Vec<Told>, Vec<StorageView>
             Ok(report) => {
                 let writable = report.role == Role::Writable;
                 let clients = report.storages.get(STORAGE).map_or(0, |storage| storage.connections);
-                let last = nanoseconds(report.last_tid);
+                let last = Tid(report.last_tid).nanoseconds();
                 told.push(Told { server: address.clone(), writable, last, clients });
                 let state = if writable { "writable" } else { "read-only" };
                 let last_tid = Some(format!("{:016x}", report.last_tid));

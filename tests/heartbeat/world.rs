@@ -25,9 +25,9 @@ use tidegate::heartbeat::machine::Power;
 use tidegate::heartbeat::machine::Roster;
 use tidegate::heartbeat::machine::Saved;
 use tidegate::heartbeat::machine::Settings;
-use tidegate::heartbeat::machine::Tid;
 use tidegate::heartbeat::machine::faults::Rule;
 use tidegate::heartbeat::machine::message::Verdict;
+use tidegate::zodb::Tid;
 
 use super::audit::Audit;
 use super::chance::Chance;

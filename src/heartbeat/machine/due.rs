@@ -5,7 +5,7 @@
 //! proof, it must have everything.
 
 use super::lease::At;
-use super::names::Tid;
+use crate::zodb::Tid;
 
 /// What was known a while ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,8 +10,8 @@ use super::message::Vote;
 use super::names::Epoch;
 use super::names::LinkId;
 use super::names::NodeId;
-use super::names::Tid;
 use super::saved::Saved;
+use crate::zodb::Tid;
 use std::time::Duration;
 
 /// What was found where the journal should be.

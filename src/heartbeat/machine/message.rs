@@ -13,8 +13,8 @@ use super::names::LinkId;
 use super::names::MEMBERS;
 use super::names::NodeId;
 use super::names::Roster;
-use super::names::Tid;
 use super::names::VOTERS_MAX;
+use crate::zodb::Tid;
 use aws_lc_rs::hmac;
 
 /// The size of every datagram: head, body, seal.

@@ -37,10 +37,6 @@ pub struct Epoch(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BootId(pub u64);
 
-/// A ZODB transaction id.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tid(pub u64);
-
 /// The configured voters, in one order on all of them whatever the order of the file: members by name, then witnesses by
 /// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,16 +134,6 @@ impl Epoch {
     }
 }
 
-impl Tid {
-    /// How far `self` is behind `other` in the time that transaction ids tell, in microseconds. A month counts as 31 days,
-    /// as in the ids themselves, so a lag across the end of a shorter month is told as larger than it is, never smaller.
-    #[must_use]
-    pub fn behind_us(self, other: Tid) -> u64 {
-        let micros = |tid: Tid| (tid.0 >> 32) * 60_000_000 + (((tid.0 & 0xffff_ffff) * 60_000_000) >> 32);
-        if self >= other { 0 } else { micros(other).saturating_sub(micros(self)).max(1) }
-    }
-}
-
 impl Roster {
     /// Puts the voters in their order.
     ///
@@ -228,12 +214,6 @@ impl fmt::Display for Epoch {
     }
 }
 
-impl fmt::Display for Tid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "0x{:016x}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,13 +250,5 @@ mod tests {
         assert_eq!(Roster::new([name("a"), name("b")], vec![name("a")]), Err(BadName::Twice("a".into())));
         assert!(NodeName::parse("Zeo").is_err() && NodeName::parse("").is_err());
         assert!(ClusterName::parse("two words").is_err() && ClusterName::parse(&"x".repeat(33)).is_err());
-    }
-
-    #[test]
-    fn a_lag_is_never_told_smaller_than_it_is() {
-        let minute = |n: u64| Tid(n << 32);
-        assert_eq!(minute(5).behind_us(minute(7)), 120_000_000);
-        assert_eq!(minute(7).behind_us(minute(5)), 0);
-        assert_eq!(Tid(1).behind_us(Tid(2)), 1, "a different transaction is never no lag");
     }
 }

@@ -6,7 +6,7 @@ use super::message::Vote;
 use super::names::Epoch;
 use super::names::MEMBERS;
 use super::names::NodeId;
-use super::names::Tid;
+use crate::zodb::Tid;
 
 /// One record, replaced as a whole and synced before anybody hears of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -29,8 +29,8 @@ use super::micros;
 use super::names::Epoch;
 use super::names::MEMBERS;
 use super::names::NodeId;
-use super::names::Tid;
 use super::settings::Mode;
+use crate::zodb::Tid;
 
 /// The check of the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,7 +134,7 @@ impl Machine {
         let limit = usize::try_from(self.set.takeovers_max).unwrap_or(usize::MAX);
         let served = self.fresh(self.set.me.peer()).is_some_and(|said| said.standing == Standing::Active);
         let must_have = if served { self.due.tid() } else { self.known() };
-        let behind = self.copy.unwrap_or_default().behind_us(must_have) > micros(self.set.max_lag);
+        let behind = self.copy.unwrap_or_default().behind(must_have) > self.set.max_lag;
         match () {
             () if self.register.want.maintenance.on => Some(Refusal::Maintenance),
             () if self.ordered_off => Some(Refusal::Standby),
@@ -546,7 +546,7 @@ impl Machine {
             }
             return false;
         };
-        let behind = self.copy.unwrap_or_default().behind_us(claim.known().tid) > micros(self.set.max_lag);
+        let behind = self.copy.unwrap_or_default().behind(claim.known().tid) > self.set.max_lag;
         if behind && !claim.ordered && !self.dropped.is(Rule::PromotionGuard) {
             self.register.want.known = self.register.want.known.max(claim.known());
             self.needed = claim.known().tid;

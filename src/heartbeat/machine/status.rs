@@ -17,8 +17,8 @@ use super::names::Epoch;
 use super::names::LINKS_MAX;
 use super::names::MEMBERS;
 use super::names::NodeId;
-use super::names::Tid;
 use super::settings::Mode;
+use crate::zodb::Tid;
 use std::time::Duration;
 use std::time::Instant;
 

@@ -30,7 +30,7 @@ use super::names::Epoch;
 use super::names::LINKS_MAX;
 use super::names::LinkId;
 use super::names::NodeId;
-use super::names::Tid;
+use crate::zodb::Tid;
 
 /// What a member last wanted of this voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
