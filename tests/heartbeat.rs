@@ -1,11 +1,14 @@
 //! The pair's machine, simulated: whole clusters in one thread and in virtual time, seeded.
 //!
-//! `HEARTBEAT_SEED=n` replays one seed (with `HEARTBEAT_TRACE=1` it tells everything), `HEARTBEAT_SEEDS=n` plays more.
+//! `HEARTBEAT_SEED=n` replays one seed (with `HEARTBEAT_TRACE=1` it tells everything), `HEARTBEAT_SEEDS=n` plays more,
+//! `HEARTBEAT_KIND=Name` plays one kind of plan only.
 
 #[path = "heartbeat/audit.rs"]
 mod audit;
 #[path = "heartbeat/chance.rs"]
 mod chance;
+#[path = "heartbeat/orders.rs"]
+mod orders;
 #[path = "heartbeat/plan.rs"]
 mod plan;
 #[path = "heartbeat/world.rs"]
@@ -66,7 +69,7 @@ fn every_seed_keeps_the_invariants_and_comes_to_one_active() {
 }
 
 /// Which plans notice which rule, were it dropped.
-const PLANTED: [(Rule, Kind); 25] = [
+const PLANTED: [(Rule, Kind); 34] = [
     (Rule::OneVotePerEpoch, Kind::Duel),
     (Rule::SaveBeforeAnswer, Kind::Duel),
     (Rule::MajorityOfConfigured, Kind::Swarm),
@@ -92,6 +95,15 @@ const PLANTED: [(Rule, Kind); 25] = [
     (Rule::RestartedVoterWaits, Kind::VoterRestart),
     (Rule::NoFailback, Kind::Mild),
     (Rule::RefusalHasAlarm, Kind::Doomed),
+    (Rule::OrderEnds, Kind::Forced),
+    (Rule::HeirIsReady, Kind::Switchover),
+    (Rule::MaintenanceHolds, Kind::Maintained),
+    (Rule::MaintenanceUnleases, Kind::Maintained),
+    (Rule::StandbyStays, Kind::OnStandby),
+    (Rule::ObserveOnly, Kind::Observed),
+    (Rule::ForecastAsks, Kind::Foretold),
+    (Rule::TakeoversLast, Kind::CrashLoop),
+    (Rule::StandbyLasts, Kind::OnStandby),
 ];
 
 #[test]

@@ -44,7 +44,8 @@ settings! {
         timing: Timing = Timing::default(),
         /// How often the service is restarted on the active member within 10 minutes before it moves. 0: it moves at once.
         restarts: u32 = 0,
-        /// Most takeovers in an hour; then refuse, and call for a person.
+        /// Most takeovers in an hour, 1 to 32; then refuse, and call for a person. The journal remembers them, so a restart
+        /// does not begin the count anew; `tidegate pair online` does.
         takeovers: u32 = 4,
         /// How far the copy may be behind the last transaction that an active was known to have, when it is promoted.
         max_lag: Duration = Duration::ZERO,

@@ -3,10 +3,12 @@
 use crate::heartbeat::machine::Forecast;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
+use crate::heartbeat::machine::Order;
 use crate::heartbeat::machine::Outcome;
 use crate::heartbeat::machine::PairView;
 use crate::heartbeat::machine::Phase;
 use crate::heartbeat::machine::ProofKind;
+use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::TakeoverReport;
 use crate::heartbeat::plan::Plan;
 use serde_json::Value;
@@ -14,11 +16,11 @@ use serde_json::json;
 use std::time::Duration;
 use std::time::SystemTime;
 
-/// A note in words, and whether somebody should look; nothing for what is only counted.
+/// A note in words, and whether somebody should look.
 #[must_use]
-pub fn words(note: &Note, plan: &Plan) -> Option<(bool, String)> {
+pub fn words(note: &Note, plan: &Plan) -> (bool, String) {
     let name = |id: &NodeId| plan.name(*id).to_owned();
-    let told = match note {
+    match note {
         Note::Late(who, link, since) => {
             (true, format!("late heartbeat: {} on link {}, last heard {since:?} ago", name(who), link.0 + 1))
         }
@@ -28,10 +30,16 @@ pub fn words(note: &Note, plan: &Plan) -> Option<(bool, String)> {
             (true, format!("link {} carries one way only: we hear {}, it does not hear us", link.0 + 1, name(who)))
         }
         Note::Stalled(by) => (true, format!("this node stood still for {by:?}: silence is timed anew")),
-        // Anybody can send these again and again.
-        Note::Replayed(_) | Note::OldEpoch(..) => return None,
         Note::Role(from, to) => (false, format!("role: {from:?} -> {to:?}")),
-        Note::Refused(refusal) => (true, format!("no takeover: {}; {}", refusal.reason(), refusal.remedy())),
+        Note::Refused(refused) => (true, format!("no takeover: {}", self::refused(refused, plan))),
+        Note::RefusesNoMore => (false, "what stood in the way of a takeover is over".to_owned()),
+        Note::Ordered(order) => (false, format!("an operator orders: {}", order_words(*order))),
+        Note::OrderRefused(order, refused) => {
+            (true, format!("not done: {}: {}", order_words(*order), self::refused(refused, plan)))
+        }
+        Note::Denied(who, epoch, why) => {
+            (false, format!("no vote for {} in epoch {epoch}: {}", name(who), why.reason()))
+        }
         Note::SplitBrain(who) => (true, format!("split brain? {} claims the role or the address, too", name(who))),
         Note::WouldFence(who) => (true, format!("observing: would put {} off now", name(who))),
         Note::WouldTakeOver(epoch) => (true, format!("observing: would take over now, as epoch {epoch}")),
@@ -42,9 +50,34 @@ pub fn words(note: &Note, plan: &Plan) -> Option<(bool, String)> {
         Note::FenceEnded(who, fenced) => {
             (!fenced.off, format!("fencing {}: off {}, status {:?}", name(who), fenced.off, fenced.status))
         }
-        other => (false, format!("{other:?}")),
-    };
-    Some(told)
+        Note::Proven(epoch, proof) => (false, format!("proof for epoch {epoch}: {}", proof_word(*proof))),
+        Note::Restart(count) => (true, format!("the service is restarted here: {count} within `restart_window`")),
+    }
+}
+
+/// Why somebody refuses, from what it follows, and what would help.
+#[must_use]
+pub fn refused(refused: &Refused, plan: &Plan) -> String {
+    format!("{}; what helps: {}", why(refused, plan), refused.refusal.remedy())
+}
+
+fn why(refused: &Refused, plan: &Plan) -> String {
+    let reason = format!("{} says: {}", plan.name(refused.by), refused.refusal.reason());
+    if refused.facts.is_empty() { reason } else { format!("{reason} ({})", refused.facts.join("; ")) }
+}
+
+/// An order, as the command line has it.
+fn order_words(order: Order) -> &'static str {
+    match order {
+        Order::Switchover => "switchover",
+        Order::Shutdown => "shutdown",
+        Order::Standby => "standby",
+        Order::Online => "online",
+        Order::Maintenance(true) => "maintenance on",
+        Order::Maintenance(false) => "maintenance off",
+        Order::ForceTakeover => "takeover --force",
+        Order::TrustJournal => "trust-journal",
+    }
 }
 
 /// A takeover's report, as one line of JSON: when each phase was reached, in milliseconds since the active was last heard.
@@ -89,9 +122,9 @@ fn proof_word(proof: ProofKind) -> String {
     format!("{proof:?}").to_lowercase()
 }
 
-/// What edges follow, as JSON.
+/// What edges follow, as JSON; `refused`: who refuses, when somebody does.
 #[must_use]
-pub fn view(view: &PairView, plan: &Plan) -> Value {
+pub fn view(view: &PairView, refused: Option<&Refused>, plan: &Plan) -> Value {
     let mut shown = json!({
         "epoch": view.epoch.0,
         "active": view.active.map(|active| plan.name(active)),
@@ -99,7 +132,8 @@ pub fn view(view: &PairView, plan: &Plan) -> Value {
     });
     if let Phase::Refused(refusal) = view.phase {
         shown["refused"] = refusal.word().into();
-        shown["why"] = refusal.reason().into();
+        let told = refused.filter(|told| told.refusal == refusal);
+        shown["why"] = told.map_or_else(|| refusal.reason().to_owned(), |told| why(told, plan)).into();
         shown["remedy"] = refusal.remedy().into();
     }
     shown

@@ -48,6 +48,11 @@
 //! 10. A stop that fails is not a stop: the member asks to be fenced.
 //! 11. Who should take over and does not refuses aloud: a reason, a remedy, [`Phase::Refused`].
 //! 12. After the last fault there is one active again, if a majority and a good copy live.
+//! 13. An order is followed, or it is refused with a reason; none does harm later than it was given. A switchover ends with
+//!     the other member active, or with the old one again and a reason.
+//! 14. In maintenance nothing is taken and nothing is stopped, whatever fails; the lease does not bind then.
+//! 15. Who is on standby, or only observes, does not take the role, after a restart neither.
+//! 16. What [`Machine::forecast`] says for a loss comes of it, if nothing else happens.
 //!
 //! The heartbeat itself is request and renewal: every beat repeats the sender's whole public state, its number is the time
 //! at which it was sent, and what is echoed or answered of it is thereby a time of the sender's own clock.
@@ -86,6 +91,7 @@ pub use io::PairView;
 pub use io::Phase;
 pub use io::Power;
 pub use io::Refusal;
+pub use io::Refused;
 pub use io::SelfFenceWhy;
 pub use io::TakeoverReport;
 pub use message::Beat;
@@ -100,6 +106,7 @@ pub use names::NodeId;
 pub use names::NodeName;
 pub use names::Roster;
 pub use saved::Saved;
+pub use saved::TAKEOVERS_KEPT;
 pub use settings::Mode;
 pub use settings::Settings;
 pub use status::Forecast;
@@ -132,6 +139,7 @@ pub struct Machine {
     quorum: usize,
     boot: BootId,
     origin: Instant,
+    wall: u64,
     now: At,
     dropped: Dropped,
 
@@ -160,13 +168,13 @@ pub struct Machine {
     due: Due,
     copy_bad: bool,
     fence_ready: bool,
-    ordered_off: bool,
+    exited: bool,
+    leaving: bool,
     excluded_until: At,
     yield_until: At,
     restarts: Vec<At>,
     story: Story,
     refusal: Option<Refusal>,
-    needed: Tid,
 
     holder: Option<(Epoch, NodeId)>,
     active_since: At,
@@ -175,11 +183,25 @@ pub struct Machine {
     tid_saved_at: At,
 }
 
+/// When a voter starts, by whose clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
+    /// Drawn at random for this start.
+    pub boot: BootId,
+    /// The first of the instants that it will ever be given, all of them of a clock that goes on during suspension.
+    pub at: Instant,
+    /// The date, in seconds since 1970. It is read this once: it dates takeovers in the journal, so that their bound
+    /// outlives a restart, and decides nothing else.
+    pub wall: u64,
+}
+
 /// What is counted and never logged one by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Counts {
     /// Beats older than one already heard, or of a former start.
     pub replayed: u64,
+    /// Beats of a start that has not yet shown that it is no recording: a few at each start of a voter.
+    pub unproven: u64,
     /// Beats not meant for this voter, or on another link than they say.
     pub misdirected: u64,
     /// Claims of an epoch that is over.
@@ -204,41 +226,33 @@ struct Story {
 }
 
 impl Machine {
-    /// A voter that has just started. `boot` is drawn at random for this start; `now` is the first of the instants that it
-    /// will ever be given, all of them of a clock that goes on during suspension.
-    pub fn new(set: Settings, boot: BootId, journal: Journal, now: Instant, actions: &mut Vec<Action>) -> Self {
-        Self::start(set, boot, journal, now, Dropped(None), actions)
+    /// A voter that has just started.
+    pub fn new(set: Settings, began: Began, journal: Journal, actions: &mut Vec<Action>) -> Self {
+        Self::start(set, began, journal, Dropped(None), actions)
     }
 
     /// The same, without one of its rules: to show that the tests notice.
     #[doc(hidden)]
     pub fn sabotaged(
         set: Settings,
-        boot: BootId,
+        began: Began,
         journal: Journal,
-        now: Instant,
         rule: Option<Rule>,
         actions: &mut Vec<Action>,
     ) -> Self {
-        Self::start(set, boot, journal, now, Dropped(rule), actions)
+        Self::start(set, began, journal, Dropped(rule), actions)
     }
 
-    fn start(
-        set: Settings,
-        boot: BootId,
-        journal: Journal,
-        origin: Instant,
-        dropped: Dropped,
-        actions: &mut Vec<Action>,
-    ) -> Self {
+    fn start(set: Settings, began: Began, journal: Journal, dropped: Dropped, actions: &mut Vec<Action>) -> Self {
         let hold = micros(set.lease).max(hold_of(&set));
         let hold = if matches!(journal, Journal::Lost) { hold } else { micros(set.lease) };
         let view = PairView { epoch: Epoch(0), active: None, phase: Phase::Starting };
         let role = if set.me.is_member() { Role::booting(START + micros(set.stop_timeout)) } else { Role::Witness };
         let mut machine = Self {
             quorum: set.roster.quorum(),
-            boot,
-            origin,
+            boot: began.boot,
+            origin: began.at,
+            wall: began.wall,
             now: START,
             dropped,
             peers: [Peer::new(); VOTERS_MAX],
@@ -264,13 +278,13 @@ impl Machine {
             due: Due::default(),
             copy_bad: false,
             fence_ready: false,
-            ordered_off: false,
+            exited: false,
+            leaving: false,
             excluded_until: 0,
             yield_until: 0,
             restarts: Vec::new(),
             story: Story::default(),
             refusal: None,
-            needed: Tid(0),
             holder: None,
             active_since: 0,
             takeovers: Vec::new(),
@@ -278,6 +292,8 @@ impl Machine {
             tid_saved_at: START,
             set,
         };
+        machine.remember_takeovers();
+        machine.register.want.standby &= !machine.dropped.is(Rule::StandbyLasts);
         if machine.set.me.is_member() {
             machine.boot_member(actions);
         }
@@ -303,6 +319,12 @@ impl Machine {
     #[must_use]
     pub fn view(&self) -> PairView {
         self.view
+    }
+
+    /// What is only counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Whether the storage may acknowledge a commit now: asked after the local sync and the replica's answer, before the
@@ -346,7 +368,7 @@ impl Machine {
             Input::FenceDone { epoch, attempt, outcome } => self.fence_done(epoch, attempt, outcome, actions),
             Input::AddressDone { epoch, raised, result } => self.address_done(epoch, raised, result, actions),
             Input::ResourceDone { epoch, started, result } => self.resource_done(epoch, started, result, actions),
-            Input::ResourceExited => self.sick(actions),
+            Input::ResourceExited => self.exited(actions),
             Input::Probe { target, good } => self.probed(target, good, actions),
             Input::Copy(tid) => {
                 self.copy = Some(tid);
@@ -506,7 +528,7 @@ fn hold_of(set: &Settings) -> At {
 }
 
 /// Where the machine's own time begins: far enough from zero that "long ago" can be told.
-const START: At = 1_000_000_000;
+const START: At = 2 * HOUR;
 
 /// Transitions that may follow from one input: start of a bid, its earnest, its proof, the first step of the takeover.
 const STEPS_MAX: usize = 8;
@@ -516,9 +538,6 @@ const TID_SAVE_EVERY: At = 1_000_000;
 
 /// How long a new active is called new.
 const SETTLE: At = 2_000_000;
-
-/// Takeovers that are remembered.
-const TAKEOVERS_KEPT: usize = 64;
 
 /// An hour.
 const HOUR: At = 3_600_000_000;

@@ -1,6 +1,7 @@
 //! A running member or witness: started, asked, ordered, and taken down.
 
 use crate::clock;
+use crate::heartbeat::diary;
 use crate::heartbeat::guard::Guard;
 use crate::heartbeat::hands;
 use crate::heartbeat::journal::Found;
@@ -9,6 +10,7 @@ use crate::heartbeat::journal::JournalError;
 use crate::heartbeat::links::LinkError;
 use crate::heartbeat::links::Links;
 use crate::heartbeat::machine;
+use crate::heartbeat::machine::Began;
 use crate::heartbeat::machine::BootId;
 use crate::heartbeat::machine::Input;
 use crate::heartbeat::machine::Machine;
@@ -138,7 +140,9 @@ impl Pair {
         let (writings_tx, writings) = std::sync::mpsc::sync_channel(WRITINGS_MAX);
         let now = clock::boot();
         let mut first = Vec::new();
-        let machine = Machine::new(plan.settings.clone(), boot_id(), memory(&found), now, &mut first);
+        let wall = clock::now().wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let birth = Began { boot: boot_id(), at: now, wall };
+        let machine = Machine::new(plan.settings.clone(), birth, memory(&found), &mut first);
         let (view_tx, view) = watch::channel(machine.view());
         let tally = Tally::new(metrics, &plan, conflicts, now);
         let runner = Runner {
@@ -217,14 +221,14 @@ impl Pair {
         let (answer, told) = oneshot::channel();
         let _ = self.inbox.send(Event::Order(order, answer));
         let told = told.await.map_err(|_| GONE.to_owned())?;
-        told.map_err(|refusal| format!("{}; {}", refusal.reason(), refusal.remedy()))
+        told.map_err(|refused| diary::refused(&refused, &self.plan))
     }
 
     /// Gives the role up if this node has it, and ends the heartbeat: the other member takes over without a wait.
     pub async fn stop(&self) {
         let me = self.plan.settings.me;
         if me.is_member() {
-            let _ = self.order(Order::Standby).await;
+            let _ = self.order(Order::Shutdown).await;
             let longest = self.plan.settings.stop_timeout + self.plan.settings.address_timeout;
             let due = clock::mono() + longest;
             while clock::mono() < due {

@@ -24,7 +24,7 @@ use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
 use crate::heartbeat::machine::Order;
 use crate::heartbeat::machine::PairView;
-use crate::heartbeat::machine::Refusal;
+use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::message;
 use crate::heartbeat::machine::message::DATAGRAM;
 use crate::heartbeat::machine::message::KeyRing;
@@ -61,7 +61,7 @@ pub enum Event {
     /// For the machine.
     Input(Input),
     /// An operator's order; whether it is followed is answered at once, how it ends is seen in the status.
-    Order(Order, oneshot::Sender<Result<(), Refusal>>),
+    Order(Order, oneshot::Sender<Result<(), Refused>>),
     /// How is it?
     Status(oneshot::Sender<Value>),
     /// End.
@@ -205,6 +205,8 @@ impl Runner {
             match self.mailbox.events.try_recv() {
                 Ok(Event::Input(input)) => self.handle(input, now, turn),
                 Ok(Event::Order(order, answer)) => {
+                    // What an earlier order came to in the end is in the diary, and no answer to this one.
+                    self.tally.order_refused = None;
                     self.handle(Input::Operator(order), now, turn);
                     // The one who asked may have gone.
                     let _ = answer.send(self.tally.order_refused.take().map_or(Ok(()), Err));
@@ -294,14 +296,13 @@ impl Runner {
 
     fn note(&mut self, note: &Note, now: Instant) {
         self.tally.note(note, now);
-        if let Some((warn, text)) = diary::words(note, &self.plan) {
-            if matches!(note, Note::Ordered(_)) {
-                // The audit.
-                let line = serde_json::json!({ "at": diary::date(clock::now().wall), "order": text });
-                let _ = self.journal.try_send(Writing::Note(line.to_string()));
-            }
-            self.say(warn, text);
+        let (warn, text) = diary::words(note, &self.plan);
+        if matches!(note, Note::Ordered(_) | Note::OrderRefused(..)) {
+            // The audit: written before any vote that follows from it.
+            let line = serde_json::json!({ "at": diary::date(clock::now().wall), "order": text });
+            let _ = self.journal.try_send(Writing::Note(line.to_string()));
         }
+        self.say(warn, text);
     }
 
     fn want(&mut self, deed: Deed) {

@@ -3,6 +3,7 @@
 
 use crate::heartbeat::diary;
 use crate::heartbeat::machine::Action;
+use crate::heartbeat::machine::Began;
 use crate::heartbeat::machine::BootId;
 use crate::heartbeat::machine::Fenced;
 use crate::heartbeat::machine::Input;
@@ -158,8 +159,8 @@ impl<'a> World<'a> {
             let mut settings = plan.settings.clone();
             settings.me = id;
             let mut actions = Vec::new();
-            let boot = BootId(u64::from(id.0) + 1);
-            let machine = Machine::new(settings, boot, Journal::Lost, start, &mut actions);
+            let began = Began { boot: BootId(u64::from(id.0) + 1), at: start, wall: 0 };
+            let machine = Machine::new(settings, began, Journal::Lost, &mut actions);
             world.nodes.push(Node { machine, alive: true, serves: false, hangs: false });
             first.push((id, actions));
         }
@@ -344,8 +345,8 @@ impl<'a> World<'a> {
                 | Note::WouldSelfFence(_)
                 | Note::Restart(_)
         );
-        if told && let Some((_, text)) = diary::words(note, self.plan) {
-            self.line(id, &text);
+        if told {
+            self.line(id, &diary::words(note, self.plan).1);
         }
     }
 

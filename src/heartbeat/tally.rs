@@ -7,7 +7,7 @@ use crate::heartbeat::machine::Machine;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
 use crate::heartbeat::machine::Phase;
-use crate::heartbeat::machine::Refusal;
+use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::Standing;
 use crate::heartbeat::machine::TakeoverReport;
 use crate::heartbeat::machine::message::Reject;
@@ -36,7 +36,7 @@ struct Seen {
 /// What is counted.
 pub struct Tally {
     /// Why the last order was not followed.
-    pub order_refused: Option<Refusal>,
+    pub order_refused: Option<Refused>,
     /// Datagrams that could not be sent.
     pub unsent: u64,
     /// Lines and errands that were lost because too many waited.
@@ -116,12 +116,10 @@ impl Tally {
                     seen.last = Some(now);
                 }
             }
-            Note::Replayed(_) => *self.rejected.entry("replayed").or_default() += 1,
-            Note::OldEpoch(..) => *self.rejected.entry("old_epoch").or_default() += 1,
             Note::Role(_, to) => self.standing = *to,
             Note::FenceEnded(_, fenced) if fenced.off => self.fenced += 1,
             Note::FenceEnded(..) => self.fence_failed += 1,
-            Note::OrderRefused(_, refusal) => self.order_refused = Some(*refusal),
+            Note::OrderRefused(_, refused) => self.order_refused = Some(refused.clone()),
             _ => {}
         }
         self.shown = None;
@@ -132,6 +130,18 @@ impl Tally {
         self.takeovers += u64::from(report.serving.is_some());
         self.reports.push_front(line);
         self.reports.truncate(REPORTS);
+    }
+
+    /// Datagrams that were dropped, by reason: before they were read, or by the machine.
+    fn dropped(&self, machine: &Machine) -> BTreeMap<&'static str, u64> {
+        let counts = machine.counts();
+        let judged = [
+            ("replayed", counts.replayed),
+            ("unproven", counts.unproven),
+            ("misdirected", counts.misdirected),
+            ("old_epoch", counts.old_epoch),
+        ];
+        self.rejected.iter().map(|(reason, count)| (*reason, *count)).chain(judged).collect()
     }
 
     /// What this node does.
@@ -167,7 +177,7 @@ impl Tally {
             takeovers: self.takeovers,
             fencing: [("ok", self.fenced), ("failed", self.fence_failed)],
             late: self.late,
-            rejected: self.rejected.iter().map(|(reason, count)| (*reason, *count)).collect(),
+            rejected: self.dropped(machine).into_iter().collect(),
             conflicts: self.conflicts.load(Ordering::Relaxed),
             stalls: self.stalls,
         });
@@ -215,7 +225,7 @@ impl Tally {
         json!({
             "node": plan.name(plan.settings.me),
             "role": self.role(),
-            "pair": diary::view(&machine.view(), plan),
+            "pair": diary::view(&machine.view(), machine.refused().as_ref(), plan),
             "lease_left_ms": told.lease_left.map(ms),
             "self_fence_armed": told.armed,
             "maintenance": told.maintenance,
@@ -228,7 +238,7 @@ impl Tally {
                 "dead": ms(plan.settings.dead),
                 "lease": ms(plan.settings.lease),
             },
-            "rejected": self.rejected,
+            "rejected": self.dropped(machine),
             "late": self.late,
             "stalls": self.stalls,
             "takeovers": self.takeovers,
@@ -240,7 +250,7 @@ impl Tally {
     }
 }
 
-/// Why datagrams are dropped.
-const REASONS: [&str; 8] = ["garbage", "version", "cluster", "key", "roster", "field", "replayed", "old_epoch"];
+/// Why datagrams are dropped before they are read.
+const REASONS: [&str; 6] = ["garbage", "version", "cluster", "key", "roster", "field"];
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 const REPORTS: usize = 16;

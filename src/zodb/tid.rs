@@ -57,9 +57,9 @@ impl Tid {
         // Days of a civil date, years beginning in March so that the leap day comes last.
         let (shifted, march) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
         let whole = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + (153 * march + 2) / 5 + day;
-        let fraction = ((self.0 & 0xffff_ffff) * MINUTE) >> 32;
+        let fraction = (u128::from(self.0 & 0xffff_ffff) * u128::from(MINUTE)) >> 32;
         let minutes = (whole.saturating_sub(DAYS_TO_1900) * 24 + hour) * 60 + minute;
-        minutes.saturating_mul(MINUTE).saturating_add(fraction)
+        minutes.saturating_mul(MINUTE).saturating_add(u64::try_from(fraction).unwrap_or(0))
     }
 
     /// The same in seconds since 1970; 0 for what was before.

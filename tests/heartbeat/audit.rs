@@ -6,8 +6,10 @@ use tidegate::heartbeat::machine::Beat;
 use tidegate::heartbeat::machine::Epoch;
 use tidegate::heartbeat::machine::NodeId;
 use tidegate::heartbeat::machine::Note;
+use tidegate::heartbeat::machine::Order;
 use tidegate::heartbeat::machine::PairView;
 use tidegate::heartbeat::machine::ProofKind;
+use tidegate::heartbeat::machine::Refusal;
 use tidegate::heartbeat::machine::Standing;
 use tidegate::heartbeat::machine::TakeoverReport;
 use tidegate::heartbeat::machine::message::Verdict;
@@ -15,6 +17,7 @@ use tidegate::heartbeat::machine::message::Verdict;
 use super::world::MS;
 use super::world::NODES;
 use super::world::Node;
+use super::world::SECOND;
 use super::world::Terms;
 use super::world::Us;
 
@@ -45,6 +48,16 @@ pub struct Audit {
     pub fenced: usize,
     /// Whether any takeover at all is one too many, from then on.
     pub quiet_from: Option<Us>,
+    /// Whether any stop of a service is one too many, from then on.
+    pub still_from: Option<Us>,
+    /// Who must not have the role.
+    pub never: Option<usize>,
+    /// When an operator last ordered each member to take the role, as the diary has it.
+    forced: [Option<Us>; 2],
+    /// What was said of orders that were not followed, and of takeovers that are not made.
+    pub unfollowed: Vec<(usize, Order, Refusal)>,
+    pub refused: Vec<(usize, Refusal)>,
+    pub would: usize,
 }
 
 impl Audit {
@@ -64,6 +77,12 @@ impl Audit {
             views: [None; NODES],
             fenced: 0,
             quiet_from: None,
+            still_from: None,
+            never: None,
+            forced: [None; 2],
+            unfollowed: Vec::new(),
+            refused: Vec::new(),
+            would: 0,
         }
     }
 
@@ -90,6 +109,8 @@ impl Audit {
     pub fn says(&mut self, from: usize, to: NodeId, beat: &Beat, now: Us) {
         let granted = beat.answer.filter(|answer| answer.verdict == Verdict::Granted);
         let votes = beat.vote.map(|vote| (vote.epoch, vote.candidate));
+        // To who holds the epoch it is a lease, and no vote any more.
+        let granted = granted.filter(|answer| self.holders.get(&answer.epoch) != Some(&usize::from(to.0)));
         for (epoch, whom) in granted.map(|answer| (answer.epoch, to)).into_iter().chain(votes) {
             if *self.backed.entry((from, epoch)).or_insert(whom) != whom {
                 self.fail(now, format!("node {from} votes for both in epoch {epoch}"));
@@ -98,7 +119,7 @@ impl Audit {
     }
 
     /// The role is taken: one holder per epoch, growing; a proof that is one; a copy that has all.
-    pub fn took(&mut self, node: usize, epoch: Epoch, proof: ProofKind, now: Us, nodes: &[Node]) {
+    pub fn took(&mut self, node: usize, epoch: Epoch, proof: ProofKind, now: Us, nodes: &[Node], terms: &Terms) {
         let other = 1 - node;
         if let Some(holder) = self.holders.insert(epoch, node)
             && holder != node
@@ -115,8 +136,17 @@ impl Audit {
         if proof == ProofKind::Fence && peer.machine.is_some() && peer.running {
             self.fail(now, "a fence of a member that runs on");
         }
-        if proof != ProofKind::Operator {
+        if proof == ProofKind::Operator {
+            // It asks, and then waits for votes, for as long as it is polite.
+            let fresh = |at: Us| now <= at + 9 * terms.dead + SECOND;
+            if !self.forced[node].is_some_and(fresh) {
+                self.fail(now, format!("node {node} took over by an operator's word that nobody has just given"));
+            }
+        } else {
             self.guard(node, nodes, now);
+        }
+        if self.never == Some(node) {
+            self.fail(now, format!("node {node} took over by {proof:?}, and must not"));
         }
         if self.quiet_from.is_some_and(|from| now >= from) {
             self.fail(now, format!("node {node} took over in epoch {epoch} by {proof:?}, without any need"));
@@ -181,9 +211,21 @@ impl Audit {
         self.views[node] = Some(view);
     }
 
-    pub fn note(&mut self, note: &Note) {
-        if let Note::Role(_, Standing::Bidding) = note {
-            self.bids += 1;
+    /// A member stops its service, or starts with doing so (epoch 0).
+    pub fn stops(&mut self, node: usize, epoch: Epoch, now: Us) {
+        if epoch > Epoch(0) && self.still_from.is_some_and(|from| now >= from) {
+            self.fail(now, format!("node {node} stops its service in epoch {epoch}, and should let it be"));
+        }
+    }
+
+    pub fn note(&mut self, who: usize, note: Note, now: Us) {
+        match note {
+            Note::Role(_, Standing::Bidding) => self.bids += 1,
+            Note::Ordered(Order::ForceTakeover) if who < 2 => self.forced[who] = Some(now),
+            Note::OrderRefused(order, why) => self.unfollowed.push((who, order, why.refusal)),
+            Note::Refused(why) => self.refused.push((who, why.refusal)),
+            Note::WouldTakeOver(_) => self.would += 1,
+            _ => {}
         }
     }
 }

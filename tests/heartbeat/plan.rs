@@ -1,12 +1,14 @@
 //! What goes wrong, when: a plan is drawn from the seed, played, healed, and judged.
 
 use tidegate::heartbeat::machine::Input;
+use tidegate::heartbeat::machine::Order;
 use tidegate::heartbeat::machine::Phase;
 use tidegate::heartbeat::machine::ProofKind;
 use tidegate::heartbeat::machine::Refusal;
 use tidegate::heartbeat::machine::faults::Rule;
 
 use super::chance::Chance;
+use super::orders;
 use super::world::Device;
 use super::world::Event;
 use super::world::LINKS;
@@ -50,9 +52,32 @@ pub enum Kind {
     SlowWire,
     /// All but the active stop for a moment, as on one host: longer than `dead`, shorter than a lease.
     Stall,
+    /// The active's tidegate ends and comes back, again and again.
+    CrashLoop,
+    /// A healthy pair, and an operator who gives the role to and fro.
+    Switchover,
+    /// Anything at once, in maintenance: nothing is done about it.
+    Maintained,
+    /// One member is on standby, and the other one fails.
+    OnStandby,
+    /// Takeovers are only observed, on one member or on both.
+    Observed,
+    /// Nothing is a proof, and an operator says that the other member is off, or errs.
+    Forced,
+    /// A new pair of which one voter is missing.
+    NewPair,
+    /// What would happen is asked, and then it happens.
+    Foretold,
 }
 
-pub const KINDS: [Kind; 22] = [
+impl Kind {
+    /// What is done follows from what is seen, instead of a plan.
+    fn is_played(self) -> bool {
+        matches!(self, Self::Switchover | Self::OnStandby | Self::Observed | Self::Forced | Self::Foretold)
+    }
+}
+
+pub const KINDS: [Kind; 32] = [
     Kind::SlowWire,
     Kind::Stall,
     Kind::Swarm,
@@ -75,6 +100,16 @@ pub const KINDS: [Kind; 22] = [
     Kind::StopFails,
     Kind::NoWitness,
     Kind::JournalLost,
+    Kind::CrashLoop,
+    Kind::Switchover,
+    Kind::Maintained,
+    Kind::OnStandby,
+    Kind::Observed,
+    Kind::Forced,
+    Kind::NewPair,
+    Kind::Foretold,
+    Kind::Foretold,
+    Kind::Foretold,
 ];
 
 /// One thing that goes wrong, or is mended.
@@ -98,6 +133,8 @@ pub enum Fault {
     Replicates(bool),
     Disk(usize, bool),
     StaysOff(usize),
+    StartFails(usize, bool),
+    Order(usize, Order),
 }
 
 pub struct Outcome {
@@ -106,7 +143,11 @@ pub struct Outcome {
     pub kind: Kind,
 }
 
+/// What kind of plan a seed plays; `HEARTBEAT_KIND=Name` makes it one for all.
 pub fn kind_of(seed: u64) -> Kind {
+    if let Ok(only) = std::env::var("HEARTBEAT_KIND") {
+        return KINDS.into_iter().find(|kind| format!("{kind:?}") == only).expect("the name of a kind");
+    }
     KINDS[usize::try_from(seed % KINDS.len() as u64).expect("small")]
 }
 
@@ -124,7 +165,7 @@ pub fn play_kind(seed: u64, kind: Kind, rule: Option<Rule>) -> Outcome {
     if world.trace {
         eprintln!("seed {seed} {kind:?}\n{:#?}\n{plan:?}", world.terms);
     }
-    judge(&mut world, kind, &plan);
+    judge(&mut world, kind, &plan, &mut chance);
     Outcome { broken: world.audit.broken.take(), events: world.events, kind }
 }
 
@@ -168,7 +209,7 @@ fn terms(kind: Kind, chance: &mut Chance) -> Terms {
             ..base
         },
         Kind::VoterRestart => Terms { lease: 1_500 * MS, dead: 300 * MS, fence: false, ..base },
-        Kind::Flap => Terms { takeovers_max: 3, ..base },
+        Kind::Flap | Kind::CrashLoop => Terms { takeovers_max: 3, ..base },
         Kind::StopFails => Terms { armed: chance.often(500), gated: chance.often(500), ..base },
         Kind::NoWitness => Terms { witnesses: 0, ..base },
         Kind::JournalLost | Kind::Duel => Terms { fence: chance.often(700), ..base },
@@ -184,12 +225,20 @@ fn terms(kind: Kind, chance: &mut Chance) -> Terms {
         },
         Kind::Stall => Terms { lease: 1_000 * MS, probes: chance.often(500), ..base },
         Kind::Behind => base,
+        Kind::Switchover
+        | Kind::Maintained
+        | Kind::OnStandby
+        | Kind::Observed
+        | Kind::Forced
+        | Kind::NewPair
+        | Kind::Foretold => orders::terms(kind, base, chance),
     }
 }
 
 const BEGIN: Us = 2_500 * MS;
 const HEAL: Us = 6_500 * MS;
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
     let mut plan = Vec::new();
     let time = |chance: &mut Chance| chance.range(BEGIN, HEAL - 500 * MS);
@@ -197,6 +246,9 @@ fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
         Kind::Swarm => {
             for _ in 0..chance.range(1, 7) {
                 swarm(terms, chance, &mut plan);
+            }
+            if chance.often(500) {
+                ordered(chance, &mut plan);
             }
         }
         Kind::Mild => mild(terms, chance, &mut plan),
@@ -236,7 +288,9 @@ fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
             (0..3).for_each(|node| plan.push((at, Fault::Freeze(10 + node, span))));
         }
         Kind::VoterRestart => {
-            let at = time(chance);
+            // The standby has not heard the active for longer than a lease: only the witness knows of the one that runs.
+            plan.push((BEGIN, Fault::Pair(0, 1, true)));
+            let at = chance.range(BEGIN + 1_700 * MS, HEAL - 500 * MS);
             plan.push((at, Fault::Isolate(9, true)));
             plan.push((at + chance.range(1, 300) * MS, Fault::Crash(2, chance.range(5, 30) * MS)));
         }
@@ -248,6 +302,11 @@ fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
         Kind::Flap => {
             for round in 0..12 {
                 plan.push((BEGIN + round * chance.range(600, 900) * MS, Fault::Dies(9)));
+            }
+        }
+        Kind::CrashLoop => {
+            for round in 0..6 {
+                plan.push((BEGIN + round * 1_600 * MS, Fault::Crash(9, chance.range(700, 1_000) * MS)));
             }
         }
         Kind::StopFails => {
@@ -271,6 +330,18 @@ fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
             let bid = at + down + 3 * terms.dead + chance.range(0, 120) * MS;
             plan.extend([(bid, Fault::LoseJournal(2, chance.range(1, 20) * MS)), (bid, Fault::Pair(2, 0, true))]);
         }
+        // Faults while the pair is in maintenance, which began before.
+        Kind::Maintained => {
+            for _ in 0..chance.range(1, 5) {
+                swarm(terms, chance, &mut plan);
+            }
+            for (at, _) in &mut plan {
+                *at += SECOND;
+            }
+            plan.retain(|(at, _)| *at < HEAL);
+        }
+        // What is done there follows from what is seen.
+        Kind::Switchover | Kind::OnStandby | Kind::Observed | Kind::Forced | Kind::NewPair | Kind::Foretold => {}
     }
     plan.sort_by_key(|(at, _)| *at);
     plan
@@ -313,6 +384,22 @@ fn swarm(terms: &Terms, chance: &mut Chance, plan: &mut Vec<(Us, Fault)>) {
     }
 }
 
+/// An operator interferes.
+fn ordered(chance: &mut Chance, plan: &mut Vec<(Us, Fault)>) {
+    let at = chance.range(BEGIN, HEAL - 200 * MS);
+    let until = at + chance.range(50 * MS, 3 * SECOND);
+    let mut any = || usize::try_from(chance.range(0, 3)).expect("small");
+    let (node, other, what) = (any(), any(), any());
+    match what {
+        0 => plan.extend([(at, Fault::Order(9, Order::Switchover)), (until, Fault::Order(9, Order::Switchover))]),
+        1 => plan.extend([(at, Fault::Order(node, Order::Standby)), (until, Fault::Order(node, Order::Online))]),
+        _ => {
+            let (on, off) = (Order::Maintenance(true), Order::Maintenance(false));
+            plan.extend([(at, Fault::Order(node, on)), (until, Fault::Order(other, off))]);
+        }
+    }
+}
+
 fn mild(terms: &Terms, chance: &mut Chance, plan: &mut Vec<(Us, Fault)>) {
     let voters = 2 + terms.witnesses;
     let at = BEGIN + chance.range(0, 500) * MS;
@@ -341,7 +428,7 @@ fn mild(terms: &Terms, chance: &mut Chance, plan: &mut Vec<(Us, Fault)>) {
     }
 }
 
-fn apply(world: &mut World, fault: Fault) {
+pub fn apply(world: &mut World, fault: Fault) {
     let voters = world.nodes.len();
     let active = world.active().first().copied();
     let who = |node: usize| if node == 9 { active.unwrap_or(0) } else { node };
@@ -405,6 +492,8 @@ fn apply(world: &mut World, fault: Fault) {
             world.power_off(node);
             world.nodes[node].stays_off = true;
         }
+        Fault::StartFails(node, fails) => world.nodes[node].start_fails = fails,
+        Fault::Order(node, order) => world.order(who(node), order),
     }
 }
 
@@ -412,18 +501,21 @@ fn heal(world: &mut World) {
     world.cut = [[[false; LINKS]; NODES]; NODES];
     world.service_cut = [[false; NODES]; NODES];
     world.isolated = [false; NODES];
-    (world.loss, world.doubles, world.replicates, world.healed) = (0, 0, true, true);
+    (world.loss, world.doubles, world.replicates, world.commits, world.healed) = (0, 0, true, true, true);
+    (world.audit.quiet_from, world.audit.still_from, world.audit.never) = (None, None, None);
     for node in 0..world.nodes.len() {
         let it = &mut world.nodes[node];
         (it.healthy, it.stop_fails, it.own_probe_broken, it.disk_fails) = (true, false, false, false);
-        (it.stays_off, it.device) = (false, Device::Works);
+        (it.stays_off, it.start_fails, it.device) = (false, false, Device::Works);
         if it.machine.is_none() {
             world.boot(node);
         }
+        world.order(node, Order::Maintenance(false));
+        world.order(node, Order::Online);
     }
 }
 
-fn run(world: &mut World, plan: &[(Us, Fault)], until: Us) {
+pub fn run(world: &mut World, plan: &[(Us, Fault)], until: Us) {
     world.run(until, &mut |world, n| apply(world, plan[n].1));
 }
 
@@ -447,7 +539,16 @@ fn settles(world: &mut World, plan: &[(Us, Fault)], bound: Us) -> Option<Us> {
     None
 }
 
-fn judge(world: &mut World, kind: Kind, plan: &[(Us, Fault)]) {
+fn judge(world: &mut World, kind: Kind, plan: &[(Us, Fault)], chance: &mut Chance) {
+    if kind == Kind::NewPair {
+        orders::new_pair(world, chance);
+        heal_and_settle(world, plan);
+        return;
+    }
+    if kind == Kind::Observed && world.terms.observe == 3 {
+        orders::nothing_is_done(world);
+        return;
+    }
     world.boot_all();
     for (n, (at, _)) in plan.iter().enumerate() {
         world.at(*at, Event::Fault(n));
@@ -463,12 +564,25 @@ fn judge(world: &mut World, kind: Kind, plan: &[(Us, Fault)]) {
         world.audit.quiet_from = Some(world.now);
     }
     let bids = world.audit.bids;
-    let end = if kind == Kind::Flap { HEAL + 6 * SECOND } else { HEAL };
-    run(world, plan, end);
+    if kind == Kind::Maintained {
+        orders::maintenance(world, chance);
+    }
+    let end = if matches!(kind, Kind::Flap | Kind::CrashLoop) { HEAL + 6 * SECOND } else { HEAL };
+    if !kind.is_played() {
+        run(world, plan, end);
+    }
     if world.audit.broken.is_some() {
         return;
     }
     expect(world, kind, first, bids);
+    orders::play(world, kind, first, chance);
+    heal_and_settle(world, plan);
+}
+
+fn heal_and_settle(world: &mut World, plan: &[(Us, Fault)]) {
+    if world.audit.broken.is_some() {
+        return;
+    }
     heal(world);
     if settles(world, plan, 25 * SECOND).is_none() {
         world.audit.fail(world.now, format!("no active 25 s after the last fault; views {:?}", world.audit.views));
@@ -513,7 +627,7 @@ fn expect(world: &mut World, kind: Kind, first: usize, bids: usize) {
                 world.audit.fail(now, format!("it should refuse because it is behind, not {refusal:?}"));
             }
         }
-        Kind::Flap => {
+        Kind::Flap | Kind::CrashLoop => {
             let mut changes = 0;
             let mut last = None;
             for taken in &world.audit.taken {

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tidegate::heartbeat::machine::Action;
 use tidegate::heartbeat::machine::Beat;
+use tidegate::heartbeat::machine::Began;
 use tidegate::heartbeat::machine::BootId;
 use tidegate::heartbeat::machine::Epoch;
 use tidegate::heartbeat::machine::Failure;
@@ -21,6 +22,7 @@ use tidegate::heartbeat::machine::Machine;
 use tidegate::heartbeat::machine::Mode;
 use tidegate::heartbeat::machine::NodeId;
 use tidegate::heartbeat::machine::NodeName;
+use tidegate::heartbeat::machine::Order;
 use tidegate::heartbeat::machine::Power;
 use tidegate::heartbeat::machine::Roster;
 use tidegate::heartbeat::machine::Saved;
@@ -40,6 +42,10 @@ pub const SECOND: Us = 1_000_000;
 pub const NODES: usize = 5;
 const PROBE_DEADLINE: Us = 250 * MS;
 pub const LINKS: usize = 2;
+/// The date at which the simulation begins, in seconds since 1970.
+const WALL: u64 = 1_795_000_000;
+/// The same in the calendar of transaction ids.
+const MINUTES: u64 = 0x040d_34aa;
 
 /// What a cluster is like.
 #[derive(Clone, Debug)]
@@ -62,6 +68,8 @@ pub struct Terms {
     /// How long address and start take.
     pub start: (Us, Us),
     pub probes: bool,
+    /// The nodes that only observe, as bits.
+    pub observe: u8,
 }
 
 impl Default for Terms {
@@ -81,6 +89,7 @@ impl Default for Terms {
             delay: (100, 2 * MS),
             start: (5 * MS, 60 * MS),
             probes: true,
+            observe: 0,
         }
     }
 }
@@ -138,6 +147,7 @@ pub struct Node {
     pub own_probe_broken: bool,
     pub stays_off: bool,
     pub disk_fails: bool,
+    pub start_fails: bool,
     pub settings: Settings,
 }
 
@@ -157,6 +167,7 @@ pub struct World {
     pub loss: u64,
     pub doubles: u64,
     pub replicates: bool,
+    pub commits: bool,
     pub isolated: [bool; NODES],
     /// What is sent to a frozen node is lost, as when a whole virtual machine is suspended.
     pub frozen_lose: bool,
@@ -203,6 +214,7 @@ impl World {
                     own_probe_broken: false,
                     stays_off: false,
                     disk_fails: false,
+                    start_fails: false,
                     settings,
                 }
             })
@@ -222,6 +234,7 @@ impl World {
             loss: 0,
             doubles: 0,
             replicates: true,
+            commits: true,
             isolated: [false; NODES],
             frozen_lose: false,
             healed: false,
@@ -284,7 +297,7 @@ impl World {
     }
 
     /// The local clock of a node.
-    fn local(&self, node: usize, at: Us) -> Instant {
+    pub fn local(&self, node: usize, at: Us) -> Instant {
         let drift = i64::try_from(at).expect("short") / 1000 * self.nodes[node].rate_ppm / 1000;
         self.origin + Duration::from_secs(10) + Duration::from_micros(at.saturating_add_signed(drift))
     }
@@ -333,9 +346,13 @@ impl World {
                 self.input(node, Input::EpochSaved { ticket, result });
             }
             Event::Started(node, incarnation, op, epoch) if self.nodes[node].is(incarnation, op) => {
-                self.nodes[node].running = true;
-                self.nodes[node].healthy = true;
-                self.input(node, Input::ResourceDone { epoch, started: true, result: Ok(()) });
+                let result = if self.nodes[node].start_fails {
+                    Err(Failure("it does not start".into()))
+                } else {
+                    (self.nodes[node].running, self.nodes[node].healthy) = (true, true);
+                    Ok(())
+                };
+                self.input(node, Input::ResourceDone { epoch, started: true, result });
             }
             Event::Killed(node, incarnation, op, epoch, good) if self.nodes[node].is(incarnation, op) => {
                 self.nodes[node].running &= !good;
@@ -382,7 +399,8 @@ impl World {
         let mut actions = std::mem::take(&mut self.actions);
         let now = self.local(node, self.now);
         let settings = self.nodes[node].settings.clone();
-        let machine = Machine::sabotaged(settings, boot, journal, now, self.rule, &mut actions);
+        let began = Began { boot, at: now, wall: WALL + self.now / SECOND };
+        let machine = Machine::sabotaged(settings, began, journal, self.rule, &mut actions);
         self.nodes[node].machine = Some(machine);
         self.act(node, &mut actions);
         self.actions = actions;
@@ -436,6 +454,13 @@ impl World {
         self.input(node, Input::Heard { link: beat.link, beat });
     }
 
+    /// An operator orders something at a node.
+    pub fn order(&mut self, node: usize, order: Order) {
+        if !self.nodes[node].frozen {
+            self.input(node, Input::Operator(order));
+        }
+    }
+
     /// Gives a machine its input and does what it wants.
     pub fn input(&mut self, node: usize, input: Input) {
         let now = self.local(node, self.now);
@@ -484,13 +509,14 @@ impl World {
                     let what = format!("node {node} took over by {:?} while the other acknowledges", proof.kind());
                     self.audit.fail(self.now, what);
                 }
-                self.audit.took(node, epoch, proof.kind(), self.now, &self.nodes);
+                self.audit.took(node, epoch, proof.kind(), self.now, &self.nodes, &self.terms);
                 self.nodes[node].address = true;
                 let delay = self.chance.range(self.terms.start.0 / 4, self.terms.start.1 / 4 + 1);
                 let input = Input::AddressDone { epoch, raised: true, result: Ok(()) };
                 self.after(delay, Event::Input(node, incarnation, Box::new(input)));
             }
             Action::DropAddress(epoch) => {
+                self.audit.stops(node, epoch, self.now);
                 self.nodes[node].address = false;
                 let delay = self.chance.range(100, 5 * MS);
                 let input = Input::AddressDone { epoch, raised: false, result: Ok(()) };
@@ -503,6 +529,7 @@ impl World {
                 self.after(delay, Event::Started(node, incarnation, op, epoch));
             }
             Action::StopResources(epoch) => {
+                self.audit.stops(node, epoch, self.now);
                 self.nodes[node].op += 1;
                 let op = self.nodes[node].op;
                 let fails = self.nodes[node].stop_fails;
@@ -510,6 +537,7 @@ impl World {
                 self.after(delay, Event::Killed(node, incarnation, op, epoch, !fails));
             }
             Action::SelfFence(epoch, _) => {
+                self.audit.stops(node, epoch, self.now);
                 self.nodes[node].op += 1;
                 let op = self.nodes[node].op;
                 // An armed self-fence is done within the margin, if need be by the watchdog. One that is not may hang.
@@ -530,7 +558,7 @@ impl World {
             }
             Action::Report(report) => self.audit.report(report),
             Action::Publish(view) => self.audit.view(node, view),
-            Action::Note(said) => self.audit.note(&said),
+            Action::Note(said) => self.audit.note(node, said, self.now),
             Action::AnnounceAddress(_) | Action::FeedWatchdog => {}
         }
     }
@@ -620,8 +648,8 @@ impl World {
     fn commit(&mut self) {
         for node in 0..2 {
             let other = 1 - node;
-            if self.acknowledges(node) {
-                self.last_tid = self.last_tid.max(self.nodes[node].tid) + 1;
+            if self.commits && self.acknowledges(node) {
+                self.last_tid = (self.last_tid.max(self.nodes[node].tid) + 1).max(stamp(self.now));
                 let tid = self.last_tid;
                 self.nodes[node].tid = tid;
                 self.input(node, Input::Copy(Tid(tid)));
@@ -658,6 +686,12 @@ impl Node {
     }
 }
 
+/// The transaction id of that moment.
+fn stamp(now: Us) -> u64 {
+    let (minutes, rest) = (now / (60 * SECOND), now % (60 * SECOND));
+    ((MINUTES + minutes) << 32) | ((rest << 32) / (60 * SECOND))
+}
+
 pub fn micros(span: Duration) -> Us {
     Us::try_from(span.as_micros()).expect("short")
 }
@@ -665,6 +699,7 @@ pub fn micros(span: Duration) -> Us {
 fn settings(me: NodeId, roster: &Roster, terms: &Terms) -> Settings {
     let ms = Duration::from_millis;
     let us = Duration::from_micros;
+    let mode = if terms.observe & (1 << me.0) == 0 { Mode::Act } else { Mode::Observe };
     let mut links = [0; 9];
     links[..roster.voters()].fill(terms.links);
     Settings {
@@ -684,7 +719,9 @@ fn settings(me: NodeId, roster: &Roster, terms: &Terms) -> Settings {
         takeovers_max: terms.takeovers_max,
         yield_wait: ms(2_000),
         exclusion: ms(3_000),
-        self_fence: Mode::Act,
+        takeover: mode,
+        fence: mode,
+        self_fence: mode,
         probes: terms.probes,
         ..Settings::fast(me, roster.clone(), links)
     }

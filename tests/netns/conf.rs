@@ -108,7 +108,7 @@ fn common(world: &World, node: &str) -> String {
     format!(
         "version = 1\n[admin]\nsocket = \"{socket}\"\n[log]\naccess = \"off\"\n\
          [heartbeat]\nnode = \"{node}\"\ncluster = \"test\"\nmembers = [\"a\", \"b\"]\nwitnesses = [\"w\"]\n\
-         key_file = \"{key}\"\nstate_dir = \"{state}\"\ntakeovers = 100\n\
+         key_file = \"{key}\"\nstate_dir = \"{state}\"\ntakeovers = 32\n\
          timing = {{ {timing}, initdead = \"4s\", yield_wait = \"2s\", fence_retry = \"1s\" }}\nmonitor = {{ {monitor} }}\n\
          [heartbeat.at]\n\
          a = {{ links = [\"10.77.0.1:694\", \"10.77.1.1:694\"], storage = \"10.77.0.1:8100\" }}\n\

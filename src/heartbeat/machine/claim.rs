@@ -194,7 +194,12 @@ impl Claim {
 
     /// Why not, of the first who would not.
     pub(super) fn denial(&self) -> Option<Denial> {
-        self.views.iter().find_map(|view| view.denial)
+        self.denials().next().map(|(_, why)| why)
+    }
+
+    /// Who would not, and why.
+    pub(super) fn denials(&self) -> impl Iterator<Item = (NodeId, Denial)> {
+        (0..).map(NodeId).zip(&self.views).filter_map(|(id, view)| Some((id, view.denial?)))
     }
 
     /// How many have no vote left for this epoch.

@@ -3,7 +3,7 @@
 //! 1. No vote in an epoch up to `floor`: that of the last vote, of the last holder heard of, of what a lost journal may hold.
 //! 2. Nothing is answered that is not on disk.
 //! 3. After a vote for one member the other's lease in a lower epoch is renewed only if the first has said, later, that it
-//!    does not ask any more.
+//!    does not ask any more; and so in the same epoch, when the other holds it.
 //! 4. After a start, every lease or vote that may have been given before is taken to run for its full time from then on.
 
 use super::faults::Dropped;
@@ -117,7 +117,7 @@ impl Register {
         let again = Vote { epoch: ask.epoch, candidate: member };
         let bound = self.want.vote.is_some_and(|vote| vote.candidate != member) && now < self.bound_until;
         let spent = ask.epoch <= self.want.floor && self.want.vote != Some(again);
-        if self.want.maintenance.on && !at.ordered {
+        if self.want.maintenance.on && !at.ordered && !dropped.is(Rule::MaintenanceHolds) {
             denied(Denial::Maintenance)
         } else if self.lost {
             denied(Denial::JournalLost)
@@ -164,7 +164,10 @@ impl Register {
         dropped: Dropped,
     ) -> bool {
         let other = member.peer();
-        let elsewhere = self.want.vote.is_some_and(|vote| vote.epoch == epoch && vote.candidate != member);
+        // Who holds an epoch had the votes of a majority in it. A vote for the other one came to nothing then, and does not
+        // stand in the way of the lease once that one says that it does not ask any more.
+        let elsewhere = self.want.vote.is_some_and(|vote| vote.epoch == epoch && vote.candidate != member)
+            && !self.abandoned[other.at()];
         let current = epoch >= self.want.floor || self.abandoned[other.at()] || dropped.is(Rule::VoteEndsLease);
         let allowed = !self.lost && epoch >= self.held && current && !elsewhere;
         if allowed {

@@ -30,12 +30,21 @@ pub enum Rule {
     RestartedVoterWaits,
     NoFailback,
     RefusalHasAlarm,
+    OrderEnds,
+    HeirIsReady,
+    MaintenanceHolds,
+    MaintenanceUnleases,
+    StandbyStays,
+    ObserveOnly,
+    ForecastAsks,
+    TakeoversLast,
+    StandbyLasts,
 }
 
 impl Rule {
     /// All of them.
     #[doc(hidden)]
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 34] = [
         Self::OneVotePerEpoch,
         Self::SaveBeforeAnswer,
         Self::MajorityOfConfigured,
@@ -61,6 +70,15 @@ impl Rule {
         Self::RestartedVoterWaits,
         Self::NoFailback,
         Self::RefusalHasAlarm,
+        Self::OrderEnds,
+        Self::HeirIsReady,
+        Self::MaintenanceHolds,
+        Self::MaintenanceUnleases,
+        Self::StandbyStays,
+        Self::ObserveOnly,
+        Self::ForecastAsks,
+        Self::TakeoversLast,
+        Self::StandbyLasts,
     ];
 }
 

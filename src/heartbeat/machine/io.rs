@@ -16,6 +16,7 @@ use std::time::Duration;
 
 /// What was found where the journal should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it is looked at once, at the start")]
 pub enum Journal {
     /// The last record, whole.
     Found(Saved),
@@ -125,6 +126,8 @@ pub enum Power {
 pub enum Order {
     /// Give the role to the other member, if that is ready.
     Switchover,
+    /// This program ends: if it has the role, it gives it up, whoever is ready.
+    Shutdown,
     /// This member shall not have the role until `Online`; if it has it, it gives it up.
     Standby,
     /// Takes `Standby` back.
@@ -264,6 +267,33 @@ pub enum Refusal {
     SaveFailed,
     /// Takeovers are only observed here.
     Observing,
+    /// This member has just started, and makes sure that its service is down.
+    Booting,
+    /// The service of this member does not stop.
+    StopFailed,
+    /// This member gave the role up a moment ago and leaves it to the other.
+    Yields,
+    /// An order is for the member that serves, and this one does not.
+    NotActive,
+    /// An order is for a member, and this is a witness.
+    NotMember,
+    /// This member has the role.
+    HasRole,
+    /// The other member has the role, and is heard: it is not off.
+    PeerServes,
+    /// The other member is not heard.
+    PeerSilent,
+}
+
+/// A refusal, with whose it is and what is known about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Who refuses.
+    pub by: NodeId,
+    /// Why.
+    pub refusal: Refusal,
+    /// What it follows from, in sentences: which transactions, which voters, for how long.
+    pub facts: Vec<String>,
 }
 
 /// What the diary and the counters hear.
@@ -279,10 +309,6 @@ pub enum Note {
     OneWay(NodeId, LinkId),
     /// The own loop was late by that much: verdicts of silence begin anew.
     Stalled(Duration),
-    /// A beat was older than one already heard, or of an earlier start: a replay or a straggler.
-    Replayed(NodeId),
-    /// A beat claimed the role in an epoch that is over.
-    OldEpoch(NodeId, Epoch),
     /// This voter gave its vote.
     Voted(Vote),
     /// This voter denied its vote.
@@ -300,13 +326,13 @@ pub enum Note {
     /// Would have stopped itself, if it were allowed to act.
     WouldSelfFence(Epoch),
     /// It refuses, or refuses for another reason now.
-    Refused(Refusal),
+    Refused(Refused),
     /// It refuses no more.
     RefusesNoMore,
     /// An operator ordered something; kept for the audit.
     Ordered(Order),
     /// An order was not followed.
-    OrderRefused(Order, Refusal),
+    OrderRefused(Order, Refused),
     /// A sick service is restarted here.
     Restart(u32),
     /// A service looks this way from here now.
@@ -346,7 +372,7 @@ pub struct TakeoverReport {
 
 impl Refusal {
     /// All of them; the place is the code in a beat, less one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 22] = [
         Self::NoMajority,
         Self::Vetoed,
         Self::Denied,
@@ -361,6 +387,14 @@ impl Refusal {
         Self::StartFailed,
         Self::SaveFailed,
         Self::Observing,
+        Self::Booting,
+        Self::StopFailed,
+        Self::Yields,
+        Self::NotActive,
+        Self::NotMember,
+        Self::HasRole,
+        Self::PeerServes,
+        Self::PeerSilent,
     ];
 
     /// As a beat carries it: never 0.
@@ -394,51 +428,59 @@ impl Refusal {
         self.texts().2
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::NoMajority => (
                 "no_majority",
-                "this member hears fewer voters than a majority of the configured ones",
+                "fewer voters are heard than a majority of the configured ones",
                 "bring a witness or a link back; if the other member is surely off: `tidegate pair takeover --force`",
             ),
             Self::Vetoed => (
                 "vetoed",
                 "another voter still gets answers from the active's storage",
-                "mend the link between the two members; nothing is lost meanwhile",
+                "mend the links between the two members; nothing is lost meanwhile",
             ),
             Self::Denied => (
                 "denied",
-                "a voter denies its vote (`tidegate pair status` there says why)",
-                "wait until it has been up for `dead`, or look at its diary",
+                "a voter denies its vote",
+                "wait until that voter has been up for `dead`, or look at its diary",
             ),
             Self::NoProof => (
                 "no_proof",
-                "nothing proves that the other member has stopped: no fence succeeded and its self-fence was not armed",
+                "nothing proves that the other member has stopped",
                 "mend the fence device, or make sure that the other member is off and run `tidegate pair takeover --force`",
             ),
             Self::Behind => (
                 "behind",
-                "the local copy lacks transactions that the active had",
-                "bring the other member back, or let replication catch up; `max_lag` says how much may be lost",
+                "the copy here lacks transactions that the active had acknowledged",
+                "bring the other member back, or let replication catch up; `max_lag` says how much may be lost, and \
+                 `tidegate pair takeover --force` gives up what is missing",
             ),
-            Self::CopyBad => {
-                ("copy_bad", "the local copy did not pass its check", "run `tidegate verify` on it, and replicate anew")
-            }
+            Self::CopyBad => (
+                "copy_bad",
+                "the copy here did not pass its check",
+                "run `tidegate verify` on it, replicate anew, then `tidegate pair online`",
+            ),
             Self::TooMany => (
                 "too_many",
                 "there were too many takeovers within the last hour",
-                "find out why both members fail, then `tidegate pair takeover --force`, or wait",
+                "find out why both members fail; then `tidegate pair online` lets it begin anew, or wait",
             ),
-            Self::Maintenance => ("maintenance", "the pair is in maintenance", "`tidegate pair maintenance off`"),
+            Self::Maintenance => (
+                "maintenance",
+                "the pair is in maintenance: nothing is done by itself",
+                "`tidegate pair maintenance off`",
+            ),
             Self::NotArmed => (
                 "not_armed",
-                "the watchdog is required and not armed",
-                "load the driver (`modprobe softdog`), or set `watchdog` to \"observe\"",
+                "the self-fence is required and not armed",
+                "load the watchdog's driver (`modprobe softdog`), or set `watchdog` to \"observe\", and restart tidegate",
             ),
             Self::JournalLost => (
                 "journal_lost",
-                "this member's journal was missing or torn, so a vote may be forgotten",
-                "bring the other voters up once, so that they can tell; or `tidegate pair trust-journal`",
+                "the journal was missing or torn, so a vote may be forgotten",
+                "bring the other voters up once, so that they can tell; or `tidegate pair trust-journal` if this pair is new",
             ),
             Self::Standby => ("standby", "an operator has put this member on standby", "`tidegate pair online`"),
             Self::StartFailed => (
@@ -446,8 +488,50 @@ impl Refusal {
                 "the service did not come up here",
                 "look at the resources' output; then `tidegate pair online`",
             ),
-            Self::SaveFailed => ("save_failed", "the journal cannot be written", "look at the disk of `state_dir`"),
+            Self::SaveFailed => (
+                "save_failed",
+                "the journal cannot be written",
+                "look at the disk of `state_dir`: full, read-only, failing?",
+            ),
             Self::Observing => ("observing", "takeovers are only observed here", "set `takeover` to \"act\""),
+            Self::Booting => (
+                "booting",
+                "this member has just started, and makes sure that its service is down",
+                "wait until `tidegate pair status` there says standby",
+            ),
+            Self::StopFailed => (
+                "stop_failed",
+                "the service of this member does not stop",
+                "look at its resources' output; end them by hand, or restart that machine",
+            ),
+            Self::Yields => (
+                "yields",
+                "this member gave the role up a moment ago, and leaves it to the other",
+                "wait (`yield_wait`), or `tidegate pair online` there",
+            ),
+            Self::NotActive => (
+                "not_active",
+                "this member does not serve, so it has no role to give",
+                "order it on the active member: `tidegate pair status` names it",
+            ),
+            Self::NotMember => {
+                ("not_member", "this is a witness: it has no storage", "order it on one of the two members")
+            }
+            Self::HasRole => (
+                "has_role",
+                "this member has the role already, or is taking or giving it up",
+                "nothing; `tidegate pair status` shows it",
+            ),
+            Self::PeerServes => (
+                "peer_serves",
+                "the other member has the role and is heard here, so it is not off",
+                "`tidegate pair switchover` there; or switch it off first",
+            ),
+            Self::PeerSilent => (
+                "peer_silent",
+                "the other member is not heard here",
+                "start it, or mend the links between the two: `tidegate pair status` shows them",
+            ),
         }
     }
 }

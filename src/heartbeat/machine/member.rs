@@ -266,6 +266,7 @@ impl Machine {
         self.learn_holder(epoch, self.set.me);
         actions.push(Action::Note(Note::Proven(epoch, proof.kind())));
         let until = self.now + micros(self.set.address_timeout);
+        self.exited = false;
         self.become_role(Role::Taking { hold, stage: Stage::Address, until }, actions);
         actions.push(Action::RaiseAddress(epoch, proof));
     }
@@ -383,7 +384,7 @@ impl Machine {
         if self.register.want.maintenance.on {
             return false;
         }
-        if self.services[self.set.me.at()] == Service::Sick && self.second_observer() {
+        if self.exited || (self.services[self.set.me.at()] == Service::Sick && self.second_observer()) {
             self.sick(actions);
             return true;
         }
@@ -401,8 +402,15 @@ impl Machine {
         self.others().any(agrees) || self.dropped.is(Rule::TwoObservers)
     }
 
+    /// The service has ended by itself.
+    pub(super) fn exited(&mut self, actions: &mut Vec<Action>) {
+        // In maintenance nothing is done about it, and it is not forgotten.
+        self.exited = true;
+        self.sick(actions);
+    }
+
     /// The service is known to be sick: it is restarted here, or the role is given up to a member that is ready.
-    pub(super) fn sick(&mut self, actions: &mut Vec<Action>) {
+    fn sick(&mut self, actions: &mut Vec<Action>) {
         let (Role::Active { hold } | Role::Taking { hold, stage: Stage::Probe, .. }) = self.role else { return };
         if self.register.want.maintenance.on {
             return;
@@ -415,6 +423,7 @@ impl Machine {
             self.give_up(Why::Sick, actions);
             return;
         }
+        self.exited = false;
         self.restarts.truncate(RESTARTS_KEPT - 1);
         self.restarts.push(self.now);
         self.probes[self.set.me.at()].restart();
@@ -506,6 +515,7 @@ impl Machine {
         if target != self.set.me || !good {
             return;
         }
+        self.exited = false;
         if let Role::Taking { hold, stage: Stage::Probe, .. } = self.role {
             self.active_since = self.now;
             self.probes[self.set.me.at()].restart();
@@ -557,7 +567,7 @@ impl Machine {
             hold.quiet_from = Some(seq + 1);
             self.shout = true;
         }
-        if on {
+        if on && !self.dropped.is(Rule::MaintenanceUnleases) {
             let noted = |from| hold.grants.at_majority(quorum).is_some_and(|sent| sent >= from);
             hold.unleased |= hold.quiet_from.is_some_and(noted);
         } else if (hold.unleased || hold.quiet_from.is_some())
@@ -569,7 +579,9 @@ impl Machine {
 
     pub(super) fn ordered(&mut self, order: Order, actions: &mut Vec<Action>) {
         actions.push(Action::Note(Note::Ordered(order)));
+        let for_members = !matches!(order, Order::Maintenance(_) | Order::TrustJournal | Order::Shutdown);
         let refused = match order {
+            _ if for_members && !self.set.me.is_member() => Some((self.set.me, Refusal::NotMember)),
             Order::Maintenance(on) => {
                 let version = self.register.want.maintenance.version.saturating_add(1);
                 self.register.want.maintenance = Maintenance { version, on };
@@ -584,35 +596,56 @@ impl Machine {
                 None
             }
             Order::Online => {
-                (self.ordered_off, self.excluded_until, self.yield_until, self.copy_bad) = (false, 0, 0, false);
+                (self.leaving, self.excluded_until, self.yield_until, self.copy_bad) = (false, 0, 0, false);
+                self.register.want.standby = false;
+                self.forget_takeovers();
                 None
             }
             Order::Standby => {
-                self.ordered_off = true;
-                self.hand_over(actions)
+                let refused = if self.role.hold().is_some() { self.hand_over() } else { None };
+                if refused.is_none() {
+                    self.register.want.standby = true;
+                    self.give_the_role(actions);
+                }
+                refused
             }
-            Order::Switchover => self.hand_over(actions),
-            Order::ForceTakeover => self.force(actions),
+            Order::Switchover => {
+                let refused = self.hand_over();
+                if refused.is_none() {
+                    self.give_the_role(actions);
+                }
+                refused
+            }
+            Order::Shutdown => {
+                self.leaving = true;
+                self.give_the_role(actions);
+                None
+            }
+            Order::ForceTakeover => self.force(actions).map(|refusal| (self.set.me, refusal)),
         };
-        if let Some(refusal) = refused {
-            actions.push(Action::Note(Note::OrderRefused(order, refusal)));
+        if let Some((by, refusal)) = refused {
+            actions.push(Action::Note(Note::OrderRefused(order, self.explained_of(by, refusal))));
         }
     }
 
-    /// Gives the role to the other member, if that is ready.
-    fn hand_over(&mut self, actions: &mut Vec<Action>) -> Option<Refusal> {
+    /// Who stands in the way of giving the role to the other member, and why.
+    fn hand_over(&self) -> Option<(NodeId, Refusal)> {
+        let (me, peer) = (self.set.me, self.set.me.peer());
         if !matches!(self.role, Role::Active { .. }) {
-            return None;
+            return Some((me, Refusal::NotActive));
         }
-        let heir = self.fresh(self.set.me.peer());
-        match heir {
-            Some(said) if said.ready => {
-                self.begin_story(0);
-                self.give_up(Why::Ordered, actions);
-                None
-            }
-            Some(said) => Some(Refusal::of(said.refusal).unwrap_or(Refusal::Behind)),
-            None => Some(Refusal::NoMajority),
+        if self.register.want.maintenance.on {
+            return Some((me, Refusal::Maintenance));
+        }
+        let Some(heir) = self.fresh(peer) else { return Some((me, Refusal::PeerSilent)) };
+        let waits = (!heir.ready).then_some((peer, Refusal::of(heir.unready).unwrap_or(Refusal::Denied)));
+        waits.filter(|_| !self.dropped.is(Rule::HeirIsReady))
+    }
+
+    fn give_the_role(&mut self, actions: &mut Vec<Action>) {
+        if matches!(self.role, Role::Active { .. } | Role::Taking { .. }) {
+            self.begin_story(0);
+            self.give_up(Why::Ordered, actions);
         }
     }
 }

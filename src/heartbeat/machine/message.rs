@@ -71,6 +71,8 @@ pub struct Beat {
     pub plea: Epoch,
     /// Why it refuses to take over, as a code of [`super::Refusal`]; 0 when it does not refuse.
     pub refusal: u8,
+    /// Why it is not `ready`, as such a code; 0 when it is.
+    pub unready: u8,
 }
 
 /// The last beat heard from somebody on a link; all zeros when there was none.
@@ -167,6 +169,23 @@ pub enum Denial {
     Maintenance,
     /// It could not write the vote down.
     SaveFailed,
+}
+
+impl Denial {
+    /// In words.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OldEpoch => "it has voted in that epoch, or heard of a higher one",
+            Self::ServiceHeard => "it still gets answers from the active's storage",
+            Self::JustStarted => "it started, or stood still, too short ago to know who is silent",
+            Self::JournalLost => "its journal was lost, and the others have not told it enough yet",
+            Self::Bound => "the other member may still act on its last vote",
+            Self::OwnRole => "it has the role, or is about to have it",
+            Self::Maintenance => "the pair is in maintenance",
+            Self::SaveFailed => "it cannot write its journal",
+        }
+    }
 }
 
 /// What a voter knows of a member.
@@ -388,6 +407,7 @@ fn body(beat: &Beat, out: &mut Writer<'_>) {
     out.u8(u8::from(beat.maintenance.on));
     out.u64(beat.plea.0);
     out.u8(beat.refusal);
+    out.u8(beat.unready);
 }
 
 struct Reader<'a> {
@@ -459,6 +479,7 @@ fn parse(input: &mut Reader<'_>) -> Option<Beat> {
         maintenance: Maintenance { version: input.u32()?, on: input.flag()? },
         plea: input.epoch()?,
         refusal: input.u8()?,
+        unready: input.u8()?,
     };
     (sensible(&beat)).then_some(beat)
 }

@@ -28,11 +28,20 @@ pub struct Saved {
     pub known: Known,
     /// Whether the pair is in maintenance.
     pub maintenance: Maintenance,
+    /// Whether an operator has put this member on standby.
+    pub standby: bool,
+    /// Who last had the role, as far as it has heard.
+    pub holder: Option<Vote>,
+    /// When the role last went from one member to the other, the newest first, in seconds since 1970; 0: none.
+    pub takeovers: [u32; TAKEOVERS_KEPT],
 }
+
+/// How many takeovers are remembered: the highest bound that there can be on those of an hour.
+pub const TAKEOVERS_KEPT: usize = 32;
 
 impl Saved {
     /// The size of a record.
-    pub const SIZE: usize = 83;
+    pub const SIZE: usize = 93 + 4 * TAKEOVERS_KEPT;
 
     /// As the journal holds it; the checksum is the journal's.
     #[must_use]
@@ -58,6 +67,12 @@ impl Saved {
         bytes[74..78].copy_from_slice(&self.hold_us.to_be_bytes());
         bytes[78..82].copy_from_slice(&self.maintenance.version.to_be_bytes());
         bytes[82] = u8::from(self.maintenance.on);
+        bytes[83] = u8::from(self.standby);
+        bytes[84] = self.holder.map_or(u8::MAX, |holder| holder.candidate.0);
+        bytes[85..93].copy_from_slice(&self.holder.map_or(0, |holder| holder.epoch.0).to_be_bytes());
+        for (slot, at) in bytes[93..].chunks_exact_mut(4).zip(self.takeovers) {
+            slot.copy_from_slice(&at.to_be_bytes());
+        }
         bytes
     }
 
@@ -71,7 +86,13 @@ impl Saved {
         };
         let short = |at: usize| -> Option<u32> { Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
         let (vote, candidate) = (Epoch(number(1)?), NodeId(bytes[73]));
-        let good = bytes[0] == VERSION && bytes[82] <= 1 && (vote.0 == 0 || candidate.is_member());
+        let holder =
+            Vote { epoch: Epoch(u64::from_be_bytes(bytes[85..93].try_into().ok()?)), candidate: NodeId(bytes[84]) };
+        let whole = |vote: &Vote| vote.epoch.0 == 0 || vote.candidate.is_member();
+        let good = bytes[0] == VERSION
+            && bytes[82] <= 1
+            && bytes[83] <= 1
+            && [Vote { epoch: vote, candidate }, holder].iter().all(whole);
         good.then_some(())?;
         Some(Self {
             seen: Epoch(number(0)?),
@@ -82,11 +103,14 @@ impl Saved {
             known: Known { epoch: Epoch(number(7)?), tid: Tid(number(8)?) },
             hold_us: short(74)?,
             maintenance: Maintenance { version: short(78)?, on: bytes[82] == 1 },
+            standby: bytes[83] == 1,
+            holder: (holder.epoch.0 > 0).then_some(holder),
+            takeovers: std::array::from_fn(|place| short(93 + 4 * place).unwrap_or(0)),
         })
     }
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -95,18 +119,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_reads_back(numbers: [u64; 8], candidate in 0..2_u8, voted: bool, short: (u32, u32, bool)) {
+        fn a_record_reads_back(numbers: [u64; 8], candidate in 0..2_u8, flags: [bool; 4], short: (u32, u32)) {
             let [seen, vote, floor, one, two, armed, epoch, tid] = numbers;
             let vote = Vote { epoch: Epoch(vote.max(1)), candidate: NodeId(candidate) };
             let saved = Saved {
                 seen: Epoch(seen),
-                vote: voted.then_some(vote),
+                vote: flags[0].then_some(vote),
                 floor: Epoch(floor),
                 backed: [Epoch(one), Epoch(two)],
                 armed: [Epoch(armed), Epoch(one)],
                 hold_us: short.0,
                 known: Known { epoch: Epoch(epoch), tid: Tid(tid) },
-                maintenance: Maintenance { version: short.1, on: short.2 },
+                maintenance: Maintenance { version: short.1, on: flags[1] },
+                standby: flags[2],
+                holder: flags[3].then_some(vote),
+                takeovers: std::array::from_fn(|place| short.0.wrapping_mul(u32::try_from(place).unwrap_or(0))),
             };
             prop_assert_eq!(Saved::from_bytes(&saved.to_bytes()), Some(saved));
         }

@@ -3,6 +3,7 @@
 use super::names::NodeId;
 use super::names::Roster;
 use super::names::VOTERS_MAX;
+use super::saved::TAKEOVERS_KEPT;
 use std::time::Duration;
 
 /// Whether something is done, or only said.
@@ -63,7 +64,7 @@ pub struct Settings {
     pub verify: bool,
     /// How far the copy may be behind when it is promoted, in the time of transaction ids.
     pub max_lag: Duration,
-    /// Most takeovers within an hour.
+    /// Most takeovers within an hour; at most [`TAKEOVERS_KEPT`].
     pub takeovers_max: u32,
     /// A member that gave up the role leaves it to its peer for this long.
     pub yield_wait: Duration,
@@ -171,7 +172,11 @@ impl Settings {
             ),
         );
         rule(!self.interval.is_zero(), "interval", "must not be zero".into());
-        rule(self.takeovers_max > 0, "takeovers_max", "0 would never let anybody serve".into());
+        rule(
+            (1..=TAKEOVERS_KEPT).contains(&usize::try_from(self.takeovers_max).unwrap_or(usize::MAX)),
+            "takeovers_max",
+            format!("{} is no bound; take 1 to {TAKEOVERS_KEPT}", self.takeovers_max),
+        );
         found
     }
 }

@@ -136,8 +136,12 @@ impl Machine {
         let must_have = if served { self.due.tid() } else { self.known() };
         let behind = self.copy.unwrap_or_default().behind(must_have) > self.set.max_lag;
         match () {
-            () if self.register.want.maintenance.on => Some(Refusal::Maintenance),
-            () if self.ordered_off => Some(Refusal::Standby),
+            () if self.register.want.maintenance.on && !self.dropped.is(Rule::MaintenanceHolds) => {
+                Some(Refusal::Maintenance)
+            }
+            () if (self.leaving || self.register.want.standby) && !self.dropped.is(Rule::StandbyStays) => {
+                Some(Refusal::Standby)
+            }
             () if self.now < self.excluded_until => Some(Refusal::StartFailed),
             () if self.register.lost => Some(Refusal::JournalLost),
             () if self.save_failed => Some(Refusal::SaveFailed),
@@ -151,8 +155,30 @@ impl Machine {
 
     /// Whether this member would take the role if it had to: what its beats say to the other.
     pub(super) fn ready(&self) -> bool {
-        let down = matches!(self.role, Role::Standby { .. } | Role::Bidding { .. });
-        down && self.now >= self.yield_until && self.set.takeover == Mode::Act && self.unfit().is_none()
+        self.unready().is_none()
+    }
+
+    /// Why it would not, were the role free at this moment.
+    pub(super) fn unready(&self) -> Option<Refusal> {
+        let busy = match self.role.standing() {
+            Standing::Standby | Standing::Bidding => None,
+            Standing::Witness => Some(Refusal::NotMember),
+            Standing::Booting => Some(Refusal::Booting),
+            Standing::StopFailed => Some(Refusal::StopFailed),
+            Standing::Taking | Standing::Active | Standing::Stopping => Some(Refusal::HasRole),
+        };
+        let observes = self.set.takeover == Mode::Observe;
+        busy.or_else(|| self.unfit())
+            .or(observes.then_some(Refusal::Observing))
+            .or(self.yields().then_some(Refusal::Yields))
+    }
+
+    /// Whether this member gave the role up and leaves it to the other: until that had time to say that it cannot have it.
+    fn yields(&self) -> bool {
+        let gave_up_at = self.yield_until.saturating_sub(micros(self.set.yield_wait));
+        let cannot = |said: &Beat| said.standing == Standing::Standby && !said.ready;
+        let refused = self.now >= gave_up_at + self.courtesy() && self.fresh(self.set.me.peer()).is_some_and(cannot);
+        self.now < self.yield_until && !refused
     }
 
     /// Asks an active whose service a majority finds sick to give the role up. The active itself may find it good: it does
@@ -191,7 +217,7 @@ impl Machine {
         if let Some(refusal) = self.unfit() {
             return self.refuse_unless_the_peer_can(refusal);
         }
-        if self.now < self.yield_until {
+        if self.yields() {
             return Desire::Wait;
         }
         if self.reachable() < self.quorum() {
@@ -245,7 +271,7 @@ impl Machine {
         }
         self.refusal = refusal;
         match self.refusal {
-            Some(refusal) => actions.push(Action::Note(Note::Refused(refusal))),
+            Some(refusal) => actions.push(Action::Note(Note::Refused(self.explained(refusal)))),
             None => actions.push(Action::Note(Note::RefusesNoMore)),
         }
         self.shout = true;
@@ -280,18 +306,20 @@ impl Machine {
 
     pub(super) fn force(&mut self, actions: &mut Vec<Action>) -> Option<Refusal> {
         if !matches!(self.role, Role::Standby { .. } | Role::Bidding { .. }) {
-            return Some(Refusal::Denied);
+            return self.unready();
         }
         if self.fresh(self.set.me.peer()).is_some_and(|said| said.held > Epoch(0)) {
-            return Some(Refusal::Vetoed);
+            return Some(Refusal::PeerServes);
         }
         self.begin_story(0);
-        (self.ordered_off, self.excluded_until, self.yield_until) = (false, 0, 0);
+        (self.leaving, self.excluded_until, self.yield_until) = (false, 0, 0);
+        self.register.want.standby = false;
         self.bid(Claim::new(self.register.next(self.dropped), Ground::Ordered, true, self.now), actions);
         None
     }
 
     fn abandon(&mut self, actions: &mut Vec<Action>) {
+        self.register.hear_idle(self.set.me, self.register.want.seen, self.now);
         self.become_role(Role::Standby { since: self.now }, actions);
     }
 
@@ -348,26 +376,29 @@ impl Machine {
             claim.hear(self.set.me, &own, self.now);
         }
         let (now, dead) = (self.now, micros(self.set.dead));
-        if now >= claim.since + self.patience() {
+        let willing = claim.willing(now.saturating_sub(dead)) >= self.quorum();
+        if now >= claim.since + self.patience() && !willing {
             let refusal = match claim.denial() {
                 Some(Denial::ServiceHeard) => Refusal::Vetoed,
                 Some(_) => Refusal::Denied,
                 None => Refusal::NoMajority,
             };
             self.refuse(Some(refusal), actions);
-            if claim.ordered && claim.denial() == Some(Denial::ServiceHeard) {
-                actions.push(Action::Note(Note::OrderRefused(Order::ForceTakeover, Refusal::Vetoed)));
+            // An operator's word is about now: it must not be taken for a proof an hour later.
+            let stale = now >= claim.since + self.courtesy() && !self.dropped.is(Rule::OrderEnds);
+            if claim.ordered && (refusal == Refusal::Vetoed || stale) {
+                let refused = self.explained(refusal);
+                actions.push(Action::Note(Note::OrderRefused(Order::ForceTakeover, refused)));
                 self.abandon(actions);
                 return true;
             }
         }
         let lonely = claim.ordered && now >= claim.since + self.patience() && claim.denial().is_none();
-        let willing = claim.willing(now.saturating_sub(dead)) >= self.quorum();
         self.role = Role::Bidding { claim, verify: Verify::Idle, shots: Shots::none() };
         if !(willing || lonely) {
             return false;
         }
-        if self.set.takeover == Mode::Observe && !claim.ordered {
+        if self.set.takeover == Mode::Observe && !claim.ordered && !self.dropped.is(Rule::ObserveOnly) {
             if self.refusal != Some(Refusal::Observing) {
                 actions.push(Action::Note(Note::WouldTakeOver(claim.epoch)));
                 self.refuse(Some(Refusal::Observing), actions);
@@ -549,7 +580,6 @@ impl Machine {
         let behind = self.copy.unwrap_or_default().behind(claim.known().tid) > self.set.max_lag;
         if behind && !claim.ordered && !self.dropped.is(Rule::PromotionGuard) {
             self.register.want.known = self.register.want.known.max(claim.known());
-            self.needed = claim.known().tid;
             if !shots.under_way() {
                 self.refuse(Some(Refusal::Behind), actions);
                 self.abandon(actions);

@@ -4,10 +4,14 @@ use super::Counts;
 use super::HOUR;
 use super::Machine;
 use super::claim::ProofKind;
+use super::faults::Rule;
 use super::io::PairView;
 use super::io::Refusal;
+use super::io::Refused;
 use super::lease::At;
 use super::lease::with_drift;
+use super::member::Role;
+use super::message::Beat;
 use super::message::Known;
 use super::message::Service;
 use super::message::Standing;
@@ -135,7 +139,7 @@ impl Machine {
             held: self.role.held(),
             lease_left: lease_end.map(|end| Duration::from_micros(end.saturating_sub(now))),
             armed: self.armed(),
-            ready: if self.set.me.is_member() { self.unfit().map_or(Ok(()), Err) } else { Err(Refusal::Standby) },
+            ready: self.unready().map_or(Ok(()), Err),
             refusal: self.refusal,
             maintenance: self.register.want.maintenance.on,
             seen: self.register.disk.seen,
@@ -185,14 +189,19 @@ impl Machine {
     fn outcome(&self, loss: &Loss, because: &mut Vec<String>) -> Outcome {
         let Some(active) = self.serving() else {
             because.push("no member serves now".into());
-            return self.any_refusal().map_or(Outcome::Nobody, Outcome::Refused);
+            return self.any_refusal().map_or(Outcome::Nobody, |(_, refusal)| Outcome::Refused(refusal));
         };
         let heir = active.peer();
-        let lives = |id: NodeId| !loss.killed.contains(&id) && (id == self.set.me || self.fresh(id).is_some());
-        let apart = |one: NodeId, two: NodeId| loss.cut.contains(&(one, two)) || loss.cut.contains(&(two, one));
+        let heard = |id: NodeId| id == self.set.me || self.fresh(id).is_some() || (id == active && self.is_renewed(id));
+        let lives = |id: NodeId| !loss.killed.contains(&id) && heard(id);
+        let unheard = |id: NodeId| id != self.set.me && self.fresh(id).is_none();
+        let apart = |one: NodeId, two: NodeId| {
+            let cut = loss.cut.contains(&(one, two)) || loss.cut.contains(&(two, one));
+            cut || (one == self.set.me && unheard(two)) || (two == self.set.me && unheard(one))
+        };
         let reaches = |one: NodeId, two: NodeId| one == two || (lives(two) && !apart(one, two));
         let count = |from: NodeId| self.set.roster.ids().filter(|id| reaches(from, *id)).count();
-        let name = |id: NodeId| self.set.roster.name(id).map_or("?", |name| name.as_str());
+        let name = |id: NodeId| self.name(id);
         let witnessed = self.set.roster.has_witness();
         let voters = self.set.roster.voters();
         if lives(active) && witnessed && count(active) >= self.quorum {
@@ -207,8 +216,12 @@ impl Machine {
             because.push(format!("{} does not live or is not heard, so there is no heir", name(heir)));
             return if lives(active) { Outcome::Refused(Refusal::NoMajority) } else { Outcome::Nobody };
         }
-        if let Some(refusal) = self.unfit_as_told(heir) {
+        // Who yields does so for a while, and who only observes has to have a majority first.
+        let unready = self.unready_as_told(heir);
+        let observes = unready == Some(Refusal::Observing);
+        if let Some(refusal) = unready.filter(|refusal| *refusal != Refusal::Yields && !observes) {
             because.push(format!("{} would not take the role", name(heir)));
+            because.extend(self.facts(heir, refusal));
             return Outcome::Refused(refusal);
         }
         if count(heir) < self.quorum {
@@ -227,15 +240,25 @@ impl Machine {
             because.push(format!("{} would still hear the service of {}", name(witness), name(active)));
             return Outcome::Refused(Refusal::Vetoed);
         }
-        self.proofs(active, heir, because)
+        if observes {
+            because.push(format!("{} would only say that it would take the role", name(heir)));
+            return Outcome::Refused(Refusal::Observing);
+        }
+        let wait = if unready.is_some() { micros(self.set.yield_wait) } else { 0 };
+        self.proofs(active, heir, wait, because)
     }
 
     /// Which rungs of the ladder there would be.
-    fn proofs(&self, active: NodeId, heir: NodeId, because: &mut Vec<String>) -> Outcome {
+    fn proofs(&self, active: NodeId, heir: NodeId, yields: At, because: &mut Vec<String>) -> Outcome {
         let (dead, lease) = (micros(self.set.dead), with_drift(micros(self.set.lease)));
         let mut proofs = Vec::new();
-        let armed =
-            if active == self.set.me { self.armed() } else { self.fresh(active).is_some_and(|said| said.armed) };
+        let backed = self.register.want.backed[active.at()];
+        let armed = if active == self.set.me {
+            self.armed()
+        } else {
+            self.fresh(active)
+                .map_or(backed > Epoch(0) && self.register.want.armed[active.at()] >= backed, |said| said.armed)
+        };
         if armed && self.quorum > 1 {
             proofs.push(ProofKind::Lease);
             because.push("the active has announced an armed self-fence, so its lease is a proof when it ends".into());
@@ -249,7 +272,7 @@ impl Machine {
         }
         let wait =
             if proofs.contains(&ProofKind::Lease) { dead.max(lease) } else { dead + micros(self.set.fence_timeout) };
-        Outcome::Takeover(heir, proofs, Duration::from_micros(wait + micros(self.set.interval) * 2))
+        Outcome::Takeover(heir, proofs, Duration::from_micros(wait.max(yields) + micros(self.set.interval) * 2))
     }
 
     fn serving(&self) -> Option<NodeId> {
@@ -257,18 +280,126 @@ impl Machine {
         let serves = if holder == self.set.me {
             self.role.held() == epoch && self.role.standing() == Standing::Active
         } else {
-            self.fresh(holder).is_some_and(|said| said.held == epoch && said.standing == Standing::Active)
+            let says = |said: &Beat| said.held == epoch && said.standing == Standing::Active;
+            self.fresh(holder).map_or_else(|| self.is_renewed(holder), says)
         };
         serves.then_some(holder)
     }
 
+    /// Whether another voter says that it renews the lease of a member that is not heard here.
+    fn is_renewed(&self, member: NodeId) -> bool {
+        let renewed = |said: &Beat| {
+            let told = said.members[member.at() & 1];
+            told.left_us > 0
+                && told.service != Service::Sick
+                && self.holder.is_some_and(|(epoch, _)| told.backed >= epoch)
+        };
+        self.others().filter(|id| *id != member).any(|id| self.fresh(id).is_some_and(renewed))
+    }
+
     /// What keeps a member from the role, by its own word.
-    fn unfit_as_told(&self, member: NodeId) -> Option<Refusal> {
+    fn unready_as_told(&self, member: NodeId) -> Option<Refusal> {
+        if self.dropped.is(Rule::ForecastAsks) {
+            return None;
+        }
         if member == self.set.me {
-            return self.unfit().or((self.set.takeover == Mode::Observe).then_some(Refusal::Observing));
+            return self.unready();
         }
         let said = self.fresh(member)?;
-        let reason = || if said.tid < self.known() { Refusal::Behind } else { Refusal::Denied };
-        (!said.ready).then(|| Refusal::of(said.refusal).unwrap_or_else(reason))
+        (!said.ready).then(|| Refusal::of(said.unready).unwrap_or(Refusal::Denied))
+    }
+
+    /// A refusal of this member's, with what it follows from.
+    #[must_use]
+    pub fn explained(&self, refusal: Refusal) -> Refused {
+        self.explained_of(self.set.me, refusal)
+    }
+
+    /// Who refuses just now, if somebody does, and why.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        self.any_refusal().map(|(by, refusal)| self.explained_of(by, refusal))
+    }
+
+    pub(super) fn explained_of(&self, by: NodeId, refusal: Refusal) -> Refused {
+        Refused { by, refusal, facts: self.facts(by, refusal) }
+    }
+
+    /// What a refusal follows from, as far as this voter knows it.
+    fn facts(&self, by: NodeId, refusal: Refusal) -> Vec<String> {
+        let own = by == self.set.me;
+        let until = |at: At| Duration::from_micros(at.saturating_sub(self.now)).as_secs_f64();
+        match refusal {
+            Refusal::Behind => vec![self.lack(by)],
+            Refusal::NoMajority if own => vec![self.unheard()],
+            Refusal::Vetoed | Refusal::Denied if own => self.denials(),
+            Refusal::NoProof if own => self.missing_proofs(),
+            Refusal::TooMany if own => {
+                let first = self.takeovers.iter().filter(|at| **at + HOUR > self.now).min().copied().unwrap_or(0);
+                vec![format!(
+                    "{} are allowed; the first of them counts for {:.0} s more",
+                    self.set.takeovers_max,
+                    until(first + HOUR)
+                )]
+            }
+            Refusal::StartFailed if own => vec![format!("it stays away for {:.0} s more", until(self.excluded_until))],
+            Refusal::Yields if own => vec![format!("it waits for {:.0} s more", until(self.yield_until))],
+            Refusal::NotActive if own => vec![format!("it is {:?}", self.role.standing()).to_lowercase()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Which transactions a member's copy lacks.
+    fn lack(&self, member: NodeId) -> String {
+        let known = self.register.want.known;
+        let copy = if member == self.set.me { self.copy } else { self.fresh(member).map(|said| said.tid) };
+        let Some(copy) = copy else { return "its copy cannot be read".to_owned() };
+        format!(
+            "its copy ends in transaction {copy} of {}, the active of epoch {} acknowledged up to {} of {}: what came in \
+             the {:.3} s between them is missing",
+            copy.time(),
+            known.epoch,
+            known.tid,
+            known.tid.time(),
+            copy.behind(known.tid).as_secs_f64()
+        )
+    }
+
+    fn unheard(&self) -> String {
+        let silent: Vec<&str> = self.others().filter(|id| self.fresh(*id).is_none()).map(|id| self.name(id)).collect();
+        let (heard, voters) = (self.reachable(), self.set.roster.voters());
+        format!(
+            "it hears {heard} of {voters} voters, itself included, and {} are a majority; not heard: {}",
+            self.quorum,
+            silent.join(", ")
+        )
+    }
+
+    fn denials(&self) -> Vec<String> {
+        let Role::Bidding { claim, .. } = &self.role else { return Vec::new() };
+        claim.denials().map(|(id, why)| format!("{}: {}", self.name(id), why.reason())).collect()
+    }
+
+    /// Why no rung of the ladder is reached.
+    fn missing_proofs(&self) -> Vec<String> {
+        let peer = self.name(self.set.me.peer());
+        let fence = match (self.set.fence_levels, self.set.fence) {
+            (0, _) => format!("no fence device can put {peer} off"),
+            (_, Mode::Observe) => "fencing is only observed".to_owned(),
+            (_, Mode::Act) => format!("no fence device could put {peer} off, or show that it is"),
+        };
+        let lease = if self.quorum == 1 {
+            "without a witness an ended lease proves nothing".to_owned()
+        } else {
+            format!("{peer} had not announced an armed self-fence, so its ended lease proves nothing")
+        };
+        vec![fence, lease]
+    }
+
+    fn name(&self, id: NodeId) -> &str {
+        self.set.roster.name(id).map_or("?", |name| name.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests;

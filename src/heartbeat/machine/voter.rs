@@ -3,6 +3,7 @@
 use super::HOUR;
 use super::Machine;
 use super::SETTLE;
+use super::START;
 use super::TAKEOVERS_KEPT;
 use super::claim::Ground;
 use super::claim::Word;
@@ -56,7 +57,8 @@ impl Machine {
         }
         match taken {
             Taken::Old => self.counts.replayed += 1,
-            Taken::Unproven | Taken::Known => {}
+            Taken::Unproven => self.counts.unproven += 1,
+            Taken::Known => {}
             Taken::News | Taken::Restarted => self.absorb(beat, actions),
         }
     }
@@ -121,16 +123,17 @@ impl Machine {
             if ask.earnest && matches!(verdict, Verdict::Would | Verdict::Granted) {
                 self.register.vote(from, ask, beat.armed, lease, now, self.dropped);
             }
-            if let Verdict::Denied(why) = verdict {
-                let told = matches!(self.requests[from.at()],
-                    Some(Request::Vote { ask: before, verdict: Verdict::Denied(said), .. })
-                        if said == why && before.epoch == ask.epoch);
-                if !told {
+            let told = matches!(self.requests[from.at()],
+                Some(Request::Vote { ask: before, verdict: said, .. })
+                    if said == verdict && (before.epoch, before.earnest) == (ask.epoch, ask.earnest));
+            // What is new is answered at once, the rest with the next beat: two who ask each other would never be still.
+            if !told {
+                self.reply |= 1 << from.0;
+                if let Verdict::Denied(why) = verdict {
                     actions.push(Action::Note(Note::Denied(from, ask.epoch, why)));
                 }
             }
             self.requests[from.at()] = Some(Request::Vote { ask, seq: beat.seq, verdict });
-            self.reply |= 1 << from.0;
         }
     }
 
@@ -164,18 +167,46 @@ impl Machine {
     }
 
     pub(super) fn learn_holder(&mut self, epoch: Epoch, holder: NodeId) {
-        let changed = match self.holder {
-            Some((known, _)) if known >= epoch => return,
-            Some((_, before)) => before != holder,
-            None => false,
-        };
+        if self.holder.is_some_and(|(known, _)| known >= epoch) {
+            return;
+        }
         self.holder = Some((epoch, holder));
         self.active_since = 0;
-        if changed {
-            self.takeovers.retain(|at| *at + HOUR > self.now);
-            self.takeovers.truncate(TAKEOVERS_KEPT - 1);
-            self.takeovers.push(self.now);
+        let before = self.register.want.holder;
+        if before.is_some_and(|before| before.epoch >= epoch) {
+            return;
         }
+        self.register.want.holder = Some(Vote { epoch, candidate: holder });
+        if before.is_some_and(|before| before.candidate != holder) {
+            self.takeovers.retain(|at| *at + HOUR > self.now);
+            self.takeovers.insert(0, self.now);
+            self.takeovers.truncate(TAKEOVERS_KEPT);
+            self.date_takeovers();
+        }
+    }
+
+    /// What the journal remembers of the last hour. A date from the future, for the clock was wrong, counts as of now.
+    pub(super) fn remember_takeovers(&mut self) {
+        if self.dropped.is(Rule::TakeoversLast) {
+            return;
+        }
+        let dates = self.register.want.takeovers.into_iter().filter(|date| *date > 0);
+        let ages = dates.map(|date| self.wall.saturating_sub(u64::from(date)).saturating_mul(1_000_000));
+        self.takeovers = ages.filter(|age| *age < HOUR).map(|age| START.saturating_sub(age)).collect();
+    }
+
+    pub(super) fn forget_takeovers(&mut self) {
+        self.takeovers.clear();
+        self.date_takeovers();
+    }
+
+    fn date_takeovers(&mut self) {
+        let mut dates = [0; TAKEOVERS_KEPT];
+        for (date, at) in dates.iter_mut().zip(&self.takeovers) {
+            let seconds = (self.wall + at / 1_000_000).saturating_sub(START / 1_000_000);
+            *date = u32::try_from(seconds).unwrap_or(u32::MAX);
+        }
+        self.register.want.takeovers = dates;
     }
 
     pub(super) fn probed(&mut self, target: NodeId, good: bool, actions: &mut Vec<Action>) {
@@ -231,6 +262,7 @@ impl Machine {
     fn beat(&self, to: NodeId, link: LinkId) -> Beat {
         let me = self.set.me;
         let disk = &self.register.disk;
+        let unready = self.unready();
         let early = self.dropped.is(Rule::ReleaseAfterStop) && self.role.standing() == Standing::Stopping;
         Beat {
             from: me,
@@ -250,10 +282,11 @@ impl Machine {
             known: self.register.want.known,
             armed: self.armed(),
             lease_us: u32::try_from(micros(self.set.lease)).unwrap_or(u32::MAX),
-            ready: self.ready(),
+            ready: unready.is_none(),
             maintenance: disk.maintenance,
             plea: self.plea(),
             refusal: self.refusal.map_or(0, Refusal::code),
+            unready: unready.map_or(0, Refusal::code),
         }
     }
 
@@ -303,7 +336,7 @@ impl Machine {
 
     fn compose_view(&mut self) -> PairView {
         let Some((epoch, active)) = self.holder else {
-            let phase = self.any_refusal().map_or(Phase::Starting, Phase::Refused);
+            let phase = self.any_refusal().map_or(Phase::Starting, |(_, refusal)| Phase::Refused(refusal));
             return PairView { epoch: Epoch(0), active: None, phase };
         };
         PairView { epoch, active: Some(active), phase: self.phase(epoch, active) }
@@ -341,20 +374,17 @@ impl Machine {
             Some(Standing::Taking | Standing::Stopping) => Phase::TakingOver,
             _ if bids => Phase::TakingOver,
             _ => match self.any_refusal() {
-                Some(refusal) => Phase::Refused(refusal),
+                Some((_, refusal)) => Phase::Refused(refusal),
                 None => Phase::Suspect,
             },
         }
     }
 
     /// Why somebody refuses: this member, or one that is heard.
-    pub(super) fn any_refusal(&self) -> Option<Refusal> {
-        let said = self.others().filter_map(|id| {
-            let peer = &self.peers[id.at()];
-            let said = peer.said.filter(|_| peer.heard_within(micros(self.set.dead), self.now))?;
-            Refusal::of(said.refusal)
-        });
-        self.refusal.or_else(|| said.min_by_key(|refusal| refusal.code()))
+    pub(super) fn any_refusal(&self) -> Option<(NodeId, Refusal)> {
+        let said = self.others().filter_map(|id| Some((id, Refusal::of(self.fresh(id)?.refusal)?)));
+        let own = self.refusal.map(|refusal| (self.set.me, refusal));
+        own.or_else(|| said.min_by_key(|(_, refusal)| refusal.code()))
     }
 
     /// What this member may be said to have released: nothing while anything of its service may run.

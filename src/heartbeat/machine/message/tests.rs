@@ -38,7 +38,7 @@ prop_compose! {
         members in (hearsay(), hearsay()),
         tids: (u64, u64, u64),
         flags: (bool, bool, u32, bool),
-        last: (u64, u8),
+        last: (u64, u8, u8),
     ) -> Beat {
         Beat {
             from: NodeId(ids.0),
@@ -66,6 +66,7 @@ prop_compose! {
             maintenance: Maintenance { version: flags.2, on: flags.3 },
             plea: Epoch(last.0),
             refusal: last.1,
+            unready: last.2,
         }
     }
 }
@@ -132,6 +133,7 @@ pub(in crate::heartbeat::machine) fn some_beat() -> Beat {
         maintenance: Maintenance::default(),
         plea: Epoch(0),
         refusal: 0,
+        unready: 0,
     }
 }
 
