@@ -2,6 +2,7 @@
 //! acts on (`intake`, `decision`, `storing`) and writes down what they say, in the words of Cache-Status.
 
 use crate::cache::Cache;
+use crate::cache::Shelf;
 use crate::cache::Stored;
 use crate::cache::disk::Terms;
 use crate::edge::decision::Look;
@@ -41,10 +42,14 @@ use http_body_util::Empty;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An answer of an origin to be judged has at most so many bytes.
 const ANSWER_MAX: usize = 64 * 1024;
+
+/// Of so many variants it is told which requests they answer.
+const VARIANTS_SHOWN: usize = 8;
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +75,13 @@ pub struct Explanation {
 impl Explanation {
     fn say(&mut self, name: &'static str, text: impl Into<String>) {
         self.lines.push((name, text.into()));
+    }
+
+    /// Says what could be done about `word`, if there is something.
+    fn help(&mut self, word: &str) {
+        if let Some(remedy) = remedy(word) {
+            self.say("what helps", remedy);
+        }
     }
 
     /// What is said about `name`.
@@ -126,6 +138,7 @@ pub fn explain(cache: &Cache, snapshot: &Snapshot, wish: &Wish, now: Now) -> Res
                 Kind::Pass(why) => {
                     told.say("verdict", shown(&why.status()));
                     told.say("because", meaning(why.as_str()));
+                    told.help(why.as_str());
                 }
                 Kind::Shared => about_cache(&mut told, cache, snapshot, &question, request.headers(), now),
             }
@@ -254,18 +267,38 @@ fn about_cache(
             told.say("because", meaning(status.detail_word().unwrap_or(status.word())));
         }
     }
-    if let Some(why) = cache.why_private(key) {
+    let why_private = cache.why_private(key);
+    if let Some(why) = why_private {
         told.say("not stored", format!("{why}: {} (said less than a minute ago)", meaning(why)));
+        told.help(why);
     }
     if under_way() {
         told.say("under way", "it is being fetched now; whoever asks joins");
     }
     if let Some(shelf) = &shelf {
-        told.say("variants", shelf.variants().len().to_string());
+        told.say("variants", about_variants(shelf));
+    }
+    if look.found.is_none() && why_private.is_none() {
+        told.say(
+            "to learn more",
+            "ask for it once, then explain it again within a minute: why it was (not) stored is told",
+        );
     }
     if let Some(stored) = look.found {
         about_stored(told, stored, now);
     }
+}
+
+/// How many there are, and which requests the first of them answer.
+fn about_variants(shelf: &Shelf) -> String {
+    let variants = shelf.variants();
+    let selected = |stored: &Arc<Stored>| match stored.selection.to_string() {
+        every if every.is_empty() => "every request".to_owned(),
+        some => some,
+    };
+    let shown: Vec<String> = variants.iter().take(VARIANTS_SHOWN).map(selected).collect();
+    let more = if variants.len() > VARIANTS_SHOWN { " | ..." } else { "" };
+    format!("{}, for {}{more}", variants.len(), shown.join(" | "))
 }
 
 fn about_stored(told: &mut Explanation, stored: &Stored, now: Now) {
@@ -344,7 +377,10 @@ fn about_answer(
     let times = Times { asked: now.mono, answered: now };
     let (verdict, overruled) = storing::judge(&asked, status, &mut head, true, times);
     match verdict {
-        Storable::No(why) => told.say("answer", format!("not stored: {}: {}", why.as_str(), meaning(why.as_str()))),
+        Storable::No(why) => {
+            told.say("answer", format!("not stored: {}: {}", why.as_str(), meaning(why.as_str())));
+            told.help(why.as_str());
+        }
         Storable::Yes(terms) => {
             let by = match overruled {
                 Overruled::No => "",
@@ -413,6 +449,31 @@ pub fn meaning(word: &str) -> &'static str {
         "json_for_page" => "it is JSON, and the request asked for a page",
         _ => "see the access log",
     }
+}
+
+/// What an operator or an editor can do if it should be answered from the cache.
+#[must_use]
+fn remedy(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "identity" => {
+            "who shows no login, session or pending message is answered from the cache; cookies of others do not matter"
+        }
+        "private" => {
+            "verify = \"plone-etag\" keeps Plone's pages if their entity tag names no user; a rule with `ttl` keeps what it matches; \
+             in Plone, another caching operation for its type (moderate caching)"
+        }
+        "no_freshness" | "never_fresh" => {
+            "a rule with `ttl` for its path; in Plone, a caching operation for its type (control panel, Caching)"
+        }
+        "status" | "set_cookie" | "vary_cookie" | "form" | "etag_user" => "nothing here: it is not the same for all",
+        "vary_star" => "the application has to name in Vary what its answer depends on",
+        "size" => "cache.object_max, if there is memory for it",
+        "undelimited" => "the origin has to say how long it is (Content-Length or chunked)",
+        "json_for_page" => "the application has to say Vary: Accept, or give a page to who asks for one",
+        "site" => "cache = true in the site",
+        "rule" => "cache = true in the rule, or another rule before it",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn what_is_explained_is_what_happens() {
     let mut dice = Dice::new("EXPLAIN_SEED");
     let seed = dice.0;
     let mut verdicts = std::collections::BTreeMap::new();
-    for turn in 0..3000 {
+    for turn in 0..10_000 {
         let path = format!(
             "{}/{}{}",
             dice.pick(&["", "", "", "/never", "/long", "/closed"]),
