@@ -15,6 +15,7 @@ use self::harness::Stand;
 use self::harness::http;
 use self::harness::process;
 
+#[expect(dead_code, reason = "the tests of the edge use more of it")]
 #[path = "zope/harness.rs"]
 mod harness;
 

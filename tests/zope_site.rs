@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -49,16 +50,7 @@ impl Edge {
         let address = free_address()?;
         let config = stand.dir().join("tidegate.toml");
         let socket = stand.dir().join("admin.sock");
-        let check = "check = { path = \"/ok\", every = \"200ms\", timeout = \"2s\", rise = 1, fall = 2 }";
-        let check = if upstream.contains("check =") { "" } else { check };
-        let text = format!(
-            "version = 1\n[server]\nlisten = [\"{address}\"]\ndrain = \"10s\"\n\
-             [site.\"www.example.org\"]\ndefault = true\nzope = \"/\"\nupstream = \"zope\"\n\
-             [upstream.zope]\n{check}\n{upstream}\n\
-             [limit.per-client]\nrate = \"off\"\n[admin]\nsocket = \"{}\"\n[log]\naccess = \"off\"\nlevel = \"warn\"\n",
-            socket.display()
-        );
-        fs::write(&config, text)?;
+        fs::write(&config, Self::file(address, &socket, upstream))?;
         let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["run", "--config"])
             .arg(&config)
@@ -68,6 +60,23 @@ impl Edge {
         let edge = Self { child, address, config, socket };
         until("tidegate is ready", async || Ok(edge.command(&["status"]).status.success())).await?;
         Ok(edge)
+    }
+
+    fn file(address: SocketAddr, socket: &Path, upstream: &str) -> String {
+        let check = "check = { path = \"/ok\", every = \"200ms\", timeout = \"2s\", rise = 1, fall = 2 }";
+        let check = if upstream.contains("check =") { "" } else { check };
+        format!(
+            "version = 1\n[server]\nlisten = [\"{address}\"]\ndrain = \"10s\"\n\
+             [site.\"www.example.org\"]\ndefault = true\nzope = \"/\"\nupstream = \"zope\"\n\
+             [upstream.zope]\n{check}\n{upstream}\n\
+             [limit.per-client]\nrate = \"off\"\n[admin]\nsocket = \"{}\"\n[log]\naccess = \"off\"\nlevel = \"warn\"\n",
+            socket.display()
+        )
+    }
+
+    /// Writes another configuration for it, to be put in force by a reload.
+    fn configure(&self, upstream: &str) -> anyhow::Result<()> {
+        Ok(fs::write(&self.config, Self::file(self.address, &self.socket, upstream))?)
     }
 
     /// In front of both Zopes of `stand`, in one set.

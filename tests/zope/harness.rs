@@ -49,7 +49,8 @@ pub struct Stand {
     zeo: Server,
     zopes: Vec<Server>,
     dir: TempDir,
-    _environment: Environment,
+    environment: Environment,
+    minder: Arc<Minder>,
 }
 
 impl Stand {
@@ -63,7 +64,7 @@ impl Stand {
         let dir = tempfile::Builder::new().prefix("tidegate-zope-").tempdir().context("make a temporary directory")?;
         let plan = Plan { environment: &environment, minder: &minder, dir: dir.path(), zeo: free_address()? };
 
-        let mut zeo = plan.zeo()?;
+        let mut zeo = plan.zeo("zeo", environment.data())?;
         let mut zopes = Vec::new();
         for number in 1..=options.zopes {
             zopes.push(plan.zope(number, options.threads)?);
@@ -78,12 +79,21 @@ impl Stand {
             zope.ready().await?;
             say(&format!("Zope {:?} answers on {}, process {}", zope.name(), zope.address(), shown(zope.pid())));
         }
-        Ok(Self { zeo, zopes, dir, _environment: environment })
+        Ok(Self { zeo, zopes, dir, environment, minder })
     }
 
     /// The storage server.
     pub fn zeo(&mut self) -> &mut Server {
         &mut self.zeo
+    }
+
+    /// One more storage server, on a copy of `data`; it is the caller's, and no Zope is told of it.
+    ///
+    /// # Errors
+    /// The file cannot be copied.
+    pub fn another_zeo(&self, data: &Path) -> anyhow::Result<Server> {
+        let (environment, minder, dir) = (&self.environment, &self.minder, self.dir.path());
+        Plan { environment, minder, dir, zeo: free_address()? }.zeo("zeo2", data)
     }
 
     /// One of the Zopes, counted from 0.
@@ -122,16 +132,16 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn zeo(&self) -> anyhow::Result<Server> {
-        let home = self.home("zeo")?;
+    fn zeo(&self, name: &str, from: &Path) -> anyhow::Result<Server> {
+        let home = self.home(name)?;
         let data = home.join("Data.fs");
-        fs::copy(self.environment.data(), &data).context("copy the new database")?;
+        fs::copy(from, &data).context("copy a database")?;
         let recipe = self
             .recipe(&["-m", "ZEO.runzeo", "-C"])
             .arg(self.environment.etc("zeo.conf"))
             .env("ZEO_ADDRESS", self.zeo.to_string())
             .env("ZEO_DATA", data);
-        Ok(Server::new("zeo", Kind::Zeo, self.zeo, recipe, home.join("log"), Arc::clone(self.minder)))
+        Ok(Server::new(name, Kind::Zeo, self.zeo, recipe, home.join("log"), Arc::clone(self.minder)))
     }
 
     fn zope(&self, number: usize, threads: u16) -> anyhow::Result<Server> {

@@ -190,3 +190,48 @@ async fn a_storage_that_lost_commits_is_refused_until_the_whole_one_is_back_or_a
     assert_eq!((answer.status.as_u16(), answer.text().trim()), (200, "0"), "the operator has taken what there is");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_storages_the_one_that_lags_is_refused_when_it_is_the_only_one_left_unless_it_may_lag_so_far()
+-> anyhow::Result<()> {
+    let mut stand = Stand::start(Options { zopes: 1, threads: 4 }, |line| println!("{line}")).await?;
+    // A replica that has not got the last commit, and takes writes all the same.
+    let mut lagging = stand.another_zeo(&stand.dir().join("zeo").join("Data.fs"))?;
+    let (zope, zeo) = (stand.zope(0).address(), stand.zeo().address());
+    let second = lagging.address();
+    let lines = |lag: &str| {
+        format!(
+            "servers = [\"{zope}\"]\nstorage = [\"{zeo}\", \"{second}\"]\nstorage_lag = \"{lag}\"\n\
+             queue = {{ hold = \"60s\", wait = \"60s\" }}"
+        )
+    };
+    let edge = Edge::start(&stand, &lines("1s")).await?;
+    let last = |server| edge.metric("tidegate_zeo_last_transaction_timestamp_seconds", &format!("\"{server}\""));
+    until("the storage was asked", async || Ok(last(zeo) > 0.0)).await?;
+    let before = last(zeo);
+    ensure!(edge.send("POST", "/counter/add", &[]).await?.status.as_u16() < 400);
+    until("the commit was seen", async || Ok(last(zeo) > before)).await?;
+    lagging.launch()?;
+    lagging.ready().await?;
+    until("both are asked", async || Ok(last(second) > 0.0)).await?;
+    assert!(last(second) < last(zeo) - 1.0, "it lags");
+    let held = || edge.metric("tidegate_hold_active", "storage") > 0.5;
+    assert!(!held(), "while the whole one serves, the other does no harm");
+    ensure!(edge.get("/counter/value").await?.text().trim() == "1");
+
+    stand.zeo().kill()?;
+    let refused = async || {
+        let status = String::from_utf8(edge.command(&["status"]).stdout)?;
+        Ok(held() && status.contains("HELD by storage") && status.contains("lacks"))
+    };
+    until("the one that lags is refused", refused).await?;
+    stand.zeo().restart().await?;
+    until("the whole one is back", async || Ok(!held())).await?;
+    ensure!(edge.get("/counter/value").await?.text().trim() == "1");
+
+    stand.zeo().kill()?;
+    until("it is refused again", refused).await?;
+    edge.configure(&lines("1h"))?;
+    ensure!(edge.command(&["reload"]).status.success());
+    until("within the operator's bound it is taken", async || Ok(!held())).await
+}

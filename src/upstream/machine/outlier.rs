@@ -204,7 +204,12 @@ mod tests {
             assert!(!rest.end(now) && rest.end(now + second * length) && !rest.end(now + second * length));
             now += second * length;
         }
-        now += second * 20;
+        for _ in 0..20 {
+            rest.begin(now, second);
+            now += second * RESTS_MAX;
+            assert!(rest.end(now), "none is longer than that");
+        }
+        now += second * 2 * RESTS_MAX;
         rest.begin(now, second);
         assert_eq!(rest.until(), Some(now + second));
     }

@@ -78,6 +78,9 @@ mod tests {
         assert_eq!([pins.of(client, at(7)), pins.of(client, at(8))], [Some(there), None]);
         pins.pin(client, here, at(20), Duration::ZERO);
         assert_eq!(pins.of(client, at(20)), None, "switched off");
+        let mut off = Pins::default();
+        off.pin(client, here, at(0), Duration::ZERO);
+        assert!(off.by_client.is_empty() && off.order.is_empty(), "nothing is remembered");
     }
 
     #[test]

@@ -144,7 +144,10 @@ mod tests {
             (5, vec![told(true, 1, 1)], Verdict::Good),
             (6, vec![], Verdict::Gone),
             (7, vec![told(true, 1, 1)], lonely(1)),
-            (22, vec![told(true, 1, 1)], Verdict::Good),
+            (8, vec![], Verdict::Gone),
+            (9, vec![told(true, 1, 1)], lonely(1)),
+            (23, vec![told(true, 1, 1)], lonely(1)),
+            (24, vec![told(true, 1, 1)], Verdict::Good),
         ] {
             assert_eq!(storage.judge(&answer, rules, at(second)), verdict, "after {second} s");
         }

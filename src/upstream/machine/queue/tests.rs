@@ -400,8 +400,25 @@ fn after_a_pause_each_endpoint_begins_with_one_and_gets_one_more_for_each_that_e
         let _ = queue.release(ids[0], Duration::from_millis(1));
         assert_eq!(taken(&queue), [expected, 1]);
     }
+    // A turn that nobody used says nothing of how the endpoint fares.
+    let _ = queue.give_back(ids[1]);
+    assert_eq!(taken(&queue), [4, 1], "the one that took its place, and no second");
     let _ = queue.open_windows();
     assert_eq!(taken(&queue), [4, 4]);
+}
+
+#[test]
+fn a_new_endpoint_in_an_old_ones_place_begins_anew() {
+    let bounds = Bounds { max: 100, per_client: 100, ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 4);
+    let _ = queue.pause(true);
+    let _ = queue.pause(false);
+    let _ = queue.set_open(ids[0], false, 4);
+    queue.renew_endpoint(ids[0], 3);
+    for client in 0..3 {
+        assert!(matches!(queue.arrive(ask(client), true), Arrival::Granted(_)), "{client}");
+    }
+    assert!(matches!(queue.arrive(ask(3), true), Arrival::Waiting(_)), "its limit is its own");
 }
 
 #[test]
