@@ -225,7 +225,7 @@ async fn visitors(stand: &Stand) -> anyhow::Result<()> {
         let again = stand.get(path).await?;
         ensure!(told(&again).contains(expected), "{path}: {}", told(&again));
         ensure!(!again.text().contains(TOOLBAR), "{path} was rendered for somebody");
-        for field in ["x-cache-rule", "x-cache-operation", "tidegate-cache-control"] {
+        for field in ["x-cache-rule", "x-cache-operation", "x-ramcache", "tidegate-cache-control"] {
             ensure!(again.header(field).is_none(), "{path} tells {field}");
         }
         ensure!(again.header("cache-control").is_none_or(|told| !told.contains("s-maxage=8")), "{path}");

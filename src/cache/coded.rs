@@ -12,17 +12,25 @@ use http::Method;
 use std::io;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-/// What codings a stored response has, and may get.
+/// What codings a stored response has, and may get. Those that are made are shared by all that revalidations and purges make
+/// of the response: a page that is asked about with each request would lose them otherwise while they are made.
 #[derive(Clone, Debug)]
 pub struct Coded {
     offer: Offer,
-    bodies: Arc<[(Coding, Bytes)]>,
+    made: Arc<Made>,
+}
+
+/// The codings of one content.
+#[derive(Debug, Default)]
+struct Made {
+    bodies: [OnceLock<Bytes>; Coding::COUNT],
     /// Those that somebody makes or has made, a bit for each.
-    begun: Arc<AtomicU8>,
+    begun: AtomicU8,
 }
 
 /// How many bodies are being coded, and how many may be at a time.
@@ -35,7 +43,7 @@ impl Coded {
     /// None yet, of those offered.
     #[must_use]
     pub fn offering(offer: Offer) -> Self {
-        Self { offer, bodies: Arc::new([]), begun: Arc::default() }
+        Self { offer, made: Arc::default() }
     }
 
     /// The coding that a request should get.
@@ -47,34 +55,36 @@ impl Coded {
     /// The body in this coding, if it is made.
     #[must_use]
     pub fn body(&self, coding: Coding) -> Option<&Bytes> {
-        self.bodies.iter().find(|(known, _)| *known == coding).map(|(_, body)| body)
+        self.made.bodies.get(coding as usize)?.get()
     }
 
     /// The bytes it holds.
     #[must_use]
     pub fn weight(&self) -> usize {
-        // The two shared owners, and what the allocator rounds up.
-        64 + self.bodies.iter().map(|(_, body)| body.len() + size_of::<(Coding, Bytes)>()).sum::<usize>()
+        // The shared owner, and what the allocator rounds up.
+        size_of::<Made>() + 32 + self.made.bodies.iter().filter_map(OnceLock::get).map(Bytes::len).sum::<usize>()
     }
 
-    fn with(&self, coding: Coding, body: Bytes) -> Self {
-        let bodies = self.bodies.iter().cloned().chain([(coding, body)]).collect();
-        Self { offer: self.offer, bodies, begun: Arc::clone(&self.begun) }
+    /// Adds a coding; made twice, the first one stays.
+    fn add(&self, coding: Coding, body: Bytes) {
+        if let Some(place) = self.made.bodies.get(coding as usize) {
+            let _ = place.set(body);
+        }
     }
 
     fn all_begun(&self) -> bool {
-        let begun = self.begun.load(Ordering::Acquire);
+        let begun = self.made.begun.load(Ordering::Acquire);
         self.offer.iter().all(|coding| begun & (1 << coding as u8) != 0)
     }
 
     /// Whether nobody has begun with this one.
     fn begins(&self, coding: Coding) -> bool {
         let bit = 1 << coding as u8;
-        self.begun.fetch_or(bit, Ordering::AcqRel) & bit == 0
+        self.made.begun.fetch_or(bit, Ordering::AcqRel) & bit == 0
     }
 
     fn gives_up(&self, coding: Coding) {
-        self.begun.fetch_and(!(1 << coding as u8), Ordering::AcqRel);
+        self.made.begun.fetch_and(!(1 << coding as u8), Ordering::AcqRel);
     }
 }
 
@@ -129,17 +139,18 @@ impl Stored {
     #[must_use]
     pub fn has_content_of(&self, other: &Self) -> bool {
         match (&self.coded, &other.coded) {
-            (Some(one), Some(other)) => Arc::ptr_eq(&one.begun, &other.begun),
+            (Some(one), Some(other)) => Arc::ptr_eq(&one.made, &other.made),
             _ => false,
         }
     }
 
-    /// The same response with one more coding; whoever has added others meanwhile keeps them.
+    /// The same response with one more coding, to be weighed anew.
     #[must_use]
     pub fn recoded(&self, coding: Coding, body: Bytes) -> Self {
-        let mut more = self.completed(self.body.clone());
-        more.coded = self.coded.as_ref().map(|coded| coded.with(coding, body));
-        more
+        if let Some(coded) = &self.coded {
+            coded.add(coding, body);
+        }
+        self.completed(self.body.clone())
     }
 }
 
@@ -210,11 +221,13 @@ mod tests {
     fn a_coding_is_begun_once() {
         let coded = Coded::offering(Offer::of(&[Coding::Gzip, Coding::Br]));
         assert!(coded.begins(Coding::Gzip) && coded.begins(Coding::Br));
-        let more = coded.with(Coding::Gzip, Bytes::from_static(b"gz"));
-        assert!(!more.begins(Coding::Gzip) && !coded.begins(Coding::Br));
+        let weight = coded.weight();
+        let revalidated = coded.clone();
+        coded.add(Coding::Gzip, Bytes::from_static(b"gz"));
+        assert!(!revalidated.begins(Coding::Gzip) && !coded.begins(Coding::Br));
         coded.gives_up(Coding::Br);
-        assert!(more.begins(Coding::Br));
-        assert!(more.body(Coding::Gzip).is_some() && coded.body(Coding::Gzip).is_none());
-        assert!(more.weight() > coded.weight());
+        assert!(revalidated.begins(Coding::Br));
+        assert!(revalidated.body(Coding::Gzip).is_some(), "what is made is not lost by a revalidation meanwhile");
+        assert!(revalidated.weight() > weight);
     }
 }

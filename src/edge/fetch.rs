@@ -758,6 +758,8 @@ impl Journey {
             kept: found.kept.clone(),
         });
         self.store(&stored, answered.epoch);
+        // Of what is asked about each time nothing is ever a hit; its codings are made for those for whom it is asked about.
+        Mill::make(&self.errand.edge.cache, self.leader.key(), &stored, &Method::GET, &self.client, in_the_background);
         self.leader.share(Arc::clone(&stored));
         let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
         tell(reply, Outcome::Shared { stored, status, own: HeaderMap::new(), endpoint, timings, seat: None });

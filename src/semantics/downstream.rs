@@ -14,11 +14,12 @@ pub type Lines = [(HeaderName, HeaderValue)];
 
 /// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
 /// Plone's word about which of its rules made the others is for operators (`tidegate explain`, metrics).
-const OURS: [HeaderName; 4] = [
+const OURS: [HeaderName; 5] = [
     policy::OWN,
     policy::SURROGATE,
     HeaderName::from_static("x-cache-rule"),
     HeaderName::from_static("x-cache-operation"),
+    HeaderName::from_static("x-ramcache"),
 ];
 
 /// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
@@ -77,6 +78,7 @@ mod tests {
             ("cache-control", "s-maxage=60"),
             ("surrogate-control", "max-age=5"),
             ("tidegate-cache-control", "max-age=6"),
+            ("x-ramcache", "plone.app.caching.operations.ramcache"),
             ("cdn-cache-control", "max-age=7"),
         ]);
         let mut head = said.clone();

@@ -110,6 +110,36 @@ fn a_page_that_is_the_same_in_each_language_is_rendered_once_for_visitors_of_all
 }
 
 #[test]
+fn a_verified_page_is_sent_in_the_coding_that_each_visitor_likes_best() {
+    let origin = Origin::new(|asked, stream| {
+        let common = "ETag: \"||7|en|Plone Default|0\"\r\nX-Ramcache: plone.app.caching.operations.ramcache\r\n";
+        let page = "<p>a page of Plone</p>\n".repeat(200);
+        let answer = if asked.field("if-none-match").is_some() {
+            format!("HTTP/1.1 304 Not Modified\r\n{common}\r\n")
+        } else {
+            format!(
+                "HTTP/1.1 200 OK\r\nCache-Control: max-age=0, must-revalidate, private\r\nContent-Type: text/html\r\n\
+                 {common}Content-Length: {}\r\n\r\n{page}",
+                page.len()
+            )
+        };
+        write(stream, answer.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::with(&[origin.address], &Change { site: VERIFY, ..Change::default() });
+    for coding in ["gzip", "br"] {
+        let ask = || edge.ask("/", &format!("Accept-Encoding: {coding}\r\n"));
+        edge.wait_until(|_| ask().field("content-encoding") == Some(coding));
+        let coded = ask();
+        assert!(coded.body.len() < 1000 && coded.field("x-ramcache").is_none(), "{}", coded.head);
+        assert!(coded.field("cache-status").unwrap().contains("fwd-status=304"), "it is asked about: {}", coded.head);
+    }
+    assert_eq!(edge.get("/").field("content-encoding"), None);
+    let rendered = origin.asked().iter().filter(|asked| asked.field("if-none-match").is_none()).count();
+    assert_eq!(rendered, 1);
+}
+
+#[test]
 fn a_verified_page_is_never_given_to_or_taken_from_who_is_logged_in() {
     let (version, renderings, gate) = (Arc::default(), Arc::default(), Gate::default());
     gate.open();
