@@ -11,6 +11,8 @@ mod chance;
 mod orders;
 #[path = "heartbeat/plan.rs"]
 mod plan;
+#[path = "heartbeat/real.rs"]
+mod real;
 #[path = "heartbeat/world.rs"]
 mod world;
 

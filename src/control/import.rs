@@ -1,5 +1,6 @@
 //! From heartbeat's `ha.cf` and `haresources` to a `[heartbeat]` section, as far as they say the same; the rest is said in comments.
 
+use crate::heartbeat::machine::NodeName;
 use std::fmt::Write;
 
 /// What was found in the two files.
@@ -41,7 +42,7 @@ fn directive(words: &[String], found: &mut Found) {
     let [name, values @ ..] = words else { return };
     let first = values.first().map_or("", String::as_str);
     match name.as_str() {
-        "node" => found.nodes.extend(values.iter().map(|node| node.to_lowercase())),
+        "node" => values.iter().for_each(|node| self::node(&node.to_lowercase(), found)),
         "keepalive" => time("interval", first, found),
         "warntime" => time("warn", first, found),
         "deadtime" => {
@@ -74,6 +75,14 @@ fn directive(words: &[String], found: &mut Found) {
         }
         "serial" | "baud" => found.remarks.push(format!("`{}`: serial links are not supported", words.join(" "))),
         _ => {}
+    }
+}
+
+fn node(name: &str, found: &mut Found) {
+    match NodeName::parse(name) {
+        Ok(_) if found.nodes.iter().any(|known| known == name) => {}
+        Ok(_) => found.nodes.push(name.to_owned()),
+        Err(why) => found.remarks.push(why.to_string()),
     }
 }
 
@@ -127,12 +136,12 @@ fn write(found: &Found) -> String {
     let mut text =
         String::from("# Made from ha.cf and haresources. Lines with TODO need a person.\nversion = 1\n\n[heartbeat]\n");
     // Writing to a String cannot fail.
-    let own = found.nodes.first().cloned().unwrap_or_else(|| "TODO".to_owned());
-    let _ = writeln!(text, "node = {own:?}                    # TODO: on the other node its own name");
-    let _ = writeln!(text, "members = {:?}", found.nodes);
+    let own = found.nodes.first().map_or("TODO", String::as_str);
+    let _ = writeln!(text, "node = {}                    # TODO: on the other node its own name", quoted(own));
+    let _ = writeln!(text, "members = {}", list(&found.nodes));
     text.push_str("witnesses = [\"TODO\"]                # a third voice, such as an edge; heartbeat had none\n");
     text.push_str("key_file = \"/etc/tidegate/pair.key\"  # openssl rand -hex 32; the same on every node, mode 0600\n");
-    let timing: Vec<String> = found.timing.iter().map(|(key, value)| format!("{key} = {value:?}")).collect();
+    let timing: Vec<String> = found.timing.iter().map(|(key, value)| format!("{key} = {}", quoted(value))).collect();
     if !timing.is_empty() {
         let _ = writeln!(text, "timing = {{ {} }}", timing.join(", "));
     }
@@ -140,9 +149,11 @@ fn write(found: &Found) -> String {
         text.push_str("watchdog = \"required\"\n");
     }
     if let Some((ip, device)) = &found.address {
-        let _ = writeln!(text, "address = {{ kind = \"ip\", ip = {ip:?}, device = {device:?} }}");
+        let _ = writeln!(text, "address = {{ kind = \"ip\", ip = {}, device = {} }}", quoted(ip), quoted(device));
     }
     for remark in &found.remarks {
+        // A comment may hold no control characters.
+        let remark: String = remark.chars().filter(|c| !c.is_control()).collect();
         let _ = writeln!(text, "# TODO {remark}");
     }
     for (at, node) in found.nodes.iter().enumerate() {
@@ -152,15 +163,38 @@ fn write(found: &Found) -> String {
         };
         let _ = writeln!(
             text,
-            "\n[heartbeat.at.{node}]\nlinks = {links:?}                  # TODO: its own addresses, one for each link"
+            "\n[heartbeat.at.{}]\nlinks = {}                  # TODO: its own addresses, one for each link",
+            quoted(node),
+            list(&links)
         );
         text.push_str("storage = \"TODO:8100\"               # where its ZEO server answers\n");
     }
     for script in &found.scripts {
         let name = script.first().map_or("", |path| path.rsplit('/').next().unwrap_or(path));
-        let _ = writeln!(text, "\n[[heartbeat.resource]]\nname = {name:?}\nkind = \"lsb\"\ncommand = {script:?}");
+        let (name, command) = (quoted(name), list(script));
+        let _ = writeln!(text, "\n[[heartbeat.resource]]\nname = {name}\nkind = \"lsb\"\ncommand = {command}");
     }
     text
+}
+
+/// A string of TOML, whatever is in it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            // Writing to a String cannot fail.
+            _ if c.is_control() => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
+            _ => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| self::quoted(text)).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 #[cfg(test)]
@@ -204,10 +238,70 @@ mod tests {
         assert!(toml("keepalive soon", "").contains("not understood"));
     }
 
+    /// As they stand on machines that have been running for years.
+    const OLD: [(&str, &str, &[&str]); 3] = [
+        (
+            "debugfile /var/log/ha-debug\nlogfile\t/var/log/ha-log\nlogfacility local0\nkeepalive 2\ndeadtime 30\nwarntime 10\n\
+             initdead 120\nudpport 694\nbaud 19200\nserial /dev/ttyS0\nbcast eth1\nauto_failback legacy\nnode zeo1.example.org\n\
+             node zeo2.example.org\nping 10.10.10.254\nrespawn hacluster /usr/lib/heartbeat/ipfail\n\
+             apiauth ipfail gid=haclient uid=hacluster\nstonith baytech /etc/ha.d/conf/stonith.baytech\n",
+            "zeo1.example.org 10.10.10.10 zeo\n",
+            &[
+                "members = [\"zeo1.example.org\", \"zeo2.example.org\"]",
+                "address = { kind = \"ip\", ip = \"10.10.10.10/24\", device = \"eth0\" }",
+                "`bcast eth1`",
+                "serial links are not supported",
+                "`stonith` of type baytech",
+                "command = [\"/etc/init.d/zeo\"]",
+            ],
+        ),
+        (
+            "autojoin none\nmcast eth0 239.0.0.42 694 1 0\nucast eth1 192.168.50.1\nucast eth1 192.168.50.2\nwarntime 500ms\n\
+             deadtime 1500ms\ninitdead 20\nkeepalive 250ms\nauto_failback off\nnode plone-db1 plone-db2\ncrm no\n",
+            "plone-db1 \\\n IPaddr2::192.168.1.200/26/bond0/192.168.1.255 \\\n IPaddr2::192.168.2.200/26/bond1 \\\n drbddisk::r0 \\\n\
+             Filesystem::/dev/drbd0::/srv/zeo::ext3::noatime zeoserver MailTo::admin@example.org::HA\n",
+            &[
+                "ip = \"192.168.1.200/26\", device = \"bond0\"",
+                "a second address, 192.168.2.200/26/bond1",
+                "interval = \"250ms\"",
+                "links = [\"192.168.50.1:694\"]",
+                "command = [\"/etc/init.d/drbddisk\", \"r0\"]",
+                "command = [\"/etc/init.d/MailTo\", \"admin@example.org\", \"HA\"]",
+            ],
+        ),
+        // Not theirs, and it shows.
+        ("node Größe \"x\ndeadtime -1\n", "x \"::\u{1}\\\n", &["no node name", "the time `-1`"]),
+    ];
+
+    #[test]
+    fn files_from_old_machines_are_read() {
+        for (ha_cf, haresources, expected) in OLD {
+            let text = toml(ha_cf, haresources);
+            for line in expected {
+                assert!(text.contains(line), "{line} is missing in\n{text}");
+            }
+            text.parse::<toml::Table>().unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+
+    const WORDS: &str =
+        "(node|keepalive|deadtime|initdead|udpport|ucast|bcast|watchdog|stonith_host|auto_failback|ping|serial|\\\\|#)";
+
     proptest! {
         #[test]
-        fn any_files_are_read_without_a_panic(ha_cf in ".*", haresources in ".*") {
-            let _ = toml(&ha_cf, &haresources);
+        fn whatever_is_in_the_files_the_answer_is_toml(ha_cf in ".*", haresources in ".*") {
+            let text = toml(&ha_cf, &haresources);
+            prop_assert!(text.parse::<toml::Table>().is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn so_it_is_when_they_begin_as_they_should(
+            lines in proptest::collection::vec((WORDS, "\\PC{0,12}( \\PC{0,12})?"), 0..12),
+            haresources in "[a-z]{1,4}( (IPaddr2?::)?[0-9./:a-z\"\\\\]{0,20}){0,3}",
+        ) {
+            let ha_cf: Vec<String> = lines.iter().map(|(word, rest)| format!("{word} {rest}")).collect();
+            let text = toml(&ha_cf.join("\n"), &haresources);
+            prop_assert!(text.parse::<toml::Table>().is_ok(), "{}", text);
         }
     }
 }

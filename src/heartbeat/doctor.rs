@@ -9,6 +9,9 @@ use serde_json::Value;
 use serde_json::json;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
 
 /// Everything that was looked at, each good or not, in words. `status`: what the heartbeat says of itself.
 pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
@@ -17,6 +20,8 @@ pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
     for (good, text) in links(status) {
         say(good, text);
     }
+    let (good, text) = key(&plan.key_file);
+    say(good, text);
     if plan.settings.me.is_member() {
         let peer = plan.name(plan.settings.me.peer());
         if plan.fence.is_empty() {
@@ -30,7 +35,7 @@ pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
                 say(good, format!("fence device {name} (level {}) says of {peer}: {power:?}, {words}", level + 1));
             }
         }
-        let (good, text) = watchdog_state(plan);
+        let (good, text) = watchdog_state(plan, watchdog::timeout(&plan.watchdog_device));
         say(good, text);
         let armed = plan.can_be_killed() || plan.watchdog == watchdog::Need::Required;
         say(
@@ -49,7 +54,7 @@ pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
         } else {
             say(false, "`data` is not set: nobody knows whether the copy is whole".to_owned());
         }
-        for (good, text) in kernel(plan) {
+        for (good, text) in kernel(plan, Path::new("/proc/sys/net/ipv4/conf")) {
             say(good, text);
         }
     }
@@ -82,26 +87,139 @@ fn links(status: &Value) -> Vec<(bool, String)> {
     found
 }
 
-fn watchdog_state(plan: &Plan) -> (bool, String) {
-    let device = plan.watchdog_device.display();
-    match (plan.watchdog, watchdog::timeout(&plan.watchdog_device)) {
-        (watchdog::Need::Off, _) => (true, "the watchdog is off by configuration".to_owned()),
-        (_, Some(waits)) => (waits <= plan.watchdog_max, format!("the watchdog {device} waits {} s", waits.as_secs())),
-        (_, None) => (plan.watchdog_device.exists(), format!("the watchdog {device} does not tell how long it waits")),
+/// Whether nobody else can read the keys.
+fn key(path: &Path) -> (bool, String) {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(found) => {
+            let mode = found.permissions().mode() & 0o777;
+            let others = mode & 0o077;
+            (others == 0, format!("the keys {shown} have mode {mode:04o}; 0600 is right"))
+        }
+        Err(error) => (false, format!("the keys {shown}: {error}")),
     }
 }
 
-/// Settings of the kernel that make an address move cleanly.
-fn kernel(plan: &Plan) -> Vec<(bool, String)> {
+/// `waits`: how long it waits before it bites, as its driver says.
+fn watchdog_state(plan: &Plan, waits: Option<Duration>) -> (bool, String) {
+    let device = plan.watchdog_device.display();
+    match (plan.watchdog, waits) {
+        (watchdog::Need::Off, _) => (true, "the watchdog is off by configuration".to_owned()),
+        (_, Some(waits)) => {
+            let (waits, most) = (waits.as_secs(), plan.watchdog_max.as_secs());
+            (waits <= most, format!("the watchdog {device} waits {waits} s, and may wait {most} s (`watchdog_max`)"))
+        }
+        (_, None) if plan.watchdog_device.exists() => {
+            (true, format!("the watchdog {device} is there, and does not tell how long it waits"))
+        }
+        (_, None) => (false, format!("there is no watchdog {device}: load its driver (`modprobe softdog`)")),
+    }
+}
+
+/// Settings of the kernel that make an address move cleanly; `conf`: where it shows them.
+fn kernel(plan: &Plan, conf: &Path) -> Vec<(bool, String)> {
     let address::Mode::Ip { address, device } = &plan.address else { return Vec::new() };
     if !matches!(address.addr(), IpAddr::V4(_)) {
         return Vec::new();
     }
-    let read = |what: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{device}/{what}")).unwrap_or_default();
+    let read = |what: &str| fs::read_to_string(conf.join(device).join(what)).unwrap_or_else(|_| "not known".to_owned());
     let wanted = [("arp_ignore", "1"), ("arp_announce", "2"), ("promote_secondaries", "1")];
     let found = wanted.iter().map(|(what, good)| {
         let is = read(what).trim().to_owned();
         (is == *good, format!("net.ipv4.conf.{device}.{what} is {is}; {good} is right for an address that moves"))
     });
     found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heartbeat::fence;
+
+    fn plan() -> Plan {
+        crate::heartbeat::plan::sample()
+    }
+
+    #[test]
+    fn dead_is_compared_with_the_gaps_that_there_were() {
+        let link = |heard: Value, gap: u64| {
+            let link = json!({ "node": "b", "link": 1, "last_heard_ms": heard, "gap_max_ms": gap });
+            let found = links(&json!({ "timing_ms": { "dead": 1000 }, "links": [link] }));
+            found.into_iter().map(|(good, _)| good).collect::<Vec<_>>()
+        };
+        assert_eq!(link(json!(90), 120), [true, true]);
+        assert_eq!(link(json!(90), 501), [true, false], "a late peer would nearly have been a dead one");
+        assert_eq!(link(json!(1000), 120), [false, true], "it is silent");
+        assert_eq!(link(Value::Null, 0), [false], "it was never heard");
+        assert_eq!(links(&Value::Null), []);
+    }
+
+    #[test]
+    fn keys_that_others_can_read_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(!key(&path).0, "there is none");
+        for (mode, good) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(key(&path).0, good, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_watchdog_that_is_missing_or_too_slow_is_found() {
+        let (need, there, none) = (watchdog::Need::Required, Path::new("/dev/null"), Path::new("/no/watchdog"));
+        for (watchdog, device, waits, good) in [
+            (watchdog::Need::Off, none, None, true),
+            (need, there, Some(10), true),
+            (need, there, Some(11), false),
+            (need, there, None, true),
+            (need, none, None, false),
+            (watchdog::Need::Observe, none, None, false),
+        ] {
+            let plan = Plan { watchdog, watchdog_device: device.to_owned(), ..plan() };
+            let found = watchdog_state(&plan, waits.map(Duration::from_secs));
+            assert_eq!(found.0, good, "{watchdog:?} {device:?} {waits:?}: {}", found.1);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_would_answer_for_an_address_that_has_moved_is_found() {
+        let conf = tempfile::tempdir().unwrap();
+        fs::create_dir(conf.path().join("eth0")).unwrap();
+        for (what, is) in [("arp_ignore", "1\n"), ("arp_announce", "0\n")] {
+            fs::write(conf.path().join("eth0").join(what), is).unwrap();
+        }
+        let (address, device) = ("10.0.0.10/24".parse().unwrap(), "eth0".to_owned());
+        let plan = Plan { address: address::Mode::Ip { address, device }, ..plan() };
+        let found = kernel(&plan, conf.path());
+        assert_eq!(found.iter().map(|(good, _)| *good).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(found[1].1, "net.ipv4.conf.eth0.arp_announce is 0; 2 is right for an address that moves");
+        assert!(kernel(&Plan { address: address::Mode::None, ..plan }, conf.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fence_device_that_does_not_answer_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = |name: &str, code: u8| {
+            let path = crate::heartbeat::command::script(dir.path(), name, &format!("exit {code}"));
+            fence::Device {
+                kind: fence::Kind::Exec,
+                argv: vec![path.display().to_string()],
+                options: Vec::new(),
+                password_file: None,
+                plug: "b".to_owned(),
+                level: 1,
+                timeout: Duration::from_secs(30),
+            }
+        };
+        let fence = vec![vec![device("on", 0), device("broken", 1)], vec![device("off", 2)]];
+        let found = examine(&Plan { fence, monitors: [None, None], ..plan() }, &Value::Null).await;
+        let good = |name: &str| {
+            let told = |one: &&Value| one["text"].as_str().unwrap().contains(&format!("fence device {name} ("));
+            found.iter().find(told).unwrap_or_else(|| panic!("{name} is not in {found:?}"))["good"] == true
+        };
+        assert!(good("on") && !good("broken"));
+        assert!(!good("off"), "the other member runs, and the device says that it does not: the wrong plug?");
+    }
 }

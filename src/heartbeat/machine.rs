@@ -321,6 +321,12 @@ impl Machine {
         self.view
     }
 
+    /// Whether the pair is in maintenance, as far as this voter has heard.
+    #[must_use]
+    pub fn in_maintenance(&self) -> bool {
+        self.register.want.maintenance.on
+    }
+
     /// What is only counted.
     #[must_use]
     pub fn counts(&self) -> Counts {

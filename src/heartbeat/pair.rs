@@ -352,6 +352,34 @@ mod tests {
     use super::*;
     use crate::telemetry::chain;
 
+    #[test]
+    fn a_journal_torn_anywhere_remembers_nothing_so_no_vote_is_given_that_it_may_hold() {
+        use crate::heartbeat::machine::Epoch;
+        use crate::heartbeat::machine::NodeId;
+        use crate::heartbeat::machine::Vote;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pair.journal");
+        let vote = Some(Vote { epoch: Epoch(7), candidate: NodeId(1) });
+        let saved = Saved { seen: Epoch(7), floor: Epoch(7), vote, ..Saved::default() };
+        let open = || memory(&Journal::open(&path).unwrap().1);
+        Journal::open(&path).unwrap().0.replace(&saved.to_bytes()).unwrap();
+        assert_eq!(open(), machine::Journal::Found(saved));
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x40;
+            for torn in [&whole[..at], &changed] {
+                fs::write(&path, torn).unwrap();
+                assert_eq!(open(), machine::Journal::Lost, "torn at {at}");
+            }
+        }
+        // Whole, and of another version.
+        let mut other = saved.to_bytes();
+        other[0] += 1;
+        Journal::open(&path).unwrap().0.replace(&other).unwrap();
+        assert_eq!(open(), machine::Journal::Lost);
+    }
+
     fn keys(text: &str, mode: u32) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pair.key");

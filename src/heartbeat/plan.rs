@@ -70,3 +70,16 @@ impl Plan {
         self.nodes.get(usize::from(id.0)).map_or("?", |node| node.name.as_str())
     }
 }
+
+/// The plan of the member `a` of a pair with one witness, two links and a fence device for each member.
+#[cfg(test)]
+pub(super) fn sample() -> Plan {
+    let text = "version = 1\n[heartbeat]\nnode = \"a\"\nmembers = [\"a\", \"b\"]\nwitnesses = [\"w\"]\ndata = \"/srv/Data.fs\"\n\
+        at.a = { links = [\"10.0.0.1:694\", \"10.1.0.1:694\"], storage = \"10.0.0.1:8100\" }\n\
+        at.b = { links = [\"10.0.0.2:694\", \"10.1.0.2:694\"], storage = \"10.0.0.2:8100\" }\n\
+        at.w = { links = [\"10.0.0.3:694\"] }\n\
+        resource = [{ name = \"zeo\", command = [\"runzeo\"] }]\n\
+        fence = [{ node = \"a\", command = [\"f\"] }, { node = \"b\", command = [\"f\"] }]\n";
+    let loaded = crate::config::parse("pair.toml", text).unwrap_or_else(|report| panic!("{report}"));
+    crate::config::pair::plan(&loaded.config.heartbeat).0.expect("a plan")
+}

@@ -382,17 +382,9 @@ const STEPS_MAX: usize = 5_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
 
     fn told(faults: &Faults) -> String {
-        let text = "version = 1\n[heartbeat]\nnode = \"a\"\nmembers = [\"a\", \"b\"]\nwitnesses = [\"w\"]\ndata = \"/srv/Data.fs\"\n\
-            at.a = { links = [\"10.0.0.1:694\", \"10.1.0.1:694\"], storage = \"10.0.0.1:8100\" }\n\
-            at.b = { links = [\"10.0.0.2:694\", \"10.1.0.2:694\"], storage = \"10.0.0.2:8100\" }\n\
-            at.w = { links = [\"10.0.0.3:694\"] }\n\
-            resource = [{ name = \"zeo\", command = [\"runzeo\"] }]\n\
-            fence = [{ node = \"a\", command = [\"f\"] }, { node = \"b\", command = [\"f\"] }]\n";
-        let loaded = config::parse("pair.toml", text).unwrap_or_else(|report| panic!("{report}"));
-        let plan = config::pair::plan(&loaded.config.heartbeat).0.unwrap();
+        let plan = crate::heartbeat::plan::sample();
         tell(&plan, faults, Instant::now()).unwrap_or_else(|why| why)
     }
 

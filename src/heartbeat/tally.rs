@@ -179,6 +179,7 @@ impl Tally {
             late: self.late,
             rejected: self.dropped(machine).into_iter().collect(),
             conflicts: self.conflicts.load(Ordering::Relaxed),
+            maintenance: machine.in_maintenance(),
             stalls: self.stalls,
         });
     }

@@ -23,6 +23,8 @@ pub struct PairFacts {
     pub rejected: Vec<(&'static str, u64)>,
     /// Claims of others to the service address.
     pub conflicts: u64,
+    /// Whether the pair is in maintenance.
+    pub maintenance: bool,
     /// Own stalls: this node stood still.
     pub stalls: u64,
 }

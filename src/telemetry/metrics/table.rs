@@ -811,6 +811,13 @@ const PAIR: &[Row] = &[
         write: |book, out| of_pair(book, |pair| out.counter(&[], pair.late)),
     },
     Row {
+        name: "tidegate_heartbeat_maintenance",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Whether the pair is in maintenance: nothing is done by itself",
+        write: |book, out| of_pair(book, |pair| out.gauge(&[], u64::from(pair.maintenance))),
+    },
+    Row {
         name: "tidegate_heartbeat_stalls_total",
         kind: Kind::Counter,
         labels: &[],
