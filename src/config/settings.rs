@@ -257,7 +257,8 @@ settings! {
         /// each time, and answer equal questions with one: one rendering after each change, and conditional requests
         /// otherwise. Against RFC 9111 5.2.2.7, by proof that the page is the same for all who are not logged in. "off": no.
         verify: Verify = Verify::Off,
-        /// Cookies besides Zope's and Plone's own that show who asks: requests with one are never answered from the cache.
+        /// Cookies besides Zope's and Plone's own that show who asks: requests with one are never answered from the cache. Where
+        /// Plone's visitors choose their language by a cookie and not by the URL, `I18N_LANGUAGE` belongs here.
         identity_cookies: Vec<String> = Vec::new(),
         /// Who may send PURGE: "upstreams" (the addresses of all endpoints; of one by name those of when the configuration was
         /// read, of a "dns+" one those that the name has at present), or a list of networks.
