@@ -5,13 +5,15 @@
 //! temporary directory and loopback addresses; it is started, warmed up, measured and ended before the next one starts.
 //!
 //! The figure that survives a noisy machine is the CPU time of all the server's processes per request. Quote ratios from
-//! one run, never absolutes. The floor is a bare hyper server that answers from memory and decides nothing.
+//! one run, never absolutes. The floor is a bare hyper server that answers from memory and decides nothing; the relay is a bare
+//! hyper server with a bare hyper client behind it, which passes everything on.
 
 mod driver;
 mod load;
 mod machine;
 mod origin;
 mod peer;
+mod relay;
 mod report;
 
 use load::Load;
@@ -98,10 +100,13 @@ impl Plan {
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
-    if let [word, addr] = words.as_slice()
-        && word == origin::VERB
-    {
-        return addr.parse::<SocketAddr>().map_or(ExitCode::FAILURE, origin::serve);
+    match words.as_slice() {
+        [word, addr, ..] if word == origin::VERB => return addr.parse().map_or(ExitCode::FAILURE, origin::serve),
+        [word, addr, behind] if word == relay::VERB => {
+            let (Ok(addr), Ok(behind)) = (addr.parse(), behind.parse()) else { return ExitCode::FAILURE };
+            return relay::serve(addr, behind);
+        }
+        _ => {}
     }
     if words.first().is_some_and(|word| word == driver::VERB) {
         return driver::main(&words);
@@ -130,7 +135,7 @@ fn compare(plan: &Plan) -> Result<(), String> {
     println!("{}\n", machine::describe(&plan.peers));
     for scenario in &plan.scenarios {
         let mut lines = Vec::new();
-        for peer in &plan.peers {
+        for peer in plan.peers.iter().filter(|peer| !scenario.cached || !peer.only_passes()) {
             eprintln!("peers: {} {} ...", scenario.name, peer.name);
             match measure(peer, scenario, plan, room.path()) {
                 Ok(line) => lines.push(line),
@@ -155,7 +160,7 @@ fn measure(peer: &Peer, scenario: &Scenario, plan: &Plan, room: &Path) -> Result
     let room = room.join(format!("{}-{}", peer.name, scenario.name));
     std::fs::create_dir(&room).map_err(|error| format!("make {}: {error}", room.display()))?;
     let origin_addr = machine::free_addr()?;
-    let origin = origin::start(origin_addr)?;
+    let origin = origin::start(origin::VERB, origin_addr, None)?;
     let addr = machine::free_addr()?;
     let server = peer.start(addr, origin_addr, &room)?;
     server.wait_until_it_serves(addr, scenario.path)?;
@@ -170,7 +175,7 @@ fn measure(peer: &Peer, scenario: &Scenario, plan: &Plan, room: &Path) -> Result
     drop(server);
     drop(origin);
     let line = Line { peer: peer.name, spent, result, asked };
-    line.check(scenario.cached && peer.name != "floor")?;
+    line.check(scenario.cached && peer.keeps())?;
     Ok(line)
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
+use tokio::task::LocalSet;
 
 /// The word that makes this program an origin.
 pub const VERB: &str = "--origin";
@@ -48,14 +49,15 @@ impl Drop for Origin {
     }
 }
 
-/// Starts an origin that listens on `addr`.
-pub fn start(addr: SocketAddr) -> Result<Origin, String> {
+/// Starts this program again as `verb` says, listening on `addr`; a relay asks at `origin`.
+pub fn start(verb: &str, addr: SocketAddr, origin: Option<SocketAddr>) -> Result<Origin, String> {
     let program = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
-    let child = Command::new(program).args([VERB, &addr.to_string()]).stdin(Stdio::piped()).spawn();
-    let origin = Origin(child.map_err(|error| format!("start the origin: {error}"))?);
+    let words = [verb.to_owned(), addr.to_string()].into_iter().chain(origin.map(|origin| origin.to_string()));
+    let child = Command::new(program).args(words).stdin(Stdio::piped()).spawn();
+    let origin = Origin(child.map_err(|error| format!("start {verb}: {error}"))?);
     machine::until(|| machine::ask(addr, "/1k", None).is_ok())
         .then_some(origin)
-        .ok_or("the origin does not serve".into())
+        .ok_or_else(|| format!("{verb} does not serve"))
 }
 
 /// How many requests the origin at `addr` has seen.
@@ -72,20 +74,25 @@ struct Shelf {
 
 /// Serves until standard input ends.
 pub fn serve(addr: SocketAddr) -> ExitCode {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-        return ExitCode::FAILURE;
-    };
     let shelf = Arc::new(Shelf {
         small: Bytes::from(vec![b'x'; 1024]),
         large: Bytes::from(vec![b'x'; 65536]),
         asked: AtomicU64::new(0),
     });
+    run(accept(addr, shelf))
+}
+
+/// Runs one of our own servers on this thread, until standard input ends.
+pub fn run(server: impl Future<Output = ()>) -> ExitCode {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return ExitCode::FAILURE;
+    };
     std::thread::spawn(|| {
         // Whether it ends or breaks, nobody needs us any more.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     });
-    runtime.block_on(accept(addr, shelf));
+    LocalSet::new().block_on(&runtime, server);
     ExitCode::FAILURE
 }
 

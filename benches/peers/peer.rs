@@ -3,6 +3,7 @@
 use crate::machine;
 use crate::origin;
 use crate::origin::Origin;
+use crate::relay;
 use std::fs;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -18,27 +19,39 @@ use std::time::Instant;
 /// How long a server may take to end before it is made to.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What a server is made of.
+#[derive(Clone, Copy, Debug)]
+enum Program {
+    /// This program again, with this word: a floor, which decides nothing.
+    Own(&'static str),
+    /// Another one.
+    Other(&'static str),
+}
+
 /// A server to compare with.
 #[derive(Debug)]
 pub struct Peer {
     /// Its name, in the arguments and in the report.
     pub name: &'static str,
-    /// The program, if it is not one of ours.
-    program: Option<&'static str>,
+    /// The program.
+    program: Program,
     /// What makes it tell its version.
     version: &'static str,
     /// Writes its configuration into the room and gives its arguments.
     configure: fn(&Place<'_>) -> std::io::Result<Vec<String>>,
 }
 
-/// All servers, the floor first.
+/// All servers, the floors first.
 pub const PEERS: &[Peer] = &[
-    Peer { name: "floor", program: None, version: "", configure: |_| Ok(Vec::new()) },
-    Peer { name: "tidegate", program: Some(env!("CARGO_BIN_EXE_tidegate")), version: "--version", configure: tidegate },
-    Peer { name: "haproxy", program: Some("haproxy"), version: "-v", configure: haproxy },
-    Peer { name: "nginx", program: Some("nginx"), version: "-v", configure: nginx },
-    Peer { name: "varnish", program: Some("varnishd"), version: "-V", configure: varnish },
+    Peer { name: "floor", program: Program::Own(origin::VERB), version: "", configure: |_| Ok(Vec::new()) },
+    Peer { name: "relay", program: Program::Own(relay::VERB), version: "", configure: |_| Ok(Vec::new()) },
+    Peer { name: "tidegate", program: TIDEGATE, version: "--version", configure: tidegate },
+    Peer { name: "haproxy", program: Program::Other("haproxy"), version: "-v", configure: haproxy },
+    Peer { name: "nginx", program: Program::Other("nginx"), version: "-v", configure: nginx },
+    Peer { name: "varnish", program: Program::Other("varnishd"), version: "-V", configure: varnish },
 ];
+
+const TIDEGATE: Program = Program::Other(env!("CARGO_BIN_EXE_tidegate"));
 
 /// Where a server shall be.
 struct Place<'a> {
@@ -62,7 +75,10 @@ impl Place<'_> {
 impl Peer {
     /// Starts it in front of `origin`.
     pub fn start(&self, addr: SocketAddr, origin: SocketAddr, room: &Path) -> Result<Server, String> {
-        let Some(program) = self.program else { return Ok(Server::Floor(origin::start(addr)?)) };
+        let program = match self.program {
+            Program::Own(verb) => return Ok(Server::Floor(origin::start(verb, addr, Some(origin))?)),
+            Program::Other(program) => program,
+        };
         if !Path::new(program).is_absolute() && !machine::installed(program) {
             return Err(format!("{program} is NOT INSTALLED"));
         }
@@ -77,9 +93,20 @@ impl Peer {
         Ok(Server::Program { child, diary })
     }
 
+    /// Whether it is for what nobody keeps: a floor for that, and for nothing else.
+    pub fn only_passes(&self) -> bool {
+        matches!(self.program, Program::Own(relay::VERB))
+    }
+
+    /// Whether it keeps anything: a floor answers all from memory, or nothing.
+    pub fn keeps(&self) -> bool {
+        matches!(self.program, Program::Other(_))
+    }
+
     /// What it calls itself.
     pub fn version(&self) -> Option<String> {
-        let output = Command::new(self.program?).arg(self.version).stdin(Stdio::null()).output().ok()?;
+        let Program::Other(program) = self.program else { return None };
+        let output = Command::new(program).arg(self.version).stdin(Stdio::null()).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let line = String::from_utf8_lossy(&text).lines().next()?.to_owned();
         Some(line.split(" - ").next().unwrap_or(&line).to_owned())
@@ -99,7 +126,7 @@ fn command(program: &str) -> Command {
 
 /// A running server; dropping it ends it and all its processes.
 pub enum Server {
-    /// The origin's program, without a server before it.
+    /// One of the floors.
     Floor(Origin),
     /// Somebody else's, or ours.
     Program { child: Child, diary: PathBuf },
