@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod cache_control;
 pub mod cache_status;
+pub mod chunks;
 pub mod coding;
 pub mod conditional;
 pub mod cookie;
@@ -33,3 +34,4 @@ pub mod tags;
 pub mod target;
 pub mod validator;
 pub mod vary;
+pub mod wire;

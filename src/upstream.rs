@@ -9,6 +9,7 @@ pub mod budget;
 pub mod connect;
 pub mod desk;
 pub mod endpoint;
+pub mod exchange;
 pub mod fetch;
 pub mod gate;
 pub mod judge;

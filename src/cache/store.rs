@@ -51,6 +51,13 @@ const PRIVATE_FOR: Duration = Duration::from_mins(1);
 /// The most places (schemes, hosts and ports) under which one site's responses are stored.
 const PLACES_MAX: usize = 1024;
 
+/// Why the answer to a key was private, and when that was noted.
+#[derive(Clone, Copy)]
+struct Private {
+    why: &'static str,
+    since: Instant,
+}
+
 /// A scheme and an authority under which a site is seen.
 pub type SeenAs = (&'static str, Box<str>);
 
@@ -74,7 +81,7 @@ pub struct Cache {
     settings: Settings,
     small: Shelves,
     large: Shelves,
-    private: Moka<Box<[u8]>, &'static str>,
+    private: Moka<Box<[u8]>, Private>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
     evicted: Arc<[AtomicU64; 2]>,
@@ -490,14 +497,18 @@ impl Cache {
     }
 
     /// Remembers that the answer to `key` was private, and why, so that the next requests go side by side (hit-for-miss).
-    pub fn note_private(&self, key: &[u8], why: &'static str) {
-        self.private.insert(key.into(), why);
+    /// What is known already is noted again only when half of its time is over.
+    pub fn note_private(&self, key: &[u8], why: &'static str, now: Instant) {
+        let known = self.private.get(key);
+        if !known.is_some_and(|known| known.why == why && now < known.since + PRIVATE_FOR / 2) {
+            self.private.insert(key.into(), Private { why, since: now });
+        }
     }
 
     /// Why the last answer to `key` was private, if it was.
     #[must_use]
     pub fn why_private(&self, key: &[u8]) -> Option<&'static str> {
-        self.private.get(key)
+        self.private.get(key).map(|known| known.why)
     }
 
     /// Whether the last answer to `key` was private.

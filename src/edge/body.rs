@@ -31,6 +31,8 @@ pub struct OutBody {
     sent: u64,
     /// The payload said that it has ended.
     ended: bool,
+    /// It broke off, and what came before is being sent.
+    broken: Option<BodyError>,
     /// The request is over when this is dropped.
     watch: Option<RequestWatch>,
     trail: Option<Box<Trail>>,
@@ -104,14 +106,30 @@ impl OutBody {
     /// A stored body, with its length if that is known yet.
     #[must_use]
     pub fn stored(reader: BodyReader, len: Option<u64>) -> Self {
-        Self { payload: Payload::Stored(reader), left: len, sent: 0, ended: false, watch: None, trail: None }
+        Self {
+            payload: Payload::Stored(reader),
+            left: len,
+            sent: 0,
+            ended: false,
+            broken: None,
+            watch: None,
+            trail: None,
+        }
     }
 
     /// An origin's body, passed on as it comes.
     #[must_use]
     pub fn origin(body: OriginBody) -> Self {
         let left = body.size_hint().exact();
-        Self { payload: Payload::Origin(Box::new(body)), left, sent: 0, ended: false, watch: None, trail: None }
+        Self {
+            payload: Payload::Origin(Box::new(body)),
+            left,
+            sent: 0,
+            ended: false,
+            broken: None,
+            watch: None,
+            trail: None,
+        }
     }
 
     /// Ties the end of the request on its connection to the end of this body.
@@ -186,23 +204,33 @@ impl Body for OutBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = this.poll_piece(cx);
-        match &polled {
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     this.sent += data.len() as u64;
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                 }
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
                 if let Some(trail) = &mut this.trail {
                     trail.origin_failed();
                 }
+                // hyper breaks off at once, with what it holds unsent; so it is first made to wait, and sends it.
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            Poll::Ready(None) => this.ended = true,
-            Poll::Pending => {}
+            Poll::Ready(None) => {
+                this.ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -154,9 +154,13 @@ where
 fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // hyper's own head timer is off: the watchdog does its work without a timer per request.
+    // Asked for a hundred fields or fewer, hyper would take memory for them anew with each head; its own bound is a hundred,
+    // and a lower one is the intake's.
+    if limits.headers > 100 {
+        builder.max_headers(limits.headers);
+    }
     builder
         .header_read_timeout(None)
-        .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes.max(8192))
         .max_header_size(limits.header_bytes)
         .keep_alive(true)

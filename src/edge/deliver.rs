@@ -84,7 +84,7 @@ pub fn hit<B>(
     let response = respond(request.method(), request.headers(), stored, status, told, now)?;
     let sent = response.body().len().unwrap_or(0);
     if sent > TOLD_AT_ONCE {
-        let mut trail = Box::new(Trail::of(edge, request, question, now));
+        let mut trail = Box::new(Trail::of(edge, request, question, status, now));
         trail.answered(response.status(), status);
         return Some(response.map(|body| body.trailed(trail)));
     }

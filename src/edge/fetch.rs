@@ -198,7 +198,7 @@ impl Answered {
         let (mut head, headers) = (self.head.clone(), HeaderMap::new());
         let (verdict, _) = storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times);
         match verdict {
-            Storable::No(why) => cache.note_private(key, why.as_str()),
+            Storable::No(why) => cache.note_private(key, why.as_str(), clock::mono()),
             // With a visitor's cookies the page may be another than without.
             Storable::Yes(_) if !shows_cookies => cache.forget_private(key),
             Storable::Yes(_) => {}
@@ -307,11 +307,15 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
     let delimited = framing::is_delimited(parts.status, &head);
     hop::clean_response(&mut head);
     let fields = &errand.snapshot.cache.tags;
-    let tags = tags::named(&head, fields, (errand.scheme, &errand.place));
-    for field in fields.iter().filter(|field| !tags::is_public(field)) {
-        head.remove(field);
+    // Most answers have none: one look at the names is cheaper than searching for each.
+    let mut tags = Vec::new();
+    if head.keys().any(|name| fields.contains(name)) {
+        tags = tags::named(&head, fields, (errand.scheme, &errand.place));
+        for field in fields.iter().filter(|field| !tags::is_public(field)) {
+            head.remove(field);
+        }
     }
-    let (endpoint, way, timings) = (fetched.endpoint.addr.clone(), fetched.endpoint.way(), fetched.timings);
+    let (endpoint, way, timings) = (fetched.endpoint.addr.clone(), fetched.endpoint.way, fetched.timings);
     let (status, epoch) = (parts.status, fetched.epoch);
     Answered { status, head, body, delimited, times, endpoint, way, timings, epoch, tags }
 }
@@ -706,7 +710,7 @@ impl Journey {
             cache.purge(self.leader.key());
         }
         if !answered.status.is_server_error() {
-            cache.note_private(self.leader.key(), why.as_str());
+            cache.note_private(self.leader.key(), why.as_str(), clock::mono());
         }
         self.leader.keep_private();
         tell(reply, Outcome::Private(Box::new(answered), why));

@@ -207,7 +207,7 @@ fn purged(
     match edge.cache.disk().and_then(|disk| disk.settled()) {
         None => First::Answered(deliver::own(edge, request, question, response, why, now)),
         Some(settling) => {
-            let mut trail = Box::new(Trail::of(edge, request, question, now));
+            let mut trail = Box::new(Trail::of(edge, request, question, &CacheStatus::synth(), now));
             trail.refused(response.status(), why);
             First::Settling(Box::pin(settling), response.map(OutBody::whole), trail)
         }
@@ -225,7 +225,10 @@ fn pass(
     now: Instant,
 ) -> First {
     match Errand::new(edge, snapshot, question, request.headers(), lookup, status) {
-        Ok(errand) => First::Pass(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
+        Ok(errand) => {
+            let trail = Box::new(Trail::of(edge, request, question, &errand.status, now));
+            First::Pass(Box::new(errand), trail)
+        }
         Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }
 }
@@ -285,7 +288,10 @@ fn lookup(
     }
     let lookup = Lookup { key, found: look.found };
     match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
-        Ok(errand) => First::Fetch(Box::new(errand), Box::new(Trail::of(edge, request, question, now))),
+        Ok(errand) => {
+            let trail = Box::new(Trail::of(edge, request, question, &errand.status, now));
+            First::Fetch(Box::new(errand), trail)
+        }
         Err(refusal) => refuse(refusal),
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use std::time::SystemTime;
 
-/// A request's story so far.
+/// A request's story so far. Dropped before it was told to its end, it tells that the client has left without an answer.
 pub struct Trail {
     edge: Arc<Edge>,
     began: Instant,
@@ -33,7 +33,11 @@ pub struct Trail {
     /// What only the access line tells; nothing is kept when there is none.
     line: Option<Line>,
     origin_failed: bool,
+    told: bool,
 }
+
+/// The client left before the head of an answer came: no status of HTTP's, but the word that access logs have for it.
+const CLIENT_LEFT: u16 = 499;
 
 /// What is always known.
 #[derive(Clone)]
@@ -61,9 +65,15 @@ struct Line {
 }
 
 impl Trail {
-    /// The story of a request that will take a while.
+    /// The story of a request that will take a while; `status`: what the cache has to do with it so far.
     #[must_use]
-    pub fn of<B>(edge: &Arc<Edge>, request: &Request<B>, question: &Question<'_>, now: Instant) -> Self {
+    pub fn of<B>(
+        edge: &Arc<Edge>,
+        request: &Request<B>,
+        question: &Question<'_>,
+        status: &CacheStatus,
+        now: Instant,
+    ) -> Self {
         let line = edge.access.is_on().then(|| Line {
             time: clock::now().wall,
             client: question.client.0,
@@ -81,10 +91,10 @@ impl Trail {
             version: request.version(),
             visitor: visitor(question.identity),
             status: StatusCode::OK,
-            cache: CacheWord::Synth,
+            cache: CacheWord::from_word(status.word()),
             why: None,
         };
-        Self { edge: Arc::clone(edge), began: now, facts, line, origin_failed: false }
+        Self { edge: Arc::clone(edge), began: now, facts, line, origin_failed: false, told: false }
     }
 
     /// What the client was answered.
@@ -124,11 +134,20 @@ impl Trail {
         if self.origin_failed {
             self.facts.why = Some("origin_broke_off");
         } else if !whole {
-            self.facts.why = Some("client_left");
-            if let Some(site) = &self.facts.site {
-                site.metrics.client_abort(AbortPhase::Body);
-            }
+            self.left(AbortPhase::Body);
         }
+        self.tell(sent);
+    }
+
+    fn left(&mut self, phase: AbortPhase) {
+        self.facts.why = Some("client_left");
+        if let Some(site) = &self.facts.site {
+            site.metrics.client_abort(phase);
+        }
+    }
+
+    fn tell(&mut self, sent: u64) {
+        self.told = true;
         let now = clock::mono();
         tell(&self.edge, &self.facts, self.began, now, sent);
         let Some(line) = &self.line else { return };
@@ -154,6 +173,17 @@ impl Trail {
             tls: line.tls.then_some("TLS"),
             request_id: None,
         });
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if self.told {
+            return;
+        }
+        self.facts.status = StatusCode::from_u16(CLIENT_LEFT).unwrap_or(self.facts.status);
+        self.left(AbortPhase::Upstream);
+        self.tell(0);
     }
 }
 

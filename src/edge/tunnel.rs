@@ -33,22 +33,23 @@ pub fn ask(headers: &mut HeaderMap) {
 /// Answers the client's 101 and moves bytes from then on, keeping the origin's thread for as long.
 #[must_use]
 pub fn open(client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
-    let (origin, parts, lease) = fetched.into_tunnel();
+    let (parts, origin) = fetched.into_tunnel();
     let mut headers = parts.headers;
     crate::semantics::hop::clean_response(&mut headers);
     ask(&mut headers);
-    let endpoint = lease.as_ref().map(|lease| lease.endpoint.addr.to_string());
-    tokio::spawn(async move {
-        let (client, origin) = match tokio::join!(client, origin) {
-            (Ok(client), Ok(origin)) => (TokioIo::new(client), TokioIo::new(origin)),
-            (client, origin) => {
-                debug!(?endpoint, client = client.is_ok(), origin = origin.is_ok(), "tunnel did not open");
-                return;
+    if let Some((origin, ahead, lease)) = origin {
+        tokio::spawn(async move {
+            match client.await.map(TokioIo::new) {
+                Ok(mut client) => {
+                    if client.write_all(&ahead).await.is_ok() {
+                        pump(client, origin).await;
+                    }
+                }
+                Err(error) => debug!(endpoint = %lease.endpoint.addr, %error, "tunnel did not open"),
             }
-        };
-        pump(client, origin).await;
-        drop(lease);
-    });
+            drop(lease);
+        });
+    }
     let mut response = Response::new(OutBody::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// RFC 9111 1.2.2: a larger number of seconds than can be counted is taken as 2^31.
 const SECONDS_MAX: u64 = 1 << 31;
 
+/// No directive that is known has a longer name.
+const NAME_MAX: usize = 22;
+
 /// A directive that may be limited to named fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
@@ -82,9 +85,13 @@ pub fn named_fields(headers: &HeaderMap, name: &[u8]) -> Vec<HeaderName> {
 /// if it said nothing.
 #[must_use]
 pub fn without_shared(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let items = || headers.get_all(header::CACHE_CONTROL).iter().flat_map(|line| Items(line.as_bytes()));
+    if !items().any(|item| item.name.eq_ignore_ascii_case(b"s-maxage")) {
+        return None;
+    }
     let mut shared = false;
     let mut line = Vec::new();
-    for item in headers.get_all(header::CACHE_CONTROL).iter().flat_map(|line| Items(line.as_bytes())) {
+    for item in items() {
         let text = if item.name.eq_ignore_ascii_case(b"s-maxage") {
             if shared {
                 continue;
@@ -102,7 +109,7 @@ pub fn without_shared(headers: &HeaderMap) -> Option<Vec<u8>> {
         }
         line.extend_from_slice(text);
     }
-    shared.then_some(line)
+    Some(line)
 }
 
 /// Reads the directives of Surrogate-Control (Edge Architecture 1.0): like Cache-Control's, but `max-age=60+10` says how long
@@ -148,7 +155,11 @@ pub fn parse_request(headers: &HeaderMap) -> Directives {
 impl Directives {
     fn take(&mut self, item: Item<'_>) {
         let scope = if item.value.is_some_and(names_fields) { Scope::Fields } else { Scope::All };
-        match item.name.to_ascii_lowercase().as_slice() {
+        let mut name = [0; NAME_MAX];
+        let Some(name) = name.get_mut(..item.name.len()) else { return };
+        name.copy_from_slice(item.name);
+        name.make_ascii_lowercase();
+        match &*name {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = wider(self.no_cache, scope),
             b"private" => self.private = wider(self.private, scope),

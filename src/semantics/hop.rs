@@ -8,11 +8,32 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 use ipnet::IpNet;
-use std::fmt::Write;
 use std::net::IpAddr;
 
+/// Names of fields. Most that are none of them are told by their length.
+struct Names {
+    list: &'static [&'static str],
+    /// A bit for each length that there is.
+    lengths: u64,
+}
+
+impl Names {
+    const fn new(list: &'static [&'static str]) -> Self {
+        let (mut lengths, mut at) = (0, 0);
+        while at < list.len() {
+            lengths |= 1 << list[at].len();
+            at += 1;
+        }
+        Self { list, lengths }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        name.len() < 64 && self.lengths >> name.len() & 1 == 1 && self.list.contains(&name)
+    }
+}
+
 /// Fields of one hop, whether Connection lists them or not.
-const HOP_BY_HOP: &[&str] = &[
+const HOP_BY_HOP: Names = Names::new(&[
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -25,7 +46,7 @@ const HOP_BY_HOP: &[&str] = &[
     "proxy-authentication-info",
     "transfer-encoding",
     "content-length",
-];
+]);
 
 /// Fields that Connection must not list: dropping them would change what the request means.
 const PROTECTED: &[&str] = &[
@@ -47,7 +68,7 @@ const PROTECTED: &[&str] = &[
 ];
 
 /// Fields by which a client could pretend to be a proxy or somebody else, or change the request behind the cache's back.
-const FORBIDDEN: &[&str] = &[
+const FORBIDDEN: Names = Names::new(&[
     "proxy",
     "remote-user",
     "remote-addr",
@@ -76,13 +97,13 @@ const FORBIDDEN: &[&str] = &[
     "cf-connecting-ip",
     "front-end-https",
     "expect",
-];
+]);
 
 /// What begins so is a proxy's word about the client, and is written by us or by nobody.
 const FORWARDED_PREFIX: &str = "x-forwarded";
 
 /// Fields that say who the client is and how it reached us; ours replace them.
-const FORWARDED: &[&str] = &[
+const FORWARDED: Names = Names::new(&[
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -91,7 +112,7 @@ const FORWARDED: &[&str] = &[
     "x-forwarded-prefix",
     "x-real-ip",
     "forwarded",
-];
+]);
 
 /// The most hops that a request may still make when it leaves us (RFC 9110 7.6.2 lets each hop have its own maximum).
 const MAX_FORWARDS: u64 = 64;
@@ -111,12 +132,12 @@ pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
         }
     }
     remove_listed(headers);
-    remove_where(headers, |name| HOP_BY_HOP.contains(&name));
+    remove_where(headers, |name| HOP_BY_HOP.contains(name));
     // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
     Ok(remove_where(headers, |name| {
-        FORBIDDEN.contains(&name)
+        FORBIDDEN.contains(name)
             || name.contains('_')
-            || (name.starts_with(FORWARDED_PREFIX) && !FORWARDED.contains(&name))
+            || (name.starts_with(FORWARDED_PREFIX) && !FORWARDED.contains(name))
     }))
 }
 
@@ -144,11 +165,11 @@ pub fn count_hop(headers: &mut HeaderMap) {
 /// dropped unless it is protected.
 pub fn clean_response(headers: &mut HeaderMap) {
     remove_listed(headers);
-    remove_where(headers, |name| HOP_BY_HOP.contains(&name));
+    remove_where(headers, |name| HOP_BY_HOP.contains(name));
 }
 
 fn lists_forwarded(line: &[u8]) -> bool {
-    FORWARDED.iter().any(|name| contains_token(line, name.as_bytes()))
+    FORWARDED.list.iter().any(|name| contains_token(line, name.as_bytes()))
 }
 
 fn remove_listed(headers: &mut HeaderMap) {
@@ -243,31 +264,63 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
 }
 
 /// Replaces whatever the client said about its way here by what we know. Only a trusted peer's X-Forwarded-For is
-/// continued instead.
-pub fn overwrite_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted_peer: bool, scheme: &str, authority: &str) {
-    let mut chain = String::new();
+/// continued instead. `host`: host and port as visitors see them.
+pub fn overwrite_forwarded(
+    headers: &mut HeaderMap,
+    peer: IpAddr,
+    trusted_peer: bool,
+    scheme: &'static str,
+    host: &HeaderValue,
+) {
+    let mut chain = Vec::with_capacity(48);
     if trusted_peer {
         let known = hops(headers);
         for hop in known.iter().skip(known.len().saturating_sub(HOPS_MAX)).flatten() {
-            // Writing to a String cannot fail.
-            let _ = write!(chain, "{hop}, ");
+            write_address(&mut chain, *hop);
+            chain.extend_from_slice(b", ");
         }
     }
-    remove_where(headers, |name| FORWARDED.contains(&name));
-    let _ = write!(chain, "{}", peer.to_canonical());
-    let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
-    let port = port.unwrap_or(if scheme == "https" { "443" } else { "80" });
+    write_address(&mut chain, peer.to_canonical());
+    remove_where(headers, |name| FORWARDED.contains(name));
+    let port = host.as_bytes().rsplit(|byte| *byte == b':').next().unwrap_or_default();
+    let has_port = port.len() < host.len() && port.iter().all(u8::is_ascii_digit);
+    let usual = if scheme == "https" { "443" } else { "80" };
+    let port = if has_port { HeaderValue::from_bytes(port).ok() } else { Some(HeaderValue::from_static(usual)) };
     for (name, value) in [
-        ("x-forwarded-for", chain.as_str()),
-        ("x-forwarded-proto", scheme),
-        ("x-forwarded-host", authority),
-        ("x-forwarded-port", port),
+        (X_FORWARDED_FOR, HeaderValue::from_bytes(&chain).ok()),
+        (X_FORWARDED_PROTO, Some(HeaderValue::from_static(scheme))),
+        (X_FORWARDED_HOST, Some(host.clone())),
+        (X_FORWARDED_PORT, port),
     ] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
+        if let Some(value) = value {
+            headers.insert(name, value);
         }
     }
 }
+
+/// Writes an address. The formatting of the standard library, which minds widths, costs several times as much.
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        return out.extend_from_slice(address.to_string().as_bytes());
+    };
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        if octet >= 100 {
+            out.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            out.push(b'0' + octet / 10 % 10);
+        }
+        out.push(b'0' + octet % 10);
+    }
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 #[cfg(test)]
 mod tests {
@@ -340,15 +393,31 @@ mod tests {
             ("x-real-ip", "9.9.9.9"),
         ];
         let mut request = headers(&lies);
-        overwrite_forwarded(&mut request, "192.0.2.1".parse().unwrap(), false, "http", "www.example.org:8080");
+        let host = HeaderValue::from_static("www.example.org:8080");
+        overwrite_forwarded(&mut request, "192.0.2.1".parse().unwrap(), false, "http", &host);
         assert_eq!(names(&request), "x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto");
         assert_eq!(request["x-forwarded-for"], "192.0.2.1");
         assert_eq!(request["x-forwarded-proto"], "http");
         assert_eq!(request["x-forwarded-port"], "8080");
         let mut request = headers(&lies);
-        overwrite_forwarded(&mut request, "10.0.0.1".parse().unwrap(), true, "https", "www.example.org");
+        let host = HeaderValue::from_static("www.example.org");
+        overwrite_forwarded(&mut request, "10.0.0.1".parse().unwrap(), true, "https", &host);
         assert_eq!(request["x-forwarded-for"], "9.9.9.9, 10.0.0.1");
         assert_eq!(request["x-forwarded-port"], "443");
+        let mut request = headers(&lies);
+        let host = HeaderValue::from_static("[2001:db8::1]");
+        overwrite_forwarded(&mut request, "2001:db8::9".parse().unwrap(), false, "http", &host);
+        assert_eq!(request["x-forwarded-for"], "2001:db8::9");
+        assert_eq!(request["x-forwarded-port"], "80");
+    }
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        for text in ["0.0.0.0", "255.255.255.255", "192.0.2.1", "10.100.99.9", "::1", "2001:db8::1"] {
+            let mut out = Vec::new();
+            write_address(&mut out, text.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::semantics::pace::Pace;
 use crate::upstream::Timeouts;
+use crate::upstream::exchange::Exchange;
 use crate::upstream::lease::Lease;
 use crate::upstream::patience::Patience;
 use bytes::Bytes;
@@ -9,8 +10,6 @@ use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -95,16 +94,16 @@ impl Body for RequestBody {
 
 /// The body of an origin's answer. It holds the endpoint's thread until it has ended, and then returns the connection.
 pub struct OriginBody {
-    incoming: Incoming,
     journey: Option<Journey>,
+    /// It has ended, and did not break off.
+    ended: bool,
     patience: Patience,
 }
 
 /// What a journey occupies.
 pub(super) struct Journey {
     pub lease: Lease,
-    /// The connection, if it may be used again.
-    pub connection: Option<SendRequest<RequestBody>>,
+    pub exchange: Exchange,
     pub pool_max: usize,
 }
 
@@ -114,11 +113,13 @@ pub(super) struct Journey {
 pub struct OriginPaused;
 
 impl OriginBody {
-    pub(super) fn new(incoming: Incoming, journey: Journey, timeouts: &Timeouts) -> Self {
+    /// The body of an answer whose head has come. After a change of protocol there is none, and what follows is a tunnel's.
+    pub(super) fn new(journey: Journey, timeouts: &Timeouts, tunnel: bool) -> Self {
         let pace = Pace::new(timeouts.rate_min, timeouts.between_bytes.saturating_mul(DRIP_MAX));
         let patience = Patience::new(timeouts.between_bytes, pace);
-        let mut body = Self { incoming, journey: Some(journey), patience };
-        if body.incoming.is_end_stream() {
+        let ended = journey.exchange.has_ended() && !tunnel;
+        let mut body = Self { journey: Some(journey), ended: false, patience };
+        if ended {
             body.end();
         }
         body
@@ -126,15 +127,16 @@ impl OriginBody {
 
     /// The answer has ended cleanly: the thread is free and the connection is idle.
     fn end(&mut self) {
-        let Some(journey) = self.journey.take() else { return };
-        if let Some(connection) = journey.connection {
-            journey.lease.endpoint.pool.put(connection, journey.pool_max);
+        self.ended = true;
+        let Some(Journey { lease, exchange, pool_max }) = self.journey.take() else { return };
+        if let Some(connection) = exchange.finish() {
+            lease.endpoint.pool.put(connection, pool_max);
         }
     }
 
-    /// Takes the thread out, for a tunnel that keeps it longer than this body.
-    pub(super) fn into_lease(mut self) -> Option<Lease> {
-        self.journey.take().map(|journey| journey.lease)
+    /// Takes the journey out, for a tunnel that lasts longer than this body.
+    pub(super) fn into_journey(mut self) -> Option<Journey> {
+        self.journey.take()
     }
 }
 
@@ -144,14 +146,15 @@ impl Body for OriginBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if this.incoming.is_end_stream() {
+        let Some(journey) = &mut this.journey else { return Poll::Ready(None) };
+        match journey.exchange.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                if journey.exchange.has_ended() {
                     this.end();
                 } else {
-                    this.patience.moved(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    this.patience.moved(data.len() as u64);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
                 this.journey = None;
@@ -170,10 +173,14 @@ impl Body for OriginBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let left = match &self.journey {
+            Some(journey) => journey.exchange.left(),
+            None => Some(0),
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

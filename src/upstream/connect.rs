@@ -1,28 +1,31 @@
 //! A new connection to an endpoint: name, TCP, TLS where it speaks that, HTTP/1.1, within the time for connecting.
 
 use crate::units::OriginAddr;
-use crate::upstream::body::RequestBody;
-use hyper::client::conn::http1;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use crate::upstream::exchange::Connection;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tracing::debug;
+use tokio_rustls::client::TlsStream;
 
-/// The most fields of an answer's head.
-const HEADERS_MAX: usize = 200;
-
-/// The most bytes of an answer's head, and of what is buffered of its body.
-const BUFFER_MAX: usize = 128 * 1024;
+/// A socket to an endpoint.
+pub enum Socket {
+    /// In the clear.
+    Plain(TcpStream),
+    /// Under TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
 
 /// How endpoints that speak TLS are believed.
 #[derive(Clone, Debug)]
@@ -65,15 +68,6 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// hyper would not have it.
-    #[error("begin HTTP with {addr}")]
-    Http {
-        /// The endpoint.
-        addr: OriginAddr,
-        /// What hyper said.
-        #[source]
-        source: hyper::Error,
-    },
 }
 
 /// Opens a TCP connection.
@@ -96,8 +90,7 @@ pub async fn tcp(addr: &OriginAddr, within: Duration) -> Result<TcpStream, Conne
     Ok(stream)
 }
 
-/// Opens a connection that speaks HTTP/1.1, driven by a task of the current runtime. One to an endpoint that speaks TLS is
-/// opened only with `secure`.
+/// Opens a connection. One to an endpoint that speaks TLS is opened only with `secure`.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -105,9 +98,10 @@ pub async fn open(
     addr: &OriginAddr,
     secure: Option<&Secure>,
     within: Duration,
-) -> Result<SendRequest<RequestBody>, ConnectError> {
+) -> Result<Box<Connection>, ConnectError> {
     if !addr.tls() {
-        return begin(addr, tcp(addr, within).await?).await;
+        let stream = tcp(addr, within).await?;
+        return Ok(Box::new(Connection::new(Socket::Plain(stream))));
     }
     let connecting = async {
         let stream = tcp(addr, within).await?;
@@ -121,28 +115,39 @@ pub async fn open(
         TlsConnector::from(Arc::clone(&secure.config)).connect(name, stream).await.map_err(fail)
     };
     match tokio::time::timeout(within, connecting).await {
-        Ok(stream) => begin(addr, stream?).await,
+        Ok(stream) => Ok(Box::new(Connection::new(Socket::Tls(Box::new(stream?))))),
         Err(_) => Err(ConnectError::Timeout(addr.clone())),
     }
 }
 
-async fn begin<S>(addr: &OriginAddr, stream: S) -> Result<SendRequest<RequestBody>, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(BUFFER_MAX)
-        .max_header_size(BUFFER_MAX)
-        .handshake::<_, RequestBody>(TokioIo::new(stream))
-        .await
-        .map_err(|source| ConnectError::Http { addr: addr.clone(), source })?;
-    let addr = addr.clone();
-    tokio::spawn(async move {
-        // What breaks a connection is told to the request that was on it; an idle one that breaks is of no account.
-        if let Err(error) = connection.with_upgrades().await {
-            debug!(endpoint = %addr, %error, "connection to origin ended");
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
-    });
-    Ok(sender)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
 }

@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// Where it is.
     pub addr: OriginAddr,
+    /// What its clients' cookies call it, where they are given some: the same on every edge and after every restart.
+    pub way: u64,
     /// Its idle connections.
     pub pool: Pool,
     pub(super) condition: Mutex<Condition>,
@@ -97,6 +99,7 @@ impl Endpoint {
         let condition = Condition { health, phase: Phase::Warm, drained: None, rest: Rest::default() };
         Self {
             id,
+            way: way_to(&addr),
             addr,
             pool: Pool::default(),
             condition: Mutex::new(condition),
@@ -109,12 +112,6 @@ impl Endpoint {
             fallen: Notify::new(),
             abandoned: AtomicUsize::new(0),
         }
-    }
-
-    /// What its clients' cookies call it, where they are given some: the same on every edge and after every restart.
-    #[must_use]
-    pub fn way(&self) -> u64 {
-        way_to(&self.addr)
     }
 
     /// An answer came, or none did in time: a sample for comparing it with the others.

@@ -6,7 +6,9 @@
 use crate::clock;
 use crate::semantics::framing;
 use crate::semantics::framing::Asked;
+use crate::semantics::wire::Answer;
 use crate::upstream::CheckKind;
+use crate::upstream::Plan;
 use crate::upstream::asker::Asker;
 use crate::upstream::body::ClientFault;
 use crate::upstream::body::Journey;
@@ -14,7 +16,11 @@ use crate::upstream::body::OriginBody;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::connect::ConnectError;
+use crate::upstream::connect::Socket;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::exchange::Connection;
+use crate::upstream::exchange::Exchange;
+use crate::upstream::exchange::Silence;
 use crate::upstream::gate;
 use crate::upstream::lease::Gone;
 use crate::upstream::lease::Lease;
@@ -25,27 +31,13 @@ use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
-use http::Request;
+use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
-use http::Version;
-use http::header;
 use http::request::Parts;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
-use tokio::sync::Notify;
-
-/// More interim answers to one request are a flood: 100, 103 and a few 102 are all that anybody has a use for.
-const INTERIM_MAX: u32 = 64;
-
-/// How long a kept connection may take to be ready for the next request: its last one has ended, so this is a turn of the
-/// event loop.
-const READY_WITHIN: Duration = Duration::from_millis(20);
 
 /// An answer's head, with its body still to be read.
 pub struct Fetched {
@@ -83,7 +75,7 @@ pub enum FetchError {
     Connect(#[from] ConnectError),
     /// The connection broke before the answer.
     #[error("the connection broke before an answer came")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Silence),
     /// No answer in time.
     #[error("no answer came in time")]
     FirstByteTimeout,
@@ -137,9 +129,9 @@ impl FetchError {
 
 /// What became of one attempt.
 enum Attempt {
-    Answered(Response<Incoming>, SendRequest<RequestBody>, Lease),
-    /// The request is still whole: nothing of it was sent.
-    NotSent(Request<RequestBody>, FetchError),
+    Answered(Answer, Exchange, Lease),
+    /// Nothing of it was sent.
+    NotSent(FetchError),
     /// It may have been sent; `reused`: on a kept connection that broke.
     Lost {
         error: FetchError,
@@ -241,7 +233,7 @@ impl Upstream {
             queued: Duration::ZERO,
         };
         let fault = body.fault();
-        let mut request = Request::from_parts(head, body);
+        let mut body = body;
         loop {
             let gone: Option<Gone<'_>> = match &mut gone {
                 Some(gone) => Some(gone.as_mut()),
@@ -250,70 +242,60 @@ impl Upstream {
             let lease = self.acquire(asker, way.avoid, gone).await.map_err(FetchError::Queue)?;
             way.queued += lease.waited;
             let endpoint = Arc::clone(&lease.endpoint);
-            let copy = way.repeatable.then(|| copy_of(&request));
             let sent = clock::mono();
-            let (again, error) = match self.attempt(lease, request, &way).await {
-                Attempt::Answered(response, sender, lease) => {
+            match self.attempt(lease, &head, &mut body, &way).await {
+                Attempt::Answered(answer, exchange, lease) => {
                     let took = clock::mono().saturating_duration_since(sent);
-                    match self.answered(&mut way, &lease, response.status(), took, copy) {
-                        Some(copy) => (copy, None),
-                        None => return settle(&way, lease, response, sender, sent, took),
+                    if !self.answered(&mut way, &lease, answer.status, took) {
+                        return settle(&way, lease, answer, exchange, sent, took);
                     }
                 }
-                Attempt::NotSent(whole, error) => (whole, Some(error)),
+                Attempt::NotSent(error) => self.may_try_again(&mut way, &endpoint, error)?,
                 Attempt::Lost { error, reused } => {
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
                     }
                     // A kept connection that closes under a request is the origin's right; a fresh one is not.
-                    let Some(copy) = copy.filter(|_| reused) else {
+                    if !way.repeatable || !reused {
                         self.blame(&endpoint, &error);
                         return Err(error);
-                    };
-                    (copy, Some(error))
+                    }
+                    self.may_try_again(&mut way, &endpoint, error)?;
                 }
-            };
-            request = again;
-            let Some(error) = error else { continue };
-            self.may_try_again(&mut way, &endpoint, error)?;
+            }
         }
     }
 
-    /// Notes an answer; gives `copy` back if it is to be sent again instead of passing the answer on.
-    fn answered(
-        &self,
-        way: &mut Way<'_>,
-        lease: &Lease,
-        status: StatusCode,
-        took: Duration,
-        copy: Option<Request<RequestBody>>,
-    ) -> Option<Request<RequestBody>> {
+    /// Notes an answer; says whether the request is to be sent again instead of passing the answer on.
+    fn answered(&self, way: &mut Way<'_>, lease: &Lease, status: StatusCode, took: Duration) -> bool {
         let endpoint = &lease.endpoint;
         self.learn(endpoint, Evidence::Answered);
         endpoint.sample(matches!(status.as_u16(), 500 | 502..=504), took);
         if way.asker.writes && !status.is_client_error() {
             self.pin(way.asker.who, endpoint.id);
         }
-        let copy = copy.filter(|_| status.is_server_error())?;
+        if !way.repeatable || !status.is_server_error() {
+            return false;
+        }
         // A Zope that has lost its storage says 500 after minutes. Who asks again waits until the storage is back.
         if !way.waited && matches!(status.as_u16(), 500 | 503) && self.is_without_storage() {
             way.waited = true;
             self.counters.retry("storage");
-            return Some(copy);
+            return true;
         }
         let plan = &way.standing.plan;
         let asked = plan.retry_503 && status == StatusCode::SERVICE_UNAVAILABLE;
         if !asked || way.retries >= plan.retry_max.max(1) || !self.another_open(endpoint.id) {
-            return None;
+            return false;
         }
         if !self.retries.spend() {
             self.counters.retry_budget_exhausted();
-            return None;
+            return false;
         }
         way.retries += 1;
         way.avoid = Some(endpoint.id);
         self.counters.retry("503");
-        Some(copy)
+        true
     }
 
     /// Whether what was certainly not sent, or may be repeated, is tried again after `error`.
@@ -351,158 +333,77 @@ impl Upstream {
     /// One attempt on a kept connection, if it may be lost and there is one, or on a fresh one. What must not be sent twice
     /// goes on a fresh one: a kept one may be closed by the origin in the moment it is used, and nobody could tell whether
     /// the request had been read.
-    async fn attempt(&self, lease: Lease, mut request: Request<RequestBody>, way: &Way<'_>) -> Attempt {
+    async fn attempt(&self, lease: Lease, head: &Parts, body: &mut RequestBody, way: &Way<'_>) -> Attempt {
         let plan = &way.standing.plan;
-        let endpoint = Arc::clone(&lease.endpoint);
-        let mut lease = lease;
         let kept = way.repeatable && way.retries == 0;
-        while kept && let Some(mut sender) = endpoint.pool.take(plan.idle) {
-            // One whose last answer came before its request was read to the end is not ready, and may never be.
-            if !sender.is_ready() && !matches!(tokio::time::timeout(READY_WITHIN, sender.ready()).await, Ok(Ok(()))) {
-                continue;
-            }
-            match send(sender, request, lease, plan.timeouts.first_byte, true).await {
-                // It closed in the same moment: the next one, or a fresh one.
-                Sent::Not(whole, _, back) => (request, lease) = (whole, back),
-                Sent::Off(attempt) => return attempt,
-            }
+        let kept = if kept { lease.endpoint.pool.take(plan.idle) } else { None };
+        let reused = kept.is_some();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => match self.connect(&lease, plan).await {
+                Ok(connection) => connection,
+                Err(error) => return Attempt::NotSent(error),
+            },
+        };
+        let body = std::mem::replace(body, RequestBody::Empty);
+        let exchange = Exchange::begin(connection, head, body);
+        // From here on the thread is taken, whoever leaves.
+        match Underway::new(exchange, lease, plan.timeouts.first_byte).answer().await {
+            Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease),
+            Err(Silence::Late) => Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false },
+            Err(Silence::Interim) => Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false },
+            Err(Silence::NoAnswer(_)) => Attempt::Lost { error: FetchError::BadAnswer("parse"), reused },
+            Err(silence) => Attempt::Lost { error: FetchError::Broken(silence), reused },
         }
+    }
+
+    async fn connect(&self, lease: &Lease, plan: &Plan) -> Result<Box<Connection>, FetchError> {
         let began = clock::mono();
-        match connect::open(&endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await {
-            Ok(sender) => {
-                self.counters.connected(clock::mono().saturating_duration_since(began));
-                match send(sender, request, lease, plan.timeouts.first_byte, false).await {
-                    Sent::Not(whole, error, _) => Attempt::NotSent(whole, error),
-                    Sent::Off(attempt) => attempt,
-                }
-            }
-            Err(error) => Attempt::NotSent(request, error.into()),
-        }
+        let mut connection = connect::open(&lease.endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await?;
+        self.counters.connected(clock::mono().saturating_duration_since(began));
+        // Who closes at once, or speaks first, has not heard the request.
+        if connection.is_quiet() { Ok(connection) } else { Err(FetchError::Broken(Silence::Closed)) }
     }
-}
-
-/// The interim answers (1xx) to one request. They are passed over; an origin that has no end of them is cut off.
-#[derive(Default)]
-struct Interim {
-    heard: AtomicU32,
-    flood: Notify,
-}
-
-impl Interim {
-    fn one(&self) {
-        if self.heard.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
-            self.flood.notify_one();
-        }
-    }
-}
-
-/// What came of sending.
-enum Sent {
-    /// Nothing: the request is still whole.
-    Not(Request<RequestBody>, FetchError, Lease),
-    /// It was sent, perhaps.
-    Off(Attempt),
-}
-
-async fn send(
-    mut sender: SendRequest<RequestBody>,
-    mut request: Request<RequestBody>,
-    lease: Lease,
-    first_byte: Duration,
-    reused: bool,
-) -> Sent {
-    let interim = Arc::new(Interim::default());
-    let heard = Arc::clone(&interim);
-    hyper::ext::on_informational(&mut request, move |_| heard.one());
-    let answer = sender.try_send_request(request);
-    // From here on the thread is taken, whoever leaves.
-    let mut underway = Underway::new(answer, lease, first_byte);
-    // Both arms are cancel-safe.
-    let answer = tokio::select! {
-        biased;
-        () = interim.flood.notified() => None,
-        answer = tokio::time::timeout(first_byte, underway.answer()) => Some(answer),
-    };
-    let Some(answer) = answer else {
-        // Without its lease it is dropped at once, and closes its connection.
-        drop(underway.arrived());
-        return Sent::Off(Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false });
-    };
-    let Ok(answer) = answer else {
-        return Sent::Off(Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false });
-    };
-    let Some(mut lease) = underway.arrived() else {
-        return Sent::Off(Attempt::Lost { error: FetchError::BadAnswer("none"), reused: false });
-    };
-    match answer {
-        Ok(response) => {
-            lease.answered = true;
-            Sent::Off(Attempt::Answered(response, sender, lease))
-        }
-        Err(mut error) => {
-            if let Some(whole) = error.take_message() {
-                return Sent::Not(whole, FetchError::Broken(error.into_error()), lease);
-            }
-            let error = error.into_error();
-            let error = if error.is_parse() { FetchError::BadAnswer("parse") } else { FetchError::Broken(error) };
-            Sent::Off(Attempt::Lost { error, reused })
-        }
-    }
-}
-
-/// A bodiless request once more.
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// Judges the head and ties body, thread and connection together.
 fn settle(
     way: &Way<'_>,
     lease: Lease,
-    response: Response<Incoming>,
-    sender: SendRequest<RequestBody>,
+    answer: Answer,
+    exchange: Exchange,
     asked: Instant,
     first_byte: Duration,
 ) -> Result<Fetched, FetchError> {
-    let (parts, incoming) = response.into_parts();
-    if let Err(why) = framing::response(parts.status, &parts.headers, way.asked_for) {
+    if let Err(why) = framing::response(answer.status, &answer.headers, way.asked_for) {
         lease.endpoint.note_error(format!("malformed answer: {why}"));
         return Err(FetchError::BadAnswer(why));
     }
-    let closes = parts.version != Version::HTTP_11
-        || parts.status == StatusCode::SWITCHING_PROTOCOLS
-        || parts
-            .headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .any(|line| crate::semantics::cache_control::contains_token(line.as_bytes(), b"close"));
     // A member of another standing is not counted: the reload has taken it away.
     if let Some(member) = way.standing.member(lease.endpoint.id) {
-        member.counters.response(parts.status);
+        member.counters.response(answer.status);
     }
     let plan = &way.standing.plan;
     let timings = Timings { queue: way.queued, first_byte };
     let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
-    let journey = Journey { lease, connection: (!closes).then_some(sender), pool_max: plan.threads };
-    let body = OriginBody::new(incoming, journey, &plan.timeouts);
-    let response = Response::from_parts(parts, body);
+    let journey = Journey { lease, exchange, pool_max: plan.threads };
+    let tunnel = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut response = Response::new(OriginBody::new(journey, &plan.timeouts, tunnel));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
     Ok(Fetched { response, endpoint, epoch, asked, timings, retries: way.retries })
 }
 
 impl Fetched {
-    /// The origin's side of a tunnel, and the thread it occupies for as long as the tunnel lasts.
+    /// The head, and the origin's side of a tunnel: its socket, what has already come through it, and the thread that it
+    /// occupies for as long as it lasts.
     #[must_use]
-    pub fn into_tunnel(mut self) -> (hyper::upgrade::OnUpgrade, http::response::Parts, Option<Lease>) {
-        let upgrade = self.response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
+    pub fn into_tunnel(self) -> (http::response::Parts, Option<(Socket, Bytes, Lease)>) {
         let (parts, body) = self.response.into_parts();
-        let mut carrier = Response::from_parts(http::Response::new(()).into_parts().0, ());
-        if let Some(upgrade) = upgrade {
-            carrier.extensions_mut().insert(upgrade);
-        }
-        (hyper::upgrade::on(carrier), parts, body.into_lease())
+        let journey = body.into_journey().map(|Journey { lease, exchange, .. }| {
+            let (socket, ahead) = exchange.into_socket();
+            (socket, ahead, lease)
+        });
+        (parts, journey)
     }
 }

@@ -5,57 +5,58 @@
 //! It ends with the answer, when the connection breaks, when the endpoint is seen to be down, or when it has lasted as long
 //! again as an answer may take.
 
-use crate::upstream::body::RequestBody;
+use crate::semantics::wire::Answer;
+use crate::upstream::exchange::Exchange;
+use crate::upstream::exchange::Silence;
 use crate::upstream::lease::Lease;
-use http::Request;
-use http::Response;
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-type Answer = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
-
 /// A request under way, with the thread it takes.
 pub(super) struct Underway {
-    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
-    lease: Option<Lease>,
+    sent: Option<(Exchange, Lease)>,
     longest: Duration,
 }
 
 impl Underway {
-    /// A request that was given to a connection; nobody waits for its answer longer than `longest` once he has left.
-    pub fn new(answer: impl Future<Output = Answer> + Send + 'static, lease: Lease, longest: Duration) -> Self {
-        Self { answer: Box::pin(answer), lease: Some(lease), longest }
+    /// A request that was given to a connection. Its answer is waited for no longer than `longest`, and no longer than that
+    /// once nobody wants it any more.
+    pub fn new(exchange: Exchange, lease: Lease, longest: Duration) -> Self {
+        Self { sent: Some((exchange, lease)), longest }
     }
 
-    /// The answer. Cancel-safe: it can be waited for again.
-    pub async fn answer(&mut self) -> Answer {
-        self.answer.as_mut().await
-    }
-
-    /// The answer has come: gives the thread to the one who reads it.
-    pub fn arrived(mut self) -> Option<Lease> {
-        self.lease.take()
+    /// The answer, with what it occupies until its body has ended.
+    ///
+    /// Cancel-safe: dropped, it is waited for on behalf of the thread.
+    ///
+    /// # Errors
+    /// [`Silence`].
+    pub async fn answer(mut self) -> Result<(Answer, Exchange, Lease), Silence> {
+        let Some((exchange, _)) = &mut self.sent else { return Err(Silence::Closed) };
+        let answer = exchange.answer(self.longest).await;
+        if matches!(answer, Err(Silence::Late)) {
+            // The origin may be at it still.
+            return Err(Silence::Late);
+        }
+        let Some((exchange, mut lease)) = self.sent.take() else { return Err(Silence::Closed) };
+        lease.answered = answer.is_ok();
+        answer.map(|answer| (answer, exchange, lease))
     }
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
+        let Some((mut exchange, mut lease)) = self.sent.take() else { return };
         // Without a runtime everything is coming to its end.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let answer = std::mem::replace(&mut self.answer, Box::pin(std::future::pending()));
         let longest = self.longest;
         lease.endpoint.abandoned.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
             let answered = {
                 let fallen = lease.endpoint.fallen.notified();
                 tokio::select! {
-                    answer = answer => answer.is_ok(),
+                    answer = exchange.answer(longest) => answer.is_ok(),
                     () = fallen => false,
-                    () = tokio::time::sleep(longest) => false,
                 }
             };
             lease.answered = answered;

@@ -207,7 +207,7 @@ impl Upstream {
         (desk.patience, desk.hold) = (plan.queue_wait, plan.hold);
         desk.ways.clear();
         if plan.way.is_some() {
-            desk.ways.extend(serving.iter().map(|(_, endpoint)| (endpoint.way(), endpoint.id)));
+            desk.ways.extend(serving.iter().map(|(_, endpoint)| (endpoint.way, endpoint.id)));
         }
         let bounds = bounds(&plan);
         let mut current = self.standing.write().unwrap_or_else(PoisonError::into_inner);

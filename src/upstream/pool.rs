@@ -4,8 +4,7 @@
 //! nothing unusual and no sign of sickness.
 
 use crate::clock;
-use crate::upstream::body::RequestBody;
-use hyper::client::conn::http1::SendRequest;
+use crate::upstream::exchange::Connection;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread::ThreadId;
@@ -19,40 +18,44 @@ pub struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
-    /// The worker that drives the connection: its own requests need no message to another thread.
+    connection: Box<Connection>,
+    /// The worker whose event loop watches the connection: its own requests need no message from another thread.
     thread: ThreadId,
     since: Instant,
 }
 
 impl Pool {
     /// A connection that has been idle for less than `patience`, of this worker if there is one.
-    pub fn take(&self, patience: Duration) -> Option<SendRequest<RequestBody>> {
+    pub fn take(&self, patience: Duration) -> Option<Box<Connection>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.is_empty() {
             return None;
         }
         let now = clock::mono();
-        idle.retain(|one| !one.sender.is_closed() && now.saturating_duration_since(one.since) < patience);
         let here = std::thread::current().id();
-        let at = idle.iter().rposition(|one| one.thread == here).or(idle.len().checked_sub(1))?;
-        Some(idle.remove(at).sender)
+        loop {
+            let at = idle.iter().rposition(|one| one.thread == here).or(idle.len().checked_sub(1))?;
+            let mut one = idle.remove(at);
+            if one.is_good(now, patience) {
+                return Some(one.connection);
+            }
+        }
     }
 
     /// Keeps a connection; the oldest goes if there are `max` already.
-    pub fn put(&self, sender: SendRequest<RequestBody>, max: usize) {
+    pub fn put(&self, connection: Box<Connection>, max: usize) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= max && !idle.is_empty() {
             idle.remove(0);
         }
-        idle.push(Idle { sender, thread: std::thread::current().id(), since: clock::mono() });
+        idle.push(Idle { connection, thread: std::thread::current().id(), since: clock::mono() });
     }
 
     /// Closes what is closed or has been idle for `patience`.
     pub fn sweep(&self, patience: Duration) {
         let now = clock::mono();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|one| !one.sender.is_closed() && now.saturating_duration_since(one.since) < patience);
+        idle.retain_mut(|one| one.is_good(now, patience));
     }
 
     /// Closes all.
@@ -70,5 +73,11 @@ impl Pool {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Idle {
+    fn is_good(&mut self, now: Instant, patience: Duration) -> bool {
+        now.saturating_duration_since(self.since) < patience && self.connection.is_quiet()
     }
 }

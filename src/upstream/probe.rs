@@ -11,6 +11,7 @@ use crate::upstream::Secure;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::exchange::Exchange;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::health::Evidence;
@@ -21,9 +22,8 @@ use crate::upstream::storage;
 use http::HeaderValue;
 use http::Request;
 use http::header;
-use http_body_util::BodyExt;
-use http_body_util::Limited;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -35,6 +35,9 @@ const WARMING_PAUSE: Duration = Duration::from_millis(500);
 
 /// The most of a check's page that is read.
 const PAGE_MAX: usize = 64 * 1024;
+
+/// An answer to a check is waited for no longer than this, whatever else bounds it.
+const ANSWER_MAX: Duration = Duration::from_mins(10);
 
 /// How often an upstream is looked after as a whole.
 const PATROL: Duration = Duration::from_millis(500);
@@ -242,19 +245,24 @@ async fn check(endpoint: &Endpoint, plan: &Plan) -> Result<(), String> {
     get(endpoint, path, plan.secure.as_ref(), check.timeout).await
 }
 
-/// Gets a page on a connection of its own.
+/// Gets a page on a connection of its own. The caller bounds the time.
 async fn get(endpoint: &Endpoint, path: &str, secure: Option<&Secure>, connect: Duration) -> Result<(), String> {
     let opened = connect::open(&endpoint.addr, secure, connect).await;
-    let mut sender = opened.map_err(|error| crate::telemetry::chain(&error))?;
-    let mut request = Request::new(RequestBody::Empty);
+    let connection = opened.map_err(|error| crate::telemetry::chain(&error))?;
+    let mut request = Request::new(());
     *request.uri_mut() = path.parse().map_err(|_| format!("check path `{path}` is no path"))?;
     let host = HeaderValue::try_from(endpoint.addr.authority()).map_err(|error| error.to_string())?;
     request.headers_mut().insert(header::HOST, host);
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("tidegate-check"));
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let response = sender.send_request(request).await.map_err(|error| crate::telemetry::chain(&error))?;
-    let status = response.status();
+    let mut exchange = Exchange::begin(connection, &request.into_parts().0, RequestBody::Empty);
+    let answer = exchange.answer(ANSWER_MAX).await.map_err(|error| crate::telemetry::chain(&error))?;
     // The page is read so that waitress does not log a broken connection; one that is too long has proved enough.
-    let _ = Limited::new(response.into_body(), PAGE_MAX).collect().await;
-    if status.as_u16() < 500 { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+    let mut read = 0;
+    while read < PAGE_MAX
+        && let Some(Ok(data)) = poll_fn(|cx| exchange.poll_data(cx)).await
+    {
+        read += data.len();
+    }
+    if answer.status.as_u16() < 500 { Ok(()) } else { Err(format!("status {}", answer.status.as_u16())) }
 }

@@ -182,7 +182,7 @@ fn request(bytes: &[u8]) {
     }
     hop::join_cookies(&mut headers);
     hop::count_hop(&mut headers);
-    hop::overwrite_forwarded(&mut headers, peer, true, "http", "www.example.org");
+    hop::overwrite_forwarded(&mut headers, peer, true, "http", &http::HeaderValue::from_static("www.example.org"));
     let chain = headers.get("x-forwarded-for").and_then(|chain| chain.to_str().ok()).expect("it is written");
     assert!(chain.ends_with("192.0.2.1"), "{chain}");
     assert!(headers.get_all("cookie").iter().count() <= 1);

@@ -33,8 +33,6 @@ struct Rule {
     stored: bool,
     #[serde(default)]
     either_stored: bool,
-    /// Why 200 is right as well.
-    either: Option<String>,
     #[serde(default)]
     kept: bool,
     #[serde(default)]
@@ -126,8 +124,7 @@ fn hostile_answers_are_refused_or_made_harmless_and_never_stored() {
 fn judge(place: SocketAddr, case: &Case<'_>) -> Option<String> {
     let rule = case.rule;
     let first = ask(place, &rule.method, &case.path, &rule.fields);
-    let either = rule.either.is_some() && first.status == 200 && first.text() == "hello";
-    if !rule.status.contains(&first.status) && !either {
+    if !rule.status.contains(&first.status) {
         return Some(format!("{} where {:?} is right: {:?}", first.status, rule.status, first.head));
     }
     let whole = first.whole && first.status == 200 && !rule.whole;
@@ -142,7 +139,7 @@ fn judge(place: SocketAddr, case: &Case<'_>) -> Option<String> {
         return Some(format!("the visitor misses {has:?}: {head:?}"));
     }
     let second = ask(place, "GET", &case.path, "");
-    if second.is_hit() != rule.stored && !rule.either_stored && !either {
+    if second.is_hit() != rule.stored && !rule.either_stored {
         return Some(format!("answered from the cache: {}: {:?}", second.is_hit(), second.head));
     }
     if first.text().contains("poison") || second.text().contains("poison") {

@@ -37,6 +37,7 @@ pub struct Change<'a> {
     pub cache: &'a str,
     pub site: &'a str,
     pub upstream: &'a str,
+    pub log: &'a str,
     pub more: &'a str,
 }
 
@@ -46,10 +47,11 @@ impl Change<'_> {
         let listen = if self.listen.is_empty() { "\"127.0.0.1:0\"" } else { self.listen };
         let mut text = String::new();
         let socket = dir.path().join("admin.sock");
+        let log = if self.log.is_empty() { "access = \"off\"" } else { self.log };
         let Self { server, limits, cache, site, upstream, more, .. } = self;
         writeln!(text, "version = 1\n[server]\nlisten = [{listen}]\nworkers = 2\ndrain = \"5s\"\n{server}")
             .expect("text");
-        writeln!(text, "[server.limits]\n{limits}\n[cache]\n{cache}\n[log]\naccess = \"off\"").expect("text");
+        writeln!(text, "[server.limits]\n{limits}\n[cache]\n{cache}\n[log]\n{log}").expect("text");
         writeln!(text, "[admin]\nsocket = \"{}\"", socket.display()).expect("text");
         writeln!(text, "[site.\"www.example.org\"]\nupstream = \"zope\"\n{site}").expect("text");
         let servers =

@@ -138,6 +138,35 @@ fn a_503_is_tried_elsewhere_when_asked_for_and_a_form_never_is() {
 }
 
 #[test]
+fn who_leaves_before_an_answer_is_told_of() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |_, stream| {
+        of_origin.pass();
+        finish(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let access = dir.path().join("access");
+    let log = format!("access = \"combined\"\naccess_file = \"{}\"", access.display());
+    let edge = Edge::with(&[origin.address], &Change { log: &log, ..Change::default() });
+    for (count, fields) in [(1, ME), (2, "")] {
+        let mut impatient = edge.client();
+        impatient.ask("/reload", fields);
+        origin.wait_for(count);
+        drop(impatient);
+    }
+    let left = "tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"upstream\"}";
+    edge.wait_until(|edge| edge.metric(left) >= 2.0);
+    gate.open();
+    assert_eq!(edge.metric("tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"body\"}"), 0.0);
+    until("the access log tells it", || {
+        let lines = std::fs::read_to_string(&access).unwrap_or_default();
+        lines.lines().filter(|line| line.contains("GET /reload HTTP/1.1\" 499 ")).count() == 2
+    });
+}
+
+#[test]
 fn who_leaves_does_not_free_the_thread_that_works_for_him() {
     let gate = Gate::default();
     let of_origin = gate.clone();

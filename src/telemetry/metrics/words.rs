@@ -215,7 +215,7 @@ words!(
     AbortPhase {
         /// In the queue.
         Queue = "queue",
-        /// At the origin.
+        /// On its way to the origin and back, with no head of an answer yet.
         Upstream = "upstream",
         /// While the body was on its way.
         Body = "body",

@@ -1,0 +1,306 @@
+//! HTTP/1.1 towards an origin as bytes (RFC 9112): the head of a request, the head of an answer, how long its body is.
+//!
+//! Syntax is httparse's, as on the visitors' side: nothing lax is switched on. What is well formed and still makes no sense
+//! is for `framing` to judge. What cannot be read is an error, and its connection is of no more use.
+
+use crate::semantics::cache_control::contains_token;
+use bytes::BytesMut;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::header;
+use http::request::Parts;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// It has none.
+    None,
+    /// By its length in bytes.
+    Length(u64),
+    /// In chunks, for its length is not known.
+    Chunked,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status, 100 to 999.
+    pub status: StatusCode,
+    /// Its fields; their values share the bytes that were read.
+    pub headers: HeaderMap,
+    /// How long its body is.
+    pub length: Length,
+    /// Whether the connection may be used again when the body has ended (RFC 9112 9.3).
+    pub persists: bool,
+}
+
+/// How long the body of an answer is (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many bytes.
+    Known(u64),
+    /// Its chunks tell.
+    Chunked,
+    /// It ends with the connection.
+    UntilClose,
+}
+
+/// Why what an origin wrote is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// More than [`HEAD_MAX`] bytes or [`FIELDS_MAX`] fields.
+    #[error("the head of the answer is too large")]
+    TooLarge,
+    /// It breaks the grammar.
+    #[error("the head of the answer is malformed")]
+    Malformed,
+    /// Nobody can tell where its body ends.
+    #[error("the length of the answer is malformed")]
+    BadLength,
+}
+
+/// Reads the heads of the answers to one request, as their bytes arrive.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// So many bytes have been looked at, and hold no whole head.
+    seen: usize,
+    /// With fewer bytes than these, and no end in sight, it is not worth looking again.
+    worth: usize,
+}
+
+/// Writes the head of a request. Whatever `head` says of framing is left out: `framing` is what holds.
+pub fn write(head: &Parts, framing: Framing, out: &mut Vec<u8>) {
+    out.reserve(head.headers.len() * FIELD_GUESS + FIELD_GUESS);
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &head.headers {
+        if name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING {
+            field(out, name, value.as_bytes());
+        }
+    }
+    match framing {
+        Framing::None => {}
+        Framing::Length(length) => field(out, &header::CONTENT_LENGTH, length.to_string().as_bytes()),
+        Framing::Chunked => field(out, &header::TRANSFER_ENCODING, b"chunked"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Reader {
+    /// Takes a head out of what has arrived, once it is whole; `asked`: the request's method.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]; as early as it can be told.
+    pub fn take(&mut self, arrived: &mut BytesMut, asked: &Method) -> Result<Option<Answer>, NoAnswer> {
+        if !self.is_worth_looking(arrived) {
+            return if arrived.len() > HEAD_MAX { Err(NoAnswer::TooLarge) } else { Ok(None) };
+        }
+        let answer = parse(arrived, asked)?;
+        if answer.is_some() {
+            *self = Self::default();
+        } else if arrived.len() > HEAD_MAX {
+            return Err(NoAnswer::TooLarge);
+        }
+        Ok(answer)
+    }
+
+    /// A head that comes byte by byte is not parsed for each of them: only when it seems to be whole, and now and then, so
+    /// that what can never become one is refused early.
+    fn is_worth_looking(&mut self, arrived: &[u8]) -> bool {
+        let new = arrived.get(self.seen.saturating_sub(2)..).unwrap_or_default();
+        let ends =
+            self.seen == 0 || new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n");
+        let worth = arrived.len() > self.seen && (ends || arrived.len() >= self.worth);
+        self.seen = arrived.len();
+        if worth {
+            self.worth = arrived.len() * 2;
+        }
+        worth
+    }
+}
+
+/// Where a field's name and value are.
+type Place = [Range<usize>; 2];
+
+fn parse(arrived: &mut BytesMut, asked: &Method) -> Result<Option<Answer>, NoAnswer> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut answer, arrived, &mut fields);
+    let len = match parsed {
+        Ok(httparse::Status::Complete(len)) if len > HEAD_MAX => return Err(NoAnswer::TooLarge),
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(NoAnswer::TooLarge),
+        Err(_) => return Err(NoAnswer::Malformed),
+    };
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(NoAnswer::Malformed)?;
+    let current = answer.version == Some(1);
+    let base = arrived.as_ptr().addr();
+    let place = |text: &[u8]| text.as_ptr().addr() - base..text.as_ptr().addr() - base + text.len();
+    let places: Vec<Place> =
+        answer.headers.iter().map(|field| [place(field.name.as_bytes()), place(field.value)]).collect();
+    let head = arrived.split_to(len).freeze();
+    let mut headers = HeaderMap::with_capacity(places.len() + FIELDS_TO_COME);
+    for [name, value] in places {
+        let name = HeaderName::from_bytes(&head[name]).map_err(|_| NoAnswer::Malformed)?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(|_| NoAnswer::Malformed)?;
+        headers.append(name, value);
+    }
+    let length = length(status, &headers, current, asked)?;
+    let other_protocol = status == StatusCode::SWITCHING_PROTOCOLS;
+    let persists = current && length != Length::UntilClose && !other_protocol && !closes(&headers);
+    Ok(Some(Answer { status, headers, length, persists }))
+}
+
+/// RFC 9112 6.3.
+fn length(status: StatusCode, headers: &HeaderMap, current: bool, asked: &Method) -> Result<Length, NoAnswer> {
+    if status.is_informational() || matches!(status.as_u16(), 204 | 304) || *asked == Method::HEAD {
+        return Ok(Length::Known(0));
+    }
+    if let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
+        // RFC 9112 6.1: HTTP/1.0 has no transfer codings. Of several, or others than chunked, `framing` will have none.
+        return match coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            _ if !current => Err(NoAnswer::BadLength),
+            true => Ok(Length::Chunked),
+            false => Ok(Length::UntilClose),
+        };
+    }
+    let Some(length) = headers.get(header::CONTENT_LENGTH) else { return Ok(Length::UntilClose) };
+    digits(length.as_bytes()).map(Length::Known).ok_or(NoAnswer::BadLength)
+}
+
+/// RFC 9110 8.6: digits and nothing else.
+fn digits(text: &[u8]) -> Option<u64> {
+    let digit = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(u64::from(byte.checked_sub(b'0')?));
+    let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    all.then(|| text.iter().try_fold(0, digit)).flatten()
+}
+
+fn closes(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|line| contains_token(line.as_bytes(), b"close"))
+}
+
+/// The most bytes of an answer's head.
+pub const HEAD_MAX: usize = 128 * 1024;
+
+/// The most fields of an answer's head.
+pub const FIELDS_MAX: usize = 200;
+
+/// What is added to a head on its way to the visitor finds room in it.
+const FIELDS_TO_COME: usize = 4;
+
+/// What a line of a head takes, roughly.
+const FIELD_GUESS: usize = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use proptest::prelude::*;
+
+    fn take(text: &[u8], asked: &Method) -> Result<Option<Answer>, NoAnswer> {
+        Reader::default().take(&mut BytesMut::from(text), asked)
+    }
+
+    #[test]
+    fn a_request_is_written_with_one_framing() {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = "/a?b=c".parse().unwrap();
+        for (name, value) in [("host", "a"), ("content-length", "7"), ("transfer-encoding", "gzip"), ("x", "y")] {
+            request.headers_mut().append(name, HeaderValue::from_static(value));
+        }
+        let (head, ()) = request.into_parts();
+        for (framing, line) in [
+            (Framing::None, ""),
+            (Framing::Length(12), "content-length: 12\r\n"),
+            (Framing::Chunked, "transfer-encoding: chunked\r\n"),
+        ] {
+            let mut out = Vec::new();
+            write(&head, framing, &mut out);
+            let text = format!("POST /a?b=c HTTP/1.1\r\nhost: a\r\nx: y\r\n{line}\r\n");
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_how_long_its_body_is_and_whether_the_connection_lasts() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        for (head, asked, length, persists) in [
+            (format!("{ok}Content-Length: 5\r\n\r\n"), Method::GET, Length::Known(5), true),
+            (format!("{ok}Content-Length: 5\r\n\r\n"), Method::HEAD, Length::Known(0), true),
+            (format!("{ok}Transfer-Encoding: Chunked\r\n\r\n"), Method::GET, Length::Chunked, true),
+            (format!("{ok}Transfer-Encoding: gzip\r\n\r\n"), Method::GET, Length::UntilClose, false),
+            (format!("{ok}\r\n"), Method::GET, Length::UntilClose, false),
+            (format!("{ok}Connection: x, Close\r\nContent-Length: 5\r\n\r\n"), Method::GET, Length::Known(5), false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n".into(), Method::GET, Length::Known(5), false),
+            ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n".into(), Method::GET, Length::Known(0), true),
+            ("HTTP/1.1 304 No\r\n\r\n".into(), Method::GET, Length::Known(0), true),
+            ("HTTP/1.1 103 Early\r\n\r\n".into(), Method::GET, Length::Known(0), true),
+            ("HTTP/1.1 101 Other\r\n\r\n".into(), Method::GET, Length::Known(0), false),
+        ] {
+            let answer = take(head.as_bytes(), &asked).unwrap().unwrap();
+            assert_eq!((answer.length, answer.persists), (length, persists), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused_as_soon_as_it_shows() {
+        for (text, why) in [
+            ("SSH-2.0-x", NoAnswer::Malformed),
+            ("HTTP/1.1 099 Low\r\n\r\n", NoAnswer::Malformed),
+            ("HTTP/1.1 200 OK\r\nX : y\r\n", NoAnswer::Malformed),
+            ("HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n", NoAnswer::Malformed),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", NoAnswer::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", NoAnswer::BadLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", NoAnswer::BadLength),
+        ] {
+            assert_eq!(take(text.as_bytes(), &Method::GET).unwrap_err(), why, "{text:?}");
+        }
+        let long = [b"HTTP/1.1 200 OK\r\nX: ", vec![b'x'; HEAD_MAX].as_slice()].concat();
+        assert_eq!(take(&long, &Method::GET).unwrap_err(), NoAnswer::TooLarge);
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(FIELDS_MAX + 1));
+        assert_eq!(take(many.as_bytes(), &Method::GET).unwrap_err(), NoAnswer::TooLarge);
+    }
+
+    #[test]
+    fn a_head_may_come_in_any_pieces() {
+        let text = b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: \xe4\r\n\r\nhello";
+        for piece in 1..text.len() {
+            let (mut reader, mut arrived, mut statuses) = (Reader::default(), BytesMut::new(), Vec::new());
+            for bytes in text.chunks(piece) {
+                arrived.extend_from_slice(bytes);
+                while statuses.last() != Some(&200)
+                    && let Some(answer) = reader.take(&mut arrived, &Method::GET).unwrap()
+                {
+                    statuses.push(answer.status.as_u16());
+                }
+            }
+            assert_eq!(statuses, [103, 200], "{piece}");
+            assert_eq!(&arrived[..], b"hello", "{piece}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200), ok in any::<bool>()) {
+            let text = if ok { [&b"HTTP/1.1 200 OK\r\n"[..], &bytes, b"\r\n\r\n"].concat() } else { bytes };
+            let _ = take(&text, &Method::GET);
+        }
+    }
+}

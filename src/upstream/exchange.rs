@@ -1,0 +1,374 @@
+//! One request and its answer on one connection to an origin, driven by whoever waits for it: no task, no channel.
+//!
+//! What the bytes mean is `semantics::wire`'s and `semantics::chunks`' to say. Here they are moved, both ways at once: an origin may
+//! answer before it has read all of a request. A connection on which anything went wrong, or is left unfinished, closes by
+//! being dropped.
+
+use crate::clock;
+use crate::semantics::chunks;
+use crate::semantics::chunks::Decoder;
+use crate::semantics::chunks::Piece;
+use crate::semantics::wire;
+use crate::semantics::wire::Answer;
+use crate::semantics::wire::Framing;
+use crate::semantics::wire::NoAnswer;
+use crate::upstream::body::RequestBody;
+use crate::upstream::connect::Socket;
+use crate::upstream::patience::Alarm;
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::Method;
+use http::request::Parts;
+use http_body::Body;
+use std::future::poll_fn;
+use std::io;
+use std::io::Write;
+use std::pin::Pin;
+use std::pin::pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::task::ready;
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+/// A connection to an origin.
+pub struct Connection {
+    socket: Socket,
+    /// What was read and is not yet understood.
+    arrived: BytesMut,
+    /// What is to be written, from `written` on.
+    output: Vec<u8>,
+    written: usize,
+    alarm: Alarm,
+}
+
+/// A request under way on its connection.
+pub struct Exchange {
+    connection: Box<Connection>,
+    method: Method,
+    /// What of the request's body is still to be sent.
+    upload: Option<Upload>,
+    /// Why the rest of the request cannot be sent.
+    broken: Option<io::Error>,
+    reader: wire::Reader,
+    interim: u32,
+    answer: Decoder,
+    /// The connection may be used again when both bodies have ended.
+    persists: bool,
+}
+
+struct Upload {
+    body: RequestBody,
+    /// The bytes left of the length that was announced; none: in chunks.
+    left: Option<u64>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Silence {
+    /// The connection ended.
+    #[error("the connection closed before an answer came")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke before an answer came")]
+    Broken(#[source] io::Error),
+    /// Something came that is no answer.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    /// Interim answers came, and no end of them.
+    #[error("more than {INTERIM_MAX} interim answers came")]
+    Interim,
+    /// It took too long.
+    #[error("no answer came in time")]
+    Late,
+}
+
+/// Why the body of an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokeOff {
+    /// The connection broke.
+    #[error("the connection broke in the middle of the answer")]
+    Connection(#[source] io::Error),
+    /// Its framing says so.
+    #[error(transparent)]
+    Framing(#[from] chunks::Broken),
+}
+
+impl Connection {
+    /// Over a socket on which nothing was said yet.
+    #[must_use]
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, arrived: BytesMut::new(), output: Vec::new(), written: 0, alarm: Alarm::default() }
+    }
+
+    /// Whether it is open and silent. An idle connection on which something arrives has been closed, or brings what nobody
+    /// asked for (RFC 9112 9.2).
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut context = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.socket).poll_read(&mut context, &mut ReadBuf::new(&mut byte));
+        self.arrived.is_empty() && read.is_pending()
+    }
+
+    /// Reads what there is; says how many bytes, none at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>, wanted: Option<u64>) -> Poll<io::Result<usize>> {
+        // What is handed out keeps its buffer, so a new one is made when the last is nearly full: as large as what is to come.
+        if self.arrived.capacity() - self.arrived.len() < READ_MIN {
+            let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok()).unwrap_or(0);
+            self.arrived.reserve(wanted.clamp(READ, READ_MAX));
+        }
+        pin!(self.socket.read_buf(&mut self.arrived)).poll(cx)
+    }
+
+    /// Writes all of the output.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += written;
+        }
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.output.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_written(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Lets go of large buffers before the connection is kept.
+    fn shrink(&mut self) {
+        if self.arrived.capacity() > KEPT_MAX {
+            self.arrived = BytesMut::new();
+        }
+        if self.output.capacity() > KEPT_MAX {
+            self.output = Vec::new();
+        }
+    }
+}
+
+impl Exchange {
+    /// Begins to send a request.
+    #[must_use]
+    pub fn begin(mut connection: Box<Connection>, head: &Parts, body: RequestBody) -> Self {
+        let framing = match body.size_hint().exact() {
+            _ if body.is_end_stream() => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        wire::write(head, framing, &mut connection.output);
+        let upload = match framing {
+            Framing::None => None,
+            Framing::Length(left) => Some(Upload { body, left: Some(left) }),
+            Framing::Chunked => Some(Upload { body, left: None }),
+        };
+        Self {
+            connection,
+            method: head.method.clone(),
+            upload,
+            broken: None,
+            reader: wire::Reader::default(),
+            interim: 0,
+            answer: Decoder::new(wire::Length::Known(0)),
+            persists: false,
+        }
+    }
+
+    /// The head of the answer, if it comes within `within`. Interim answers are passed over.
+    ///
+    /// Cancel-safe: it can be waited for again.
+    ///
+    /// # Errors
+    /// [`Silence`].
+    pub async fn answer(&mut self, within: Duration) -> Result<Answer, Silence> {
+        let due = clock::mono() + within;
+        poll_fn(|cx| match self.poll_answer(cx) {
+            Poll::Pending => self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late)),
+            answered => answered,
+        })
+        .await
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Silence>> {
+        self.poll_send(cx).map_err(Silence::Broken)?;
+        loop {
+            while let Some(answer) = self.reader.take(&mut self.connection.arrived, &self.method)? {
+                if answer.status.is_informational() && answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
+                    self.interim += 1;
+                    if self.interim > INTERIM_MAX {
+                        return Poll::Ready(Err(Silence::Interim));
+                    }
+                    continue;
+                }
+                self.answer = Decoder::new(answer.length);
+                self.persists = answer.persists;
+                return Poll::Ready(Ok(answer));
+            }
+            match ready!(self.connection.poll_read(cx, None)) {
+                Ok(0) => return Poll::Ready(Err(self.broken.take().map_or(Silence::Closed, Silence::Broken))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Silence::Broken(self.broken.take().unwrap_or(error)))),
+            }
+        }
+    }
+
+    /// The next piece of the answer's body; nothing at its end.
+    ///
+    /// # Errors
+    /// [`BrokeOff`].
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokeOff>>> {
+        if let Err(error) = self.poll_send(cx) {
+            return Poll::Ready(Some(Err(BrokeOff::Connection(error))));
+        }
+        loop {
+            match self.answer.take(&mut self.connection.arrived) {
+                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::NeedsMore) => {}
+                Err(broken) => return Poll::Ready(Some(Err(broken.into()))),
+            }
+            match ready!(self.connection.poll_read(cx, self.answer.left())) {
+                Ok(0) => return Poll::Ready(self.answer.closed().err().map(|broken| Err(broken.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(BrokeOff::Connection(error)))),
+            }
+        }
+    }
+
+    /// Whether the answer's body has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.answer.has_ended()
+    }
+
+    /// How many bytes of the answer's body are left, where that is known.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        self.answer.left()
+    }
+
+    /// The connection, if it can carry another request: all was sent, all was read, and nothing came besides.
+    #[must_use]
+    pub fn finish(mut self) -> Option<Box<Connection>> {
+        let clean = self.persists
+            && self.is_sent()
+            && self.broken.is_none()
+            && self.has_ended()
+            && self.connection.arrived.is_empty();
+        clean.then(|| {
+            self.connection.shrink();
+            self.connection
+        })
+    }
+
+    /// The socket after a change of protocol, and what has arrived in the new one.
+    #[must_use]
+    pub fn into_socket(self) -> (Socket, Bytes) {
+        (self.connection.socket, self.connection.arrived.freeze())
+    }
+
+    /// Sends what can be sent of the request. A connection that takes no more is noted for whoever finds no answer: an origin
+    /// that has had enough may close its side and answer all the same.
+    ///
+    /// # Errors
+    /// When the request's body breaks off: there is nothing to wait for.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.broken.is_none() && !self.is_sent() {
+            let waits = self.take_upload(cx)?;
+            match self.connection.poll_write(cx) {
+                Poll::Ready(Ok(())) if !waits => {}
+                Poll::Ready(Ok(())) | Poll::Pending => break,
+                Poll::Ready(Err(error)) => self.broken = Some(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_sent(&self) -> bool {
+        self.upload.is_none() && self.connection.is_written()
+    }
+
+    /// Takes what there is of the request's body into the output, within bounds; says whether the body has to be waited for.
+    fn take_upload(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let output = &mut self.connection.output;
+        while let Some(upload) = &mut self.upload
+            && output.len() < OUTPUT_MAX
+        {
+            match Pin::new(&mut upload.body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are dropped, as those of answers are.
+                    if let Ok(data) = frame.into_data() {
+                        upload.write(&data, output)?;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Err(io::Error::other(error)),
+                Poll::Ready(None) => {
+                    upload.end(output)?;
+                    self.upload = None;
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Upload {
+    fn write(&mut self, data: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
+        if data.is_empty() {
+            // An empty chunk would be the last.
+            return Ok(());
+        }
+        match &mut self.left {
+            Some(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or_else(wrong_length)?;
+                output.extend_from_slice(data);
+            }
+            None => {
+                write!(output, "{:x}\r\n", data.len())?;
+                output.extend_from_slice(data);
+                output.extend_from_slice(b"\r\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, output: &mut Vec<u8>) -> io::Result<()> {
+        match self.left {
+            None => output.extend_from_slice(b"0\r\n\r\n"),
+            Some(0) => {}
+            Some(_) => return Err(wrong_length()),
+        }
+        Ok(())
+    }
+}
+
+/// A request with another length than it says would begin the next one (RFC 9112 6.3).
+fn wrong_length() -> io::Error {
+    io::Error::other("the request's body has not the length that it announced")
+}
+
+/// More interim answers to one request are a flood: 100, 103 and a few 102 are all that anybody has a use for.
+const INTERIM_MAX: u32 = 64;
+
+/// The size of a read, unless more is known to come ...
+const READ: usize = 8 * 1024;
+
+/// ... up to this.
+const READ_MAX: usize = 64 * 1024;
+
+/// A buffer with less room is not read into.
+const READ_MIN: usize = 1024;
+
+/// No more of a request's body is taken while so much waits to be written.
+const OUTPUT_MAX: usize = 16 * 1024;
+
+/// The largest buffer that an idle connection keeps.
+const KEPT_MAX: usize = 16 * 1024;
