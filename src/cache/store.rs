@@ -81,7 +81,7 @@ pub struct Cache {
     settings: Settings,
     small: Shelves,
     large: Shelves,
-    private: Moka<Box<[u8]>, Private>,
+    private: Moka<Box<[u8]>, Private, RandomState>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
     evicted: Arc<[AtomicU64; 2]>,
@@ -124,7 +124,10 @@ impl Cache {
             settings,
             small: tier(small, 0, &evicted),
             large: tier(large, 1, &evicted),
-            private: Moka::builder().max_capacity(PRIVATE_KEYS).time_to_live(PRIVATE_FOR).build(),
+            private: Moka::builder()
+                .max_capacity(PRIVATE_KEYS)
+                .time_to_live(PRIVATE_FOR)
+                .build_with_hasher(RandomState::default()),
             flights: Flights::new(),
             fills: FillBudget::new(fills),
             evicted,

@@ -157,7 +157,13 @@ async fn try_pass(
     let shows_cookies = client.headers.contains_key(header::COOKIE);
     let mut head = errand.origin_head(method.clone(), client.headers)?;
     let server = &errand.snapshot.server;
-    let body = errand.edge.spool.take_in(body, &server.spool, server.limits.spool.0).await?;
+    // Boxed, so that the many requests without a body do not carry the room of an upload about.
+    let body = match body {
+        RequestBody::Empty => body,
+        upload @ RequestBody::Stream { .. } => {
+            Box::pin(errand.edge.spool.take_in(upload, &server.spool, server.limits.spool.0)).await?
+        }
+    };
     if websocket {
         tunnel::ask(&mut head.headers);
     }
@@ -198,7 +204,7 @@ impl Answered {
         let (mut head, headers) = (self.head.clone(), HeaderMap::new());
         let (verdict, _) = storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times);
         match verdict {
-            Storable::No(why) => cache.note_private(key, why.as_str(), clock::mono()),
+            Storable::No(why) => cache.note_private(key, why.as_str(), self.times.answered.mono),
             // With a visitor's cookies the page may be another than without.
             Storable::Yes(_) if !shows_cookies => cache.forget_private(key),
             Storable::Yes(_) => {}
@@ -276,13 +282,14 @@ async fn travel(errand: &Errand, head: Parts, body: RequestBody, gone: Option<Go
 /// came, costs all the time since it began: else leaving would make it free.
 struct Bill<'a> {
     meters: &'a [Meter],
-    began: Instant,
+    /// When it began; nothing, and the clock is not read, where nobody counts.
+    began: Option<Instant>,
     known: Option<Duration>,
 }
 
 impl<'a> Bill<'a> {
     fn begin(meters: &'a [Meter]) -> Self {
-        Self { meters, began: clock::mono(), known: None }
+        Self { meters, began: (!meters.is_empty()).then(clock::mono), known: None }
     }
 
     fn settle(mut self, took: Duration) {
@@ -292,10 +299,8 @@ impl<'a> Bill<'a> {
 
 impl Drop for Bill<'_> {
     fn drop(&mut self) {
-        if self.meters.is_empty() {
-            return;
-        }
-        let took = self.known.unwrap_or_else(|| clock::mono().saturating_duration_since(self.began));
+        let Some(began) = self.began else { return };
+        let took = self.known.unwrap_or_else(|| clock::mono().saturating_duration_since(began));
         self.meters.iter().for_each(|meter| meter.charge(took));
     }
 }

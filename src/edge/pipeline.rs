@@ -56,6 +56,7 @@ pub struct Session {
 }
 
 /// The answer to one request: at hand, or under way.
+#[expect(clippy::large_enum_variant, reason = "a hit is handed on without an allocation")]
 pub enum Answer {
     /// At hand.
     Ready(Option<Response<OutBody>>),
@@ -287,6 +288,10 @@ fn lookup(
         return refuse(refusal);
     }
     let lookup = Lookup { key, found: look.found };
+    if look.found.is_none() && edge.cache.is_private(key) {
+        // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
+        return pass(edge, snapshot, request, question, Some(&lookup), status, now);
+    }
     match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
         Ok(errand) => {
             let trail = Box::new(Trail::of(edge, request, question, &errand.status, now));

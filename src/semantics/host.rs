@@ -36,7 +36,7 @@ impl<'a> Authority<'a> {
                 literal.parse::<Ipv6Addr>().map_err(|_| WRONG)?;
                 literal.len() + 2
             }
-            None => text.find(':').unwrap_or(text.len()),
+            None => text.bytes().position(|byte| byte == b':').unwrap_or(text.len()),
         };
         let (host, port) = text.split_at(host_len);
         if !host.starts_with('[') && !is_name(host) {
@@ -87,12 +87,20 @@ impl fmt::Display for Authority<'_> {
 
 /// Letters, digits, `-`, `_` and `.`; no empty label but for one trailing dot... which Zope would put into links, so none.
 fn is_name(host: &str) -> bool {
-    !host.is_empty()
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        })
+    let mut label = 0;
+    for byte in host.bytes() {
+        match byte {
+            b'.' if label == 0 => return false,
+            b'.' => label = 0,
+            b'-' | b'_' => label += 1,
+            _ if byte.is_ascii_alphanumeric() => label += 1,
+            _ => return false,
+        }
+        if label > 63 {
+            return false;
+        }
+    }
+    label > 0
 }
 
 /// The authority that a request is for. An absolute form outweighs Host (RFC 9112 3.2.2); HTTP/2's `:authority`, which

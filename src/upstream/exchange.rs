@@ -191,7 +191,7 @@ impl Exchange {
         let due = clock::mono() + within;
         poll_fn(|cx| match self.poll_answer(cx) {
             Poll::Pending => self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late)),
-            answered => answered,
+            answered @ Poll::Ready(_) => answered,
         })
         .await
     }
@@ -326,16 +326,13 @@ impl Upload {
             // An empty chunk would be the last.
             return Ok(());
         }
-        match &mut self.left {
-            Some(left) => {
-                *left = left.checked_sub(data.len() as u64).ok_or_else(wrong_length)?;
-                output.extend_from_slice(data);
-            }
-            None => {
-                write!(output, "{:x}\r\n", data.len())?;
-                output.extend_from_slice(data);
-                output.extend_from_slice(b"\r\n");
-            }
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(data.len() as u64).ok_or_else(wrong_length)?;
+            output.extend_from_slice(data);
+        } else {
+            write!(output, "{:x}\r\n", data.len())?;
+            output.extend_from_slice(data);
+            output.extend_from_slice(b"\r\n");
         }
         Ok(())
     }

@@ -128,6 +128,10 @@ impl FetchError {
 }
 
 /// What became of one attempt.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every attempt is answered: a box would be an allocation for each"
+)]
 enum Attempt {
     Answered(Answer, Exchange, Lease),
     /// Nothing of it was sent.
@@ -359,7 +363,9 @@ impl Upstream {
 
     async fn connect(&self, lease: &Lease, plan: &Plan) -> Result<Box<Connection>, FetchError> {
         let began = clock::mono();
-        let mut connection = connect::open(&lease.endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await?;
+        // Boxed: most requests find a kept connection, and need not carry the room of a handshake about.
+        let opening = Box::pin(connect::open(&lease.endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect));
+        let mut connection = opening.await?;
         self.counters.connected(clock::mono().saturating_duration_since(began));
         // Who closes at once, or speaks first, has not heard the request.
         if connection.is_quiet() { Ok(connection) } else { Err(FetchError::Broken(Silence::Closed)) }

@@ -159,7 +159,7 @@ fn who_leaves_before_an_answer_is_told_of() {
     let left = "tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"upstream\"}";
     edge.wait_until(|edge| edge.metric(left) >= 2.0);
     gate.open();
-    assert_eq!(edge.metric("tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"body\"}"), 0.0);
+    assert!(edge.metric("tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"body\"}") < 1.0);
     until("the access log tells it", || {
         let lines = std::fs::read_to_string(&access).unwrap_or_default();
         lines.lines().filter(|line| line.contains("GET /reload HTTP/1.1\" 499 ")).count() == 2
