@@ -26,6 +26,12 @@ use self::h2::HEADERS;
 use self::h2::PING;
 use self::h2::RST_STREAM;
 use self::h2::WINDOW_UPDATE;
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::RootCertStore;
+use rustls::StreamOwned;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::BufRead;
@@ -35,9 +41,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Child;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -56,6 +64,7 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("nonsense", nonsense),
     ("pipelines", pipelines),
     ("misses", misses),
+    ("TLS handshakes", handshakes),
     ("h2 pings", pings),
     ("h2 rapid reset", rapid_reset),
     ("h2 made-you-reset", made_you_reset),
@@ -63,6 +72,9 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("h2 field bomb", field_bomb),
     ("h2 windows of nothing", no_windows),
 ];
+
+/// Where the server speaks TLS, and who believes its certificate.
+static SECURE: OnceLock<(SocketAddr, Arc<ClientConfig>)> = OnceLock::new();
 
 struct Options {
     seconds: u64,
@@ -86,11 +98,11 @@ fn options() -> Options {
 fn main() {
     let options = options();
     let origin = serve_pages();
-    let server = Server::start(origin, if options.idle.is_some() { "120s" } else { "3s" });
-    warm(server.place);
     if let Some(count) = options.idle {
-        return idle(&server, count);
+        return idle(origin, count);
     }
+    let server = Server::start(origin, "3s");
+    warm(server.place);
     let calm = run(&server, &[], 3);
     println!("{:28} {}", "no attack", calm.line());
     if options.each {
@@ -112,28 +124,44 @@ fn main() {
 struct Server {
     child: Child,
     place: SocketAddr,
+    secure: SocketAddr,
+    /// Believes its certificate.
+    client: Arc<ClientConfig>,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
     fn start(origin: SocketAddr, waits: &str) -> Self {
         let dir = tempfile::TempDir::new().expect("a directory");
-        let place = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let (place, secure) = (free(), free());
+        let made = rcgen::generate_simple_self_signed(["www.example.org".to_owned()]).expect("a certificate");
+        let (cert, key) = (dir.path().join("own.crt"), dir.path().join("own.key"));
+        fs::write(&cert, made.cert.pem()).expect("a file");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("its mode");
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a root");
+        let client = Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
         let socket = dir.path().join("admin.sock");
         let text = format!(
-            "version = 1\n[server]\nlisten = [\"{place}\"]\nworkers = 2\nh2c = true\nspool = \"{spool}\"\n\
+            "version = 1\n[server]\nlisten = [\"{place}\", \"https://{secure}\"]\nworkers = 2\nh2c = true\nredirect_https = false\nspool = \"{spool}\"\n\
              [server.limits]\nper_client = 10000\nidle = \"{waits}\"\nhead = \"3s\"\nfirst_byte = \"{waits}\"\n\
              body_idle = \"3s\"\nwrite_idle = \"3s\"\n[cache]\nmemory = \"16MiB\"\nobject_max = \"2MiB\"\n[log]\naccess = \"off\"\nlevel = \"error\"\n\
              [admin]\nsocket = \"{socket}\"\n[site.\"www.example.org\"]\nupstream = \"zope\"\n\
              [upstream.zope]\nservers = [\"{origin}\"]\nthreads = 8\ncheck = {{ kind = \"off\" }}\n\
-             [limit.per-client]\nrate = \"off\"\n",
+             [limit.per-client]\nrate = \"off\"\n[tls]\ncerts = [{{ cert = \"{cert}\", key_file = \"{key}\" }}]\n",
+            cert = cert.display(),
+            key = key.display(),
             spool = dir.path().display(),
             socket = socket.display(),
         );
+        // Attackers aim at the first, the only one while they are there.
+        let _ = SECURE.set((secure, Arc::clone(&client)));
         let file = dir.path().join("tidegate.toml");
         fs::write(&file, text).expect("a file");
         let child = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["run", "--config"]).arg(&file).spawn();
-        let server = Self { child: child.expect("tidegate"), place, _dir: dir };
+        let server = Self { child: child.expect("tidegate"), place, secure, client, _dir: dir };
         let began = Instant::now();
         while TcpStream::connect(place).is_err() {
             assert!(began.elapsed() < Duration::from_secs(20), "tidegate does not listen");
@@ -362,7 +390,7 @@ fn honest_get(kept: &mut Option<BufReader<TcpStream>>, place: SocketAddr, path: 
     was_kept && honest_get(kept, place, path)
 }
 
-fn get_on(stream: &mut BufReader<TcpStream>, path: &str) -> Option<()> {
+fn get_on<S: Read + Write>(stream: &mut BufReader<S>, path: &str) -> Option<()> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: www.example.org\r\n\r\n");
     stream.get_mut().write_all(request.as_bytes()).ok()?;
     let mut head = String::new();
@@ -376,29 +404,46 @@ fn get_on(stream: &mut BufReader<TcpStream>, path: &str) -> Option<()> {
     (head.starts_with("HTTP/1.1 200") && read == length).then_some(())
 }
 
-/// Memory of idle connections: fresh ones, and ones that have been used once.
-fn idle(server: &Server, count: usize) {
-    for used in [true, false] {
+/// Memory of idle connections of each kind, each of a fresh process: what was freed is used again and not given back.
+fn idle(origin: SocketAddr, count: usize) {
+    for (name, secure, used) in [
+        ("in cleartext, silent", false, false),
+        ("in cleartext, used once", false, true),
+        ("TLS, handshake done", true, false),
+        ("TLS, used once", true, true),
+    ] {
+        let server = Server::start(origin, "300s");
+        warm(server.place);
         let (before, _) = server.takes();
-        let mut held = Vec::with_capacity(count);
-        let began = Instant::now();
+        let mut held: Vec<Box<dyn std::any::Any>> = Vec::with_capacity(count);
         for _ in 0..count {
-            let mut stream = BufReader::with_capacity(64, TcpStream::connect(server.place).expect("a connection"));
-            if used {
-                get_on(&mut stream, "/page").expect("an answer");
+            if secure {
+                let name = ServerName::try_from("www.example.org").expect("a name");
+                let session = ClientConnection::new(Arc::clone(&server.client), name).expect("a session");
+                let stream = TcpStream::connect(server.secure).expect("a connection");
+                let mut stream = StreamOwned::new(session, stream);
+                stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+                let mut stream = BufReader::with_capacity(64, stream);
+                if used {
+                    get_on(&mut stream, "/page").expect("an answer");
+                }
+                held.push(Box::new(stream.into_inner().sock));
+            } else {
+                let stream = TcpStream::connect(server.place).expect("a connection");
+                let mut stream = BufReader::with_capacity(64, stream);
+                if used {
+                    get_on(&mut stream, "/page").expect("an answer");
+                }
+                held.push(Box::new(stream.into_inner()));
             }
-            held.push(stream);
-            // Before the first are closed for idling, the count must be complete.
-            assert!(began.elapsed() < Duration::from_secs(60), "too slow");
         }
-        let (after, descriptors) = server.takes();
-        let each = (after.saturating_sub(before)) * 1024 / count as u64;
-        println!(
-            "{count} idle connections (used: {used}): {before} KiB -> {after} KiB, {each} bytes each, {descriptors} descriptors"
-        );
-        drop(held);
-        // What was freed is used again and not given back, so only the first figure is that of a fresh process.
+        // The last of them have been accepted.
         thread::sleep(Duration::from_secs(1));
+        let (after, descriptors) = server.takes();
+        let each = after.saturating_sub(before) * 1024 / count as u64;
+        println!(
+            "{count} idle connections {name}: {before} KiB -> {after} KiB, {each} bytes each, {descriptors} descriptors"
+        );
     }
 }
 
@@ -488,6 +533,21 @@ fn pipelines(place: SocketAddr, stop: &AtomicBool) -> u64 {
         while !stop.load(Ordering::Relaxed) && stream.write_all(many.as_bytes()).is_ok() {
             done += 1000;
         }
+    }
+    done
+}
+
+/// Whole handshakes, each a new one, and nothing more.
+fn handshakes(_: SocketAddr, stop: &AtomicBool) -> u64 {
+    let (place, client) = SECURE.get().expect("the server runs");
+    let mut client = ClientConfig::clone(client);
+    client.resumption = Resumption::disabled();
+    let (client, mut done) = (Arc::new(client), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let name = ServerName::try_from("www.example.org").expect("a name");
+        let mut session = ClientConnection::new(Arc::clone(&client), name).expect("a session");
+        let Some(mut stream) = connect(*place) else { continue };
+        done += u64::from(session.complete_io(&mut stream).is_ok());
     }
     done
 }

@@ -103,7 +103,7 @@ pub async fn sniff<S: AsyncRead + Unpin>(
 }
 
 /// Serves one connection to its end. `stop` lets requests under way finish and takes no more.
-pub async fn serve<S, H, B>(
+pub fn serve<S, H, B>(
     stream: S,
     ahead: Vec<u8>,
     protocol: Protocol,
@@ -111,7 +111,7 @@ pub async fn serve<S, H, B>(
     limits: &Limits,
     service: H,
     stop: &CancellationToken,
-) -> Ended
+) -> impl Future<Output = Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: hyper::service::Service<Request<Incoming>, Response = Response<B>> + HttpService<Incoming, ResBody = B> + Unpin,
@@ -123,32 +123,32 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let io = TokioIo::new(Watched::new(stream, ahead, Arc::clone(&activity)));
-    let ended = match protocol {
-        Protocol::Http1 => {
-            let connection = Box::pin(http1_builder(limits).serve_connection(io, service).with_upgrades());
-            watch(
-                connection,
-                hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown,
-                &activity,
-                &limits.bounds,
-                stop,
-            )
-            .await
-        }
+    // Made here and not in the future: it would keep room for what it was made of as long as the connection lasts.
+    let driven = match protocol {
+        Protocol::Http1 => Driven::Http1(Box::pin(http1_builder(limits).serve_connection(io, service).with_upgrades())),
         Protocol::Http2 => {
             let streams = Streams::new(Arc::clone(&activity), limits.bounds.write_idle);
-            let connection = Box::pin(http2_builder(limits, streams).serve_connection(io, service));
-            watch(
-                connection,
-                hyper::server::conn::http2::Connection::graceful_shutdown,
-                &activity,
-                &limits.bounds,
-                stop,
-            )
-            .await
+            Driven::Http2(Box::pin(http2_builder(limits, streams).serve_connection(io, service)))
         }
     };
-    activity.abuse().map_or(ended, Ended::CutOff)
+    let bounds = &limits.bounds;
+    async move {
+        let ended = match driven {
+            Driven::Http1(connection) => {
+                watch(connection, http1::UpgradeableConnection::graceful_shutdown, &activity, bounds, stop).await
+            }
+            Driven::Http2(connection) => {
+                watch(connection, http2::Connection::graceful_shutdown, &activity, bounds, stop).await
+            }
+        };
+        activity.abuse().map_or(ended, Ended::CutOff)
+    }
+}
+
+/// A connection of either protocol, in hyper's hands.
+enum Driven<A, B> {
+    Http1(Pin<Box<A>>),
+    Http2(Pin<Box<B>>),
 }
 
 fn http1_builder(limits: &Limits) -> http1::Builder {

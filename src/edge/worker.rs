@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -187,7 +188,8 @@ impl Accepting {
         let client_max = if trusted { usize::MAX } else { limits.per_client as usize };
         match self.edge.permits.take(peer.ip(), all_max, client_max) {
             Ok(permit) => {
-                let visit = Visit {
+                // In a box, for it is handed on several times, and each time would have room in the connection's task.
+                let visit = Box::new(Visit {
                     edge: Arc::clone(&self.edge),
                     door: Arc::clone(&self.door),
                     peer,
@@ -196,7 +198,7 @@ impl Accepting {
                     limits: protocol_limits(limits),
                     end: self.edge.shedding.end(),
                     permit,
-                };
+                });
                 let tls = if self.door.place.tls { snapshot.tls.clone() } else { None };
                 connections.spawn(visit.begin(stream, announced, tls));
             }
@@ -246,14 +248,19 @@ struct Visit {
 }
 
 impl Visit {
-    async fn begin(mut self, stream: TcpStream, announced: Option<ProxyProtocol>, tls: Option<Arc<ServerConfig>>) {
+    async fn begin(
+        mut self: Box<Self>,
+        stream: TcpStream,
+        announced: Option<ProxyProtocol>,
+        tls: Option<Arc<ServerConfig>>,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(peer = %self.peer, %error, "connection was gone before it was served");
             return;
         }
         let mut stream = Stream::new(stream);
         if let Some(mode) = announced
-            && let Err(why) = self.learn_client(&mut stream, mode).await
+            && let Err(why) = Box::pin(self.learn_client(&mut stream, mode)).await
         {
             self.edge.metrics.connection_rejected(why);
             return;
@@ -279,18 +286,30 @@ impl Visit {
         Ok(())
     }
 
-    async fn serve(self, stream: Stream<TcpStream>, tls: Option<Arc<ServerConfig>>) {
-        // Each way has an allocation of its own, so that a connection has the room for its own way only.
+    async fn serve(self: Box<Self>, mut stream: Stream<TcpStream>, tls: Option<Arc<ServerConfig>>) {
+        // Each way and each step of it has an allocation of its own that ends with it, so that a connection that idles has the
+        // room for what it is doing, and not for all that it might have done.
         match tls {
-            Some(config) => Box::pin(self.serve_tls(stream, config)).await,
+            Some(config) => {
+                let Some((stream, protocol)) = Box::pin(self.shake_hands(stream, config)).await else { return };
+                Box::pin(self.serve_http(stream, Vec::new(), protocol)).await;
+            }
             // A TLS listener without certificates is refused by `check`; speaking HTTP on it would be worse than nothing.
             None if self.door.place.tls => {}
-            None if self.h2c => Box::pin(self.serve_sniffed(stream)).await,
+            None if self.h2c => {
+                let Some((protocol, ahead)) = Box::pin(self.sniff(&mut stream)).await else { return };
+                Box::pin(self.serve_http(stream, ahead, protocol)).await;
+            }
             None => Box::pin(self.serve_http(stream, Vec::new(), Protocol::Http1)).await,
         }
     }
 
-    async fn serve_tls(self, stream: Stream<TcpStream>, config: Arc<ServerConfig>) {
+    /// The TLS session, unless that is all that was wanted, and what is spoken in it.
+    async fn shake_hands(
+        &self,
+        stream: Stream<TcpStream>,
+        config: Arc<ServerConfig>,
+    ) -> Option<(Box<TlsStream<Stream<TcpStream>>>, Protocol)> {
         let began = clock::mono();
         let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
         match tokio::time::timeout(self.handshake, handshake).await {
@@ -302,29 +321,32 @@ impl Visit {
                 self.edge.metrics.tls_handshake(done);
                 if session.alpn_protocol() == Some(tls::ACME_TLS) {
                     // RFC 8737 3: the handshake was all that the authority wanted.
-                    return;
+                    return None;
                 }
                 let h2 = session.alpn_protocol() == Some(b"h2");
                 let protocol = if h2 { Protocol::Http2 } else { Protocol::Http1 };
-                Box::pin(self.serve_http(stream, Vec::new(), protocol)).await;
+                Some((Box::new(stream), protocol))
             }
             Ok(Err(error)) => {
                 self.edge.metrics.tls_handshake(Handshake::Failed);
                 debug!(peer = %self.peer, %error, "TLS handshake failed");
+                None
             }
             Err(_) => {
                 self.edge.metrics.tls_handshake(Handshake::TimedOut);
                 self.timed_out("handshake");
+                None
             }
         }
     }
 
-    async fn serve_sniffed(self, mut stream: Stream<TcpStream>) {
-        match connection::sniff(&mut stream, self.limits.bounds.first_byte).await {
-            Ok(Some((protocol, ahead))) => Box::pin(self.serve_http(stream, ahead, protocol)).await,
-            Ok(None) => {}
-            Err(closed) => self.timed_out(closed.as_str()),
-        }
+    /// What is spoken on a connection in cleartext, with the bytes by which that was known.
+    async fn sniff(&self, stream: &mut Stream<TcpStream>) -> Option<(Protocol, Vec<u8>)> {
+        let sniffed = connection::sniff(stream, self.limits.bounds.first_byte).await;
+        sniffed.unwrap_or_else(|closed| {
+            self.timed_out(closed.as_str());
+            None
+        })
     }
 
     async fn serve_http<S>(&self, stream: S, ahead: Vec<u8>, protocol: Protocol)
