@@ -230,7 +230,8 @@ impl App {
             "serving"
         );
         if self.signals {
-            if privilege::is_root() {
+            // A member of the pair has to be.
+            if privilege::is_root() && self.config.heartbeat.member().is_none() {
                 warn!("tidegate serves as root; set server.user to somebody who may do less");
             }
             for addr in publisher.unwanted_sockets() {

@@ -12,6 +12,7 @@ use crate::config::settings::Upstream;
 use crate::config::settings::UpstreamTls;
 use crate::config::values::Listen;
 use crate::config::values::Memory;
+use crate::config::values::NodeLabel;
 use crate::config::values::ProxyProtocol;
 use crate::config::values::Scheme;
 use crate::config::values::Switchable;
@@ -67,6 +68,14 @@ impl Config {
             listens.push(Listen { addr: any(443), tls: true });
         }
         listens
+    }
+}
+
+impl Heartbeat {
+    /// This node, if it is a member of the pair.
+    #[must_use]
+    pub fn member(&self) -> Option<&NodeLabel> {
+        self.node.as_ref().filter(|node| self.members.contains(node))
     }
 }
 
@@ -227,8 +236,7 @@ fn account(config: &Config, context: &mut Context<'_>) {
         let message = "`server.group` is set without `server.user`".to_owned();
         context.error("E0331", "server.group", message, "add user = \"NAME\" to [server]");
     }
-    let pair = &config.heartbeat;
-    if let Some(node) = pair.node.as_ref().filter(|node| pair.members.contains(node))
+    if let Some(node) = config.heartbeat.member()
         && let Some(user) = &config.server.user
     {
         // Its scripts, fence agents and storage are programs that become who they must, and one capability is no root.
