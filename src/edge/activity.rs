@@ -7,6 +7,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -87,6 +88,7 @@ pub struct Activity {
     /// The [`Abuse`], if there was any.
     abuse: AtomicU32,
     stalled: AtomicU32,
+    given_up: AtomicBool,
     /// The turn of the HTTP/2 stream that is just beginning.
     turn: Mutex<Option<Arc<Turn>>>,
 }
@@ -162,6 +164,7 @@ impl Activity {
             faults: AtomicU32::new(0),
             abuse: AtomicU32::new(0),
             stalled: AtomicU32::new(0),
+            given_up: AtomicBool::new(false),
             turn: Mutex::new(None),
         }
     }
@@ -196,6 +199,17 @@ impl Activity {
     /// A stream was ended because the client did not take what it had asked for.
     pub fn stalled(&self) {
         self.stalled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The client does not take what it asked for, and shall have no more of it.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// How many streams ended so.

@@ -9,6 +9,7 @@ use crate::edge::activity::Activity;
 use crate::edge::activity::Bounds;
 use crate::edge::activity::Closed;
 use crate::edge::activity::Verdict;
+use crate::edge::socket::Abrupt;
 use crate::edge::socket::Watched;
 use crate::edge::streams::Streams;
 use http::Request;
@@ -113,7 +114,7 @@ pub fn serve<S, H, B>(
     stop: &CancellationToken,
 ) -> impl Future<Output = Ended>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Abrupt + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: hyper::service::Service<Request<Incoming>, Response = Response<B>> + HttpService<Incoming, ResBody = B> + Unpin,
     <H as hyper::service::Service<Request<Incoming>>>::Future: Send + 'static,
     <H as hyper::service::Service<Request<Incoming>>>::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -207,6 +208,9 @@ where
             }
             () = &mut watchdog => {
                 if let Some(why) = arm(&mut watchdog, activity, bounds) {
+                    if why == Closed::WriteStalled {
+                        activity.give_up();
+                    }
                     return Ended::TimedOut(why);
                 }
             }

@@ -1,5 +1,6 @@
 //! Before a connection is served: whose it is, when a proxy in front of us tells.
 
+use crate::edge::socket::Abrupt;
 use crate::semantics::proxy_header;
 use crate::semantics::proxy_header::Ahead;
 use std::io;
@@ -35,6 +36,12 @@ impl<S> Stream<S> {
     /// Nothing was read yet.
     pub fn new(stream: S) -> Self {
         Self { stream, ahead: Vec::new() }
+    }
+}
+
+impl<S: Abrupt> Abrupt for Stream<S> {
+    fn cut(&self) {
+        self.stream.cut();
     }
 }
 

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::edge::activity::Abuse;
 use crate::edge::activity::Activity;
 use crate::edge::frames::Frames;
+use socket2::SockRef;
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
@@ -11,12 +12,33 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+/// A stream that can be cut off: what it still has to send is forgotten, and the other side hears of it at once.
+pub trait Abrupt {
+    /// From now on closing it is a reset (RFC 9293 3.10.5), and no farewell that waits until all is sent.
+    fn cut(&self);
+}
+
+impl Abrupt for TcpStream {
+    fn cut(&self) {
+        // Where it fails the connection has an end of its own.
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl<S: Abrupt> Abrupt for Box<S> {
+    fn cut(&self) {
+        (**self).cut();
+    }
+}
 
 /// A stream with bytes that were read ahead of it, and an eye on both directions.
-pub struct Watched<S> {
+pub struct Watched<S: Abrupt> {
     stream: S,
     /// Read before the protocol was known; served first.
     ahead: Vec<u8>,
@@ -30,7 +52,7 @@ pub struct Watched<S> {
 #[error("the client is cut off: {0:?}")]
 struct CutOff(Abuse);
 
-impl<S> Watched<S> {
+impl<S: Abrupt> Watched<S> {
     /// Watches `stream`; `ahead` was already read from it.
     pub fn new(stream: S, ahead: Vec<u8>, activity: Arc<Activity>) -> Self {
         let frames = activity.is_multiplexed().then(|| Box::new(Frames::new(clock::mono())));
@@ -65,7 +87,16 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: Abrupt> Drop for Watched<S> {
+    fn drop(&mut self) {
+        // Else the kernel would keep what the client does not take, without a bound of ours, for as long as he likes.
+        if self.activity.is_given_up() {
+            self.stream.cut();
+        }
+    }
+}
+
+impl<S: Abrupt + AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
@@ -88,7 +119,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: Abrupt + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);

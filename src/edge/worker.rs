@@ -22,6 +22,7 @@ use crate::edge::listener::Place;
 use crate::edge::permits::Full;
 use crate::edge::permits::Permit;
 use crate::edge::pipeline::Session;
+use crate::edge::socket::Abrupt;
 use crate::telemetry::metrics::Carrier;
 use crate::telemetry::metrics::Handshake;
 use crate::tls;
@@ -247,6 +248,12 @@ struct Visit {
     permit: Permit,
 }
 
+impl Abrupt for TlsStream<Stream<TcpStream>> {
+    fn cut(&self) {
+        self.get_ref().0.cut();
+    }
+}
+
 impl Visit {
     async fn begin(
         mut self: Box<Self>,
@@ -351,7 +358,7 @@ impl Visit {
 
     async fn serve_http<S>(&self, stream: S, ahead: Vec<u8>, protocol: Protocol)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Abrupt + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let http2 = protocol == Protocol::Http2;
         let tls = self.door.place.tls;

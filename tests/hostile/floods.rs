@@ -405,6 +405,24 @@ fn slow_clients_are_ended_whatever_they_are_slow_with() {
 }
 
 #[test]
+fn who_does_not_read_is_reset_and_leaves_nothing_to_send_behind() {
+    let origin = Recorder::new(|_| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n";
+        ([head, &"z".repeat(30_000_000)].concat().into_bytes(), recorder::Then::Keep)
+    });
+    let edge = edge(&[origin.address], "write_idle = \"300ms\"");
+    let mut stream = TcpStream::connect(edge.place(false)).expect("tidegate takes connections");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: www.example.org\r\n\r\n").expect("it listens");
+    wait_until("the end of who does not read", || {
+        edge.metric("tidegate_connection_timeouts_total{phase=\"write_stalled\"}") >= 1.0
+    });
+    // RFC 9293 3.10.5: a farewell would come when all that the kernel holds has been read; a reset comes at once.
+    let ended = std::io::copy(&mut stream, &mut std::io::sink()).expect_err("no orderly end");
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn an_origin_that_drips_loses_its_connection_and_gives_back_its_thread() {
     let origin = Origin::new(|asked, stream| {
         if asked.target() == "/drip" {
