@@ -5,9 +5,15 @@
 //! any time. When a bound is passed it only *relays*: segments that every reader has had are let go, nobody new may
 //! join, and the writer waits for the slowest reader. A body that ends early is an error to every reader and never
 //! looks complete.
+//!
+//! All fills together hold no more than their budget. Three quarters are for what is kept and read ahead. The rest is for those
+//! who find nothing left of that: each has one piece at a time, for which it stands in line, and asks its origin for no more
+//! meanwhile. So there is always progress: a piece is given back when its readers have taken it, and readers who take nothing
+//! are ended by their time-outs.
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,13 +21,14 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
 
-/// How much a relaying fill holds for its slowest reader before the origin has to wait.
+/// How much a relaying fill holds for its slowest reader before the origin has to wait, while there is room.
 const RELAY_WINDOW: u64 = 256 * 1024;
 
 /// The size of the segments that a stored body is cut into; a smaller body is one segment.
@@ -43,6 +50,11 @@ pub enum StoredBody {
 pub struct FillBudget {
     used: AtomicU64,
     limit: u64,
+    /// Those who wait for room for one piece, the first first.
+    line: Mutex<BTreeMap<u64, Waker>>,
+    /// How many stand in line, or are about to.
+    queued: AtomicUsize,
+    tickets: AtomicU64,
 }
 
 /// A body that arrives while others read it.
@@ -51,6 +63,8 @@ pub struct Fill {
     /// What `Content-Length` promised, if the origin said so.
     promised: Option<u64>,
     object_max: u64,
+    /// How much it holds for its slowest reader when it only relays.
+    window: u64,
     budget: Arc<FillBudget>,
 }
 
@@ -65,7 +79,10 @@ struct State {
     mode: Mode,
     end: Option<End>,
     readers: Vec<Option<Reader>>,
+    /// The writer, if it waits for a reader.
     writer: Option<Waker>,
+    /// The writer's place in the budget's line, if it waits for others.
+    ticket: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,7 +155,8 @@ impl FillBudget {
     /// A budget of `limit` bytes for all fills together.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), limit })
+        let (used, queued, tickets) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicU64::new(0));
+        Arc::new(Self { used, limit, line: Mutex::default(), queued, tickets })
     }
 
     /// The bytes held by fills now.
@@ -150,18 +168,62 @@ impl FillBudget {
     /// A share of the budget, for bytes that are read in one go; `None` if there is no room for them.
     #[must_use]
     pub fn share(&self, bytes: u64) -> Option<Share<'_>> {
-        let within = self.add(bytes);
-        // Given back at once if it is too much.
-        let share = Share { budget: self, bytes };
-        within.then_some(share)
+        self.take(bytes, self.soft()).then_some(Share { budget: self, bytes })
     }
 
-    fn add(&self, bytes: u64) -> bool {
-        self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limit
+    /// What may be used for more than one piece at a time.
+    fn soft(&self) -> u64 {
+        self.limit - self.limit / 4
+    }
+
+    /// Takes so many bytes if no more than `most` are used then. Whoever is alone has one piece, however large.
+    fn take(&self, bytes: u64, most: u64) -> bool {
+        let fits = |used: u64| (used == 0 || used.saturating_add(bytes) <= most).then(|| used.saturating_add(bytes));
+        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+    }
+
+    /// Takes one piece in turn; says whether it has. Whoever has not is woken when it is his turn and there may be room.
+    fn take_in_turn(&self, bytes: u64, ticket: &mut Option<u64>, waker: &Waker) -> bool {
+        let mine = *ticket.get_or_insert_with(|| {
+            // Before looking for room: who gives some back from now on looks for those who wait.
+            self.queued.fetch_add(1, Ordering::SeqCst);
+            self.tickets.fetch_add(1, Ordering::Relaxed)
+        });
+        let mut line = self.line();
+        let first = line.first_key_value().is_none_or(|(first, _)| *first >= mine);
+        if first && self.take(bytes, self.limit) {
+            drop(line);
+            self.leave(ticket);
+            return true;
+        }
+        line.insert(mine, waker.clone());
+        false
+    }
+
+    /// Leaves the line; there may be room for the next.
+    fn leave(&self, ticket: &mut Option<u64>) {
+        let Some(mine) = ticket.take() else { return };
+        self.line().remove(&mine);
+        self.queued.fetch_sub(1, Ordering::SeqCst);
+        self.wake_first();
     }
 
     fn sub(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        self.wake_first();
+    }
+
+    fn wake_first(&self) {
+        if self.queued.load(Ordering::SeqCst) > 0
+            && let Some((_, first)) = self.line().first_key_value()
+        {
+            first.wake_by_ref();
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, BTreeMap<u64, Waker>> {
+        // A map is whole whoever panicked beside it.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -272,6 +334,21 @@ impl Fill {
     #[must_use]
     pub fn start(promised: Option<u64>, object_max: u64, budget: Arc<FillBudget>) -> FillWriter {
         let mode = if promised.is_some_and(|len| len > object_max) { Mode::Relay } else { Mode::Keep };
+        Self::in_mode(mode, promised, (object_max, RELAY_WINDOW), budget)
+    }
+
+    /// Starts a fill that only relays, and reads `window` bytes ahead of its reader while there is room.
+    #[must_use]
+    pub fn relay(promised: Option<u64>, window: u64, budget: Arc<FillBudget>) -> FillWriter {
+        Self::in_mode(Mode::Relay, promised, (0, window), budget)
+    }
+
+    fn in_mode(
+        mode: Mode,
+        promised: Option<u64>,
+        (object_max, window): (u64, u64),
+        budget: Arc<FillBudget>,
+    ) -> FillWriter {
         let state = State {
             segments: VecDeque::new(),
             first: 0,
@@ -281,8 +358,9 @@ impl Fill {
             end: None,
             readers: Vec::new(),
             writer: None,
+            ticket: None,
         };
-        let fill = Arc::new(Self { state: Mutex::new(state), promised, object_max, budget });
+        let fill = Arc::new(Self { state: Mutex::new(state), promised, object_max, window, budget });
         FillWriter { fill, finished: false }
     }
 
@@ -331,12 +409,19 @@ impl State {
             self.first += 1;
             self.held -= segment.len() as u64;
             budget.sub(segment.len() as u64);
+            if let Some(writer) = self.writer.take() {
+                writer.wake();
+            }
         }
-        if self.held <= RELAY_WINDOW
-            && let Some(writer) = self.writer.take()
-        {
-            writer.wake();
-        }
+    }
+
+    /// Hands over a piece for which there is room.
+    fn push(&mut self, bytes: Option<Bytes>) {
+        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return };
+        self.held += bytes.len() as u64;
+        self.arrived += bytes.len() as u64;
+        self.segments.push_back(bytes);
+        self.wake_readers();
     }
 
     fn wake_readers(&mut self) {
@@ -355,42 +440,40 @@ impl FillWriter {
         Arc::clone(&self.fill)
     }
 
-    /// Hands the next piece to the readers; waits while a relaying fill is too far ahead of its slowest reader.
+    /// Hands the next piece to the readers, when there is room for it: a relaying fill waits while it is too far ahead of its
+    /// slowest reader, or all fills together hold too much.
     ///
-    /// Cancel-safe: the piece is handed over before the first wait.
+    /// Not cancel-safe: the piece is lost, and its readers would miss it, so a writer is dropped then.
     pub async fn write(&self, bytes: Bytes) -> Write {
-        if !bytes.is_empty() {
-            self.push(bytes);
-        }
-        std::future::poll_fn(|cx| self.poll_room(cx)).await
+        let mut bytes = Some(bytes);
+        std::future::poll_fn(|cx| self.poll_write(&mut bytes, cx)).await
     }
 
-    fn push(&self, bytes: Bytes) {
-        let mut state = self.fill.lock();
-        let len = bytes.len() as u64;
-        let within = self.fill.budget.add(len);
-        state.held += len;
-        state.arrived += len;
-        state.segments.push_back(bytes);
-        if !within || state.arrived > self.fill.object_max {
-            state.mode = Mode::Relay;
-        }
-        state.wake_readers();
-        state.release_passed(&self.fill.budget);
-    }
-
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Write> {
-        let mut state = self.fill.lock();
+    fn poll_write(&self, bytes: &mut Option<Bytes>, cx: &mut Context<'_>) -> Poll<Write> {
+        let mut guard = self.fill.lock();
+        let (state, budget) = (&mut *guard, &self.fill.budget);
+        let len = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         if state.mode == Mode::Keep {
-            let read = state.readers.iter().any(Option::is_some);
-            return Poll::Ready(if read { Write::Accepted } else { Write::Unread });
+            if state.arrived + len <= self.fill.object_max && (len == 0 || budget.take(len, budget.soft())) {
+                state.push(bytes.take());
+                let read = state.readers.iter().any(Option::is_some);
+                return Poll::Ready(if read { Write::Accepted } else { Write::Unread });
+            }
+            state.mode = Mode::Relay;
+            state.release_passed(budget);
         }
         if state.readers.iter().all(Option::is_none) {
+            budget.leave(&mut state.ticket);
             return Poll::Ready(Write::Abandoned);
         }
-        if state.held <= RELAY_WINDOW {
+        let alone = state.held == 0;
+        let more = state.held + len <= self.fill.window && budget.take(len, budget.soft());
+        if len == 0 || more || alone && budget.take_in_turn(len, &mut state.ticket, cx.waker()) {
+            budget.leave(&mut state.ticket);
+            state.push(bytes.take());
             return Poll::Ready(Write::Accepted);
         }
+        // Its own readers may make room, or leave; if it has nothing for them, others have to.
         state.writer = Some(cx.waker().clone());
         Poll::Pending
     }
@@ -422,16 +505,18 @@ impl FillWriter {
         let kept = self.fill.promised.is_none_or(|promised| promised == state.arrived);
         state.end = Some(if kept { End::Complete } else { End::Truncated });
         state.wake_readers();
+        drop(state);
         if kept { Ok(()) } else { Err(Truncated) }
     }
 }
 
 impl Drop for FillWriter {
     fn drop(&mut self) {
+        let mut state = self.fill.lock();
+        self.fill.budget.leave(&mut state.ticket);
         if self.finished {
             return;
         }
-        let mut state = self.fill.lock();
         state.end = Some(End::Truncated);
         state.wake_readers();
     }
@@ -642,6 +727,85 @@ mod tests {
             assert_eq!(read_all(stored.part(first, len).unwrap()).await.unwrap(), expected);
             assert_eq!(early.await.unwrap().unwrap(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn all_fills_together_hold_no_more_than_their_budget_and_each_of_them_arrives() {
+        const LIMIT: u64 = 256 * 1024;
+        const PIECE: usize = 8 * 1024;
+        let budget = FillBudget::new(LIMIT);
+        let most = Arc::new(AtomicU64::new(0));
+        let mut all = Vec::new();
+        for number in 0..200_usize {
+            let promised = if number % 3 == 0 { Some(40 * PIECE as u64) } else { None };
+            let writer = match number % 4 {
+                0 => Fill::relay(promised, LIMIT, Arc::clone(&budget)),
+                _ => Fill::start(promised, 20 * PIECE as u64, Arc::clone(&budget)),
+            };
+            let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
+            let (budget, most) = (Arc::clone(&budget), Arc::clone(&most));
+            let writing = tokio::spawn(async move {
+                for piece in 0..40_u8 {
+                    assert_eq!(writer.write(Bytes::from(vec![piece; PIECE])).await, Write::Accepted);
+                    most.fetch_max(budget.used(), Ordering::Relaxed);
+                }
+                writer.finish().unwrap();
+            });
+            let reading = tokio::spawn(async move {
+                let mut reader = reader;
+                let mut read = Vec::new();
+                while let Some(piece) = std::future::poll_fn(|cx| reader.poll_next(cx)).await {
+                    read.extend_from_slice(&piece.unwrap());
+                    // Each at its own pace.
+                    for _ in 0..number % 7 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                assert!(read.chunks(PIECE).zip(0..40_u8).all(|(piece, at)| piece == vec![at; PIECE]));
+                read.len()
+            });
+            all.push((writing, reading));
+        }
+        for (writing, reading) in all {
+            writing.await.unwrap();
+            assert_eq!(reading.await.unwrap(), 40 * PIECE);
+        }
+        assert!((LIMIT / 4 * 3..=LIMIT).contains(&most.load(Ordering::Relaxed)), "{most:?}");
+        assert_eq!((budget.used(), budget.queued.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_gets_it_when_others_read_leave_or_are_dropped() {
+        let budget = FillBudget::new(4000);
+        let open = || {
+            let writer = Fill::relay(None, 4000, Arc::clone(&budget));
+            let reader = StoredBody::Filling(writer.fill()).reader().unwrap();
+            (writer, reader)
+        };
+        let piece = || Bytes::from(vec![7; 1000]);
+        let full: Vec<_> = (0..4).map(|_| open()).collect();
+        for (writer, _) in &full {
+            assert_eq!(writer.write(piece()).await, Write::Accepted);
+        }
+        let late: Vec<_> = (0..5).map(|_| open()).collect();
+        let mut writing: Vec<_> = late.iter().map(|(writer, _)| Box::pin(writer.write(piece()))).collect();
+        let mut done = |at: usize| {
+            let mut cx = Context::from_waker(Waker::noop());
+            writing[at].as_mut().poll(&mut cx).is_ready()
+        };
+        assert!((0..5).all(|at| !done(at)), "there is no room");
+        let mut full = full.into_iter();
+        let (_writer, mut reader) = full.next().unwrap();
+        assert!(std::future::poll_fn(|cx| reader.poll_next(cx)).await.is_some());
+        assert!(!done(1), "it is not his turn");
+        assert!(done(0) && !done(1), "one reads, one writes");
+        let (_other, reader) = full.next().unwrap();
+        drop(reader);
+        assert!(done(1) && !done(2), "a reader leaves");
+        drop(full.next());
+        assert!(done(2) && !done(3), "a body breaks off");
+        drop(full);
+        assert!(done(3) && !done(4));
     }
 
     #[test]

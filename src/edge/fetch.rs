@@ -89,7 +89,7 @@ const TAKEN_AT_ONCE: u64 = 16 * 1024;
 const TOGETHER: usize = 2;
 
 /// How long the disk may take to read what is kept before the origin is asked instead.
-const READ_MAX: Duration = Duration::from_secs(1);
+const READ_MAX: Duration = Duration::from_secs(5);
 
 /// How long a body is fetched on for the cache alone when nobody reads it any more.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
@@ -229,7 +229,7 @@ fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
     if len.is_some_and(|len| len <= TAKEN_AT_ONCE) {
         return OutBody::origin(body);
     }
-    let writer = Fill::start(len, errand.site.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
+    let writer = Fill::relay(len, errand.site.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
     let Some(reader) = StoredBody::Filling(writer.fill()).reader() else { return OutBody::origin(body) };
     tokio::spawn(async move {
         while let Some(frame) = body.frame().await {

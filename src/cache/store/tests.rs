@@ -168,11 +168,9 @@ fn what_was_purged_or_replaced_while_it_was_coded_stays_so() {
 }
 
 #[tokio::test]
-async fn bodies_in_flight_hold_no_more_than_their_share_and_a_window_for_each_slow_reader() {
-    const FILLS: u64 = 12;
+async fn bodies_in_flight_hold_no_more_than_their_share() {
+    const FILLS: u64 = 60;
     const PIECE: u64 = 32 * 1024;
-    /// What a relaying fill may hold for its slowest reader.
-    const WINDOW: u64 = 256 * 1024;
     let cache = cache();
     let mut open = Vec::new();
     for _ in 0..FILLS {
@@ -188,9 +186,9 @@ async fn bodies_in_flight_hold_no_more_than_their_share_and_a_window_for_each_sl
             }
         }
         open.push((writer, reader));
-        assert!(cache.fills().used() <= MEMORY / 8 + FILLS * (WINDOW + PIECE), "{}", cache.fills().used());
+        assert!(cache.fills().used() <= MEMORY / 8, "{}", cache.fills().used());
     }
-    assert!(cache.fills().used() > MEMORY / 8, "the test fills the share");
+    assert!(cache.fills().used() > MEMORY / 8 - PIECE, "the test fills the share");
     drop(open);
     assert_eq!(cache.fills().used(), 0, "and nothing is left of it");
 }
