@@ -226,7 +226,9 @@ fn a_bare_path_that_is_purged_right_after_a_restart_is_gone_under_every_name() {
     settle(dir.path());
     for (path, hit) in [("/a", false), ("/a?x=1", false), ("/b", true)] {
         let reply = edge.get(path);
-        assert!(reply.is_hit() == hit && reply.text() == format!("page {path}"), "{path}: {}", reply.head);
+        let diary: Vec<String> = edge.diary.try_iter().collect();
+        let said = diary.join("\n");
+        assert!(reply.is_hit() == hit && reply.text() == format!("page {path}"), "{path}: {}{said}", reply.head);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is stored survives a restart, and may be larger than memory: a log of it on the disk (`cache.disk`).
 //!
-//! Memory stays the first tier and decides what is worth keeping. One thread of low priority (`keeper`) appends what is stored to
+//! Memory stays the first tier and decides what is worth keeping. One thread (`keeper`) appends what is stored to
 //! the newest of a ring of segments and drops the oldest when there is no room; nothing is moved or rewritten in place. An
 //! index in memory knows where the newest record of each key lies. A miss looks there, and what is found is read by a
 //! background thread: workers never touch the disk. After a start the index is read from the segments, the newest first,
@@ -448,32 +448,54 @@ impl Disk {
         self.inbox().places = true;
     }
 
-    /// Notes a purge that names no single key.
-    pub(super) fn purge(&self, order: Order, mode: Mode, now: Instant) {
-        if !self.is_failed() {
-            self.note(&mut self.inbox(), order, mode, now);
-            self.news.notify_one();
+    /// Carries out in memory, and notes, a purge that names no single key.
+    ///
+    /// Under the lock both: whoever learns a sequence, of memory's ledger or of ours, has learnt of both or of neither.
+    pub(super) fn purge<E>(
+        &self,
+        order: &Order,
+        mode: Mode,
+        now: Instant,
+        in_memory: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.is_failed() {
+            return in_memory();
         }
+        let mut inbox = self.inbox();
+        in_memory()?;
+        self.note(&mut inbox, order.clone(), mode, now);
+        drop(inbox);
+        self.news.notify_one();
+        Ok(())
     }
 
-    /// Purges a key; says whether it was on the disk.
-    pub(super) fn purge_key(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
+    /// Purges a key, here and in memory; says whether there was anything.
+    ///
+    /// Here first: a flight that memory's purge does not bar finds nothing here any more. Under the lock both: what is
+    /// written later is what the purge has left.
+    pub(super) fn purge_key(&self, key: &[u8], mode: Mode, now: Instant, in_memory: impl FnOnce() -> bool) -> bool {
         if self.is_failed() {
-            return false;
+            return in_memory();
         }
         let hash = Tag::key(key).value();
         let mut inbox = self.inbox();
+        // Before looking: what is being read may be found only afterwards.
+        let reading = self.phase() == Phase::Reading;
         let found = match mode {
             Mode::Hard => self.index.remove(hash),
             Mode::Soft => self.index.get(hash).is_some(),
         };
         // What is not there, and is not coming, need not be remembered.
-        if found || inbox.writing == Some(hash) || self.phase() == Phase::Reading {
+        let noted = found || reading || inbox.writing == Some(hash);
+        if noted {
             self.note(&mut inbox, Order::Tags(vec![Tag::key(key)]), mode, now);
-            drop(inbox);
+        }
+        let in_memory = in_memory();
+        drop(inbox);
+        if noted {
             self.news.notify_one();
         }
-        found
+        found || in_memory
     }
 
     fn note(&self, inbox: &mut Inbox, order: Order, mode: Mode, now: Instant) {
@@ -549,8 +571,10 @@ impl Disk {
     }
 
     fn read_slot(&self, cache: &Cache, key: &[u8], slot: Slot, terms: &Terms) -> Result<Shelf, Miss> {
-        // Purges that come from here on are seen by the ledger in memory.
+        // Purges that come from here on are seen by the ledger in memory, all before by ours.
+        let inbox = self.inbox();
         let born = cache.ledger().sequence();
+        drop(inbox);
         let front = self.bytes(slot.segment, u64::from(slot.offset), slot.front as usize)?;
         let head = Head::read(&front).filter(|head| head.kind == Kind::Shelf).ok_or(Miss::Damaged)?;
         let meta = front.get(HEAD..).filter(|meta| head.fits(meta)).ok_or(Miss::Damaged)?;

@@ -418,9 +418,11 @@ impl Cache {
     }
 
     fn forget_stored(&self, key: &[u8], mode: Mode, now: Instant) -> bool {
-        let in_memory = if mode == Mode::Hard { self.purge_memory(key) } else { self.soften(key, now) };
-        // After memory: what the disk takes from there from now on is clean.
-        self.disk().is_some_and(|disk| disk.purge_key(key, mode, now)) || in_memory
+        let in_memory = || if mode == Mode::Hard { self.purge_memory(key) } else { self.soften(key, now) };
+        match self.disk() {
+            Some(disk) => disk.purge_key(key, mode, now, in_memory),
+            None => in_memory(),
+        }
     }
 
     fn soften(&self, key: &[u8], now: Instant) -> bool {
@@ -452,16 +454,18 @@ impl Cache {
     ///
     /// # Errors
     /// [`Busy`].
-    pub fn purge_order(&self, order: Order, mode: Mode, now: Instant) -> Result<(), Busy> {
-        if matches!((&order, mode), (Order::All, Mode::Hard)) {
-            self.purge_all();
-            return Ok(());
+    pub fn purge_order(&self, order: &Order, mode: Mode, now: Instant) -> Result<(), Busy> {
+        let in_memory = || match (order, mode) {
+            (Order::All, Mode::Hard) => {
+                self.purge_all_memory();
+                Ok(())
+            }
+            _ => self.ledger.purge(order, mode, now).map(drop),
+        };
+        match self.disk() {
+            Some(disk) => disk.purge(order, mode, now, in_memory),
+            None => in_memory(),
         }
-        self.ledger.purge(&order, mode, now)?;
-        if let Some(disk) = self.disk() {
-            disk.purge(order, mode, now);
-        }
-        Ok(())
     }
 
     fn purge_memory(&self, key: &[u8]) -> bool {
@@ -474,14 +478,16 @@ impl Cache {
 
     /// Forgets everything.
     pub fn purge_all(&self) {
+        // Only patterns can be too many.
+        let _ = self.purge_order(&Order::All, Mode::Hard, crate::clock::mono());
+    }
+
+    fn purge_all_memory(&self) {
         self.ledger.purge_all();
         self.flights.purge_all();
         self.private.invalidate_all();
         self.small.invalidate_all();
         self.large.invalidate_all();
-        if let Some(disk) = self.disk() {
-            disk.purge(Order::All, Mode::Hard, crate::clock::mono());
-        }
     }
 
     /// Forgets a quarter of what is stored, for memory is short. Takes seconds for a million URLs: not on the path of a request.

@@ -154,21 +154,21 @@ pub fn carry_out(cache: &Cache, what: &What, mode: Mode, scope: &Scope<'_>) -> R
             }
             // Answers with more tags than are kept have every tag.
             tags.push(Tag::ANY);
-            cache.purge_order(ledger::Order::Tags(tags), mode, now)?;
+            cache.purge_order(&ledger::Order::Tags(tags), mode, now)?;
             Ok(Done::Noted)
         }
         What::Site => {
             let Some(site) = scope.site else { return Ok(Done::Found(0)) };
-            cache.purge_order(ledger::Order::Tags(vec![Tag::site(site.name.as_str())]), mode, now)?;
+            cache.purge_order(&ledger::Order::Tags(vec![Tag::site(site.name.as_str())]), mode, now)?;
             Ok(Done::Noted)
         }
         What::All if mode == Mode::Hard => {
-            cache.purge_order(ledger::Order::All, mode, now)?;
+            cache.purge_order(&ledger::Order::All, mode, now)?;
             Ok(Done::Noted)
         }
         What::All => {
             let all = Reach { site: None, pattern: None, with_query: false };
-            cache.purge_order(ledger::Order::Reach(all), mode, now)?;
+            cache.purge_order(&ledger::Order::Reach(all), mode, now)?;
             Ok(Done::Noted)
         }
     }
@@ -232,7 +232,7 @@ pub fn object(cache: &Cache, site: &Site, path: &str, query: Option<&str>, mode:
 /// Forgets whatever has one of these tags.
 pub fn by_tags(cache: &Cache, tags: Vec<Tag>, mode: Mode, now: Instant) {
     // Only patterns can be too many.
-    let _ = cache.purge_order(ledger::Order::Tags(tags), mode, now);
+    let _ = cache.purge_order(&ledger::Order::Tags(tags), mode, now);
 }
 
 /// Forgets everything at or below a path of a site.
@@ -248,7 +248,7 @@ pub fn subtree(cache: &Cache, site: &Site, path: &str, mode: Mode, now: Instant)
         // It has no tag of its own; so deep there is little, and the folder above it costs little more.
         let pattern = Pattern::below(object).ok();
         let reach = Reach { site: Some(Tag::site(name)), pattern, with_query: false };
-        cache.purge_order(ledger::Order::Reach(reach), mode, now)?;
+        cache.purge_order(&ledger::Order::Reach(reach), mode, now)?;
     } else {
         by_tags(cache, vec![Tag::below(name, object)], mode, now);
     }
@@ -258,7 +258,7 @@ pub fn subtree(cache: &Cache, site: &Site, path: &str, mode: Mode, now: Instant)
 fn by_pattern(cache: &Cache, pattern: &Pattern, with_query: bool, mode: Mode, scope: &Scope<'_>) -> Result<Done, Busy> {
     let site = scope.site.map(|site| Tag::site(site.name.as_str()));
     let reach = Reach { site, pattern: Some(pattern.clone()), with_query };
-    cache.purge_order(ledger::Order::Reach(reach), mode, scope.now)?;
+    cache.purge_order(&ledger::Order::Reach(reach), mode, scope.now)?;
     Ok(Done::Noted)
 }
 

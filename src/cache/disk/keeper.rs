@@ -1,5 +1,6 @@
 //! The one thread that writes: purges first, then what was stored, when it is due. It begins by reading the segments that are
-//! there, and ends by syncing what it has written.
+//! there, and ends by syncing what it has written. It is as urgent as other threads: it holds a lock for moments that workers
+//! take as well, and they would wait for whoever keeps it from going on.
 
 use crate::cache::Cache;
 use crate::cache::disk::Disk;
@@ -30,9 +31,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::info;
 use tracing::warn;
-
-/// How much less urgent than workers it is (nice).
-const NICE: i32 = 10;
 
 /// After so many records read, purges that have come meanwhile are written.
 const READ_AT_ONCE: u64 = 256;
@@ -76,8 +74,6 @@ impl<T> While<T> for io::Result<T> {
 
 /// Runs until it is ended. `found` are the segments of earlier runs, the newest first.
 pub(super) fn run(disk: &Disk, cache: &Weak<Cache>, found: &[u32]) {
-    // Less urgent than what serves visitors; where that is not to be had it works all the same.
-    let _ = rustix::process::nice(NICE);
     let next = found.first().map_or(1, |newest| newest.wrapping_add(1).max(1));
     let mut keeper = Keeper { disk, cache, current: None, next, sealed: Vec::new() };
     if let Err(Failed(doing, cause)) = keeper.work(found) {
@@ -144,6 +140,10 @@ impl Keeper<'_> {
         let began = clock::mono();
         let (mut damaged, mut bad) = (0, None);
         for number in found {
+            if self.disk.inbox().end.is_some() {
+                // What is not read is there for the next run.
+                return Ok(());
+            }
             let Some(count) = self.read_segment(*number)? else {
                 bad = Some(*number);
                 break;
@@ -169,17 +169,19 @@ impl Keeper<'_> {
         let (disk, home) = (self.disk, self.disk.home.path());
         let Some(purges) = segment::purges(home, number).doing("read purges")? else { return Ok(None) };
         let (now, here) = (clock::mono(), disk.moment());
-        let none = purges.is_empty();
-        for purged in purges {
+        for purged in &purges {
             let ago = purged.at.since(here).unwrap_or_default();
             let at = now.checked_sub(ago).unwrap_or(now);
             disk.ledger.replay(&purged.order, purged.mode, at, purged.sequence);
         }
         let Some(segment) = Segment::open(home, number).doing("open a segment")? else {
+            // Its purges concern older ones: they go on in ours.
+            let kept: Vec<u8> = purges.iter().filter_map(record::purge).flatten().collect();
+            self.append_purges(&kept)?;
             segment::remove(home, number).doing("remove a segment")?;
             return Ok(Some(1));
         };
-        if none && segment.is_empty() {
+        if purges.is_empty() && segment.is_empty() {
             // Of a run in which nothing happened.
             segment::remove(home, number).doing("remove a segment")?;
             return Ok(Some(0));
@@ -242,11 +244,7 @@ impl Keeper<'_> {
             let whole = record::Purged { order: Order::All, mode: Mode::Hard, ..note.clone() };
             bytes.extend(record::purge(note).or_else(|| record::purge(&whole)).unwrap_or_default());
         }
-        if let Some((segment, purges)) = &mut self.current {
-            purges.append(&bytes).doing("write a purge")?;
-            segment.besides(bytes.len() as u64);
-        }
-        self.disk.tally.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.append_purges(&bytes)?;
         self.disk.written.send_replace(through);
         if all {
             // The newest goes last: in it stands that everything before is purged.
@@ -262,12 +260,23 @@ impl Keeper<'_> {
         Ok(())
     }
 
+    fn append_purges(&mut self, records: &[u8]) -> Result<(), Failed> {
+        if let Some((segment, purges)) = &mut self.current {
+            purges.append(records).doing("write a purge")?;
+            segment.besides(records.len() as u64);
+        }
+        self.disk.tally.written.fetch_add(records.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Writes what is stored under `key` now.
     fn write(&mut self, key: &[u8]) -> Result<(), Failed> {
         let (disk, Some(cache)) = (self.disk, self.cache.upgrade()) else { return Ok(()) };
         self.write_places(&cache)?;
         self.rotate()?;
+        let inbox = disk.inbox();
         let stamp = disk.ledger.sequence();
+        drop(inbox);
         let Some(now) = cache.get(key) else { return Ok(()) };
         let is_there = |place: Place| disk.segment(place.segment).is_some();
         let Some(draft) = record::draft(key, &now, (stamp, disk.moment(), clock::mono()), is_there) else {

@@ -283,6 +283,10 @@ pub fn purges(home: &Path, number: u32) -> io::Result<Option<Vec<Purged>>> {
 }
 
 fn read_purges(bytes: &[u8], number: u32) -> Option<Vec<Purged>> {
+    if bytes.len() < PREFACE {
+        // Whoever began it was killed before he could note one.
+        return Some(Vec::new());
+    }
     Preface::read(bytes).filter(|preface| preface.segment == number)?;
     let mut rest = &bytes[PREFACE..];
     let mut purges = Vec::new();

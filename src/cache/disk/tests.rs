@@ -199,7 +199,7 @@ fn a_purge_of_any_kind_is_not_undone_by_a_kill() {
             let stand = if name.len() % 2 == 0 { stand } else { stand.after(&dir, Disk::abandon) };
             match &order {
                 None => assert!(stand.cache.forget(&key("/x/a"), mode, clock::mono())),
-                Some(order) => stand.cache.purge_order(order.clone(), mode, clock::mono()).unwrap(),
+                Some(order) => stand.cache.purge_order(order, mode, clock::mono()).unwrap(),
             }
             let left = match (mode, concerns) {
                 (_, false) => Some(true),
@@ -235,7 +235,7 @@ fn a_purge_that_comes_while_a_page_is_written_reaches_it() {
         if round % 2 == 0 {
             stand.cache.purge(&key("/"));
         } else {
-            stand.cache.purge_order(Order::Tags(vec![Tag::from_value(5)]), Mode::Hard, clock::mono()).unwrap();
+            stand.cache.purge_order(&Order::Tags(vec![Tag::from_value(5)]), Mode::Hard, clock::mono()).unwrap();
         }
         assert_eq!(stand.fresh("/"), None, "{round}");
         if round % 20 == 19 {
@@ -330,7 +330,7 @@ fn a_disk_that_fails_costs_what_is_on_it_and_nothing_else() {
     stand.disk.fail("test", &io::Error::from(io::ErrorKind::StorageFull));
     stand.cache.put(&key("/"), &page(&stand.cache, "y", "", &[]));
     assert!(stand.cache.get(&key("/")).is_some(), "memory goes on");
-    stand.cache.purge_order(Order::All, Mode::Hard, clock::mono()).unwrap();
+    stand.cache.purge_order(&Order::All, Mode::Hard, clock::mono()).unwrap();
     stand.wait(|disk| disk.settled().is_none());
     assert!(!stand.disk.has(&key("/")) && stand.disk.view().errors == 1);
     let stand = stand.after(&dir, |disk| disk.close(DEADLINE));
@@ -362,8 +362,8 @@ fn written() -> (TempDir, Vec<(Vec<u8>, &'static str)>, [(std::path::PathBuf, Ve
         stand.put(key, &page(&stand.cache, path, "", &[]));
     }
     stand.put(&key("/gone"), &page(&stand.cache, "/gone", "", &[9]));
-    stand.cache.purge_order(Order::Tags(vec![Tag::from_value(9)]), Mode::Hard, clock::mono()).unwrap();
-    stand.cache.purge_order(Order::Tags(vec![Tag::from_value(10)]), Mode::Hard, clock::mono()).unwrap();
+    stand.cache.purge_order(&Order::Tags(vec![Tag::from_value(9)]), Mode::Hard, clock::mono()).unwrap();
+    stand.cache.purge_order(&Order::Tags(vec![Tag::from_value(10)]), Mode::Hard, clock::mono()).unwrap();
     stand.settle();
     drop(stand);
     let files = ["00000001.seg", "00000001.purges"].map(|name| {
@@ -441,6 +441,21 @@ fn whoever_is_killed_while_writing_leaves_whole_pages_or_none() {
         most = found;
     }
     assert_eq!(most, 3);
+}
+
+#[test]
+fn the_purges_of_a_segment_that_cannot_be_read_are_not_lost() {
+    let (dir, pages, [(segment, bytes), _]) = written();
+    // A second run purges a page, and its own segment is damaged from its first byte on.
+    let stand = Stand::new(&dir);
+    assert!(stand.cache.forget(&key("/a"), Mode::Hard, clock::mono()));
+    stand.settle();
+    drop(stand);
+    fs::write(dir.path().join("cache/00000002.seg"), "x").unwrap();
+    for _ in 0..2 {
+        assert_eq!(check(&dir, &pages), 2, "/a stays purged, /b and /c are there");
+    }
+    assert_eq!(fs::read(segment).unwrap(), bytes);
 }
 
 proptest! {
