@@ -5,6 +5,7 @@
 //! and either finds another way or refuses, and says why.
 
 pub mod address;
+pub mod clients;
 pub mod command;
 pub mod copy;
 pub mod diary;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use self::world::World;
 
+#[path = "netns/endurance.rs"]
+mod endurance;
 #[path = "netns/fabric.rs"]
 mod fabric;
 #[path = "netns/faults.rs"]
@@ -28,15 +30,61 @@ mod harness;
 /// Nothing here takes longer unless it is broken.
 const DEADLINE: Duration = Duration::from_secs(40);
 
+/// Whether it can run here; if not, that is said loudly.
+fn can_run(what: &str, why_not: Option<String>) -> bool {
+    let Some(why) = why_not else { return true };
+    assert!(std::env::var("TIDEGATE_NETNS").as_deref() != Ok("required"), "{why}");
+    eprintln!("\n*** NOT RUN: {what}: {why} ***\n");
+    false
+}
+
 #[test]
 fn one_member_serves_whatever_happens_and_never_two() {
-    if let Some(why) = fabric::cannot_run() {
-        assert!(std::env::var("TIDEGATE_NETNS").as_deref() != Ok("required"), "{why}");
-        eprintln!("\n*** NOT RUN: the pair in network namespaces: {why} ***\n");
+    if !can_run("the pair in network namespaces", fabric::cannot_run()) {
         return;
     }
     let mut world = World::build().expect("the namespaces and their nodes");
     if let Err(error) = scenarios::all(&mut world) {
         panic!("{error:#}\n{}", world.logs());
     }
+}
+
+fn endures(what: &str, why_not: Option<String>, test: impl FnOnce(&World) -> anyhow::Result<String>) {
+    if !can_run(what, fabric::cannot_run().or(why_not)) {
+        return;
+    }
+    let world = endurance::begin().expect("a pair that serves");
+    match test(&world) {
+        Ok(told) => eprintln!("{told}"),
+        Err(error) => panic!("{error:#}\n{}", world.logs()),
+    }
+}
+
+fn lose_heartbeats(time: Duration) {
+    let test = |world: &World| endurance::every_fifth_heartbeat_is_lost(world, time);
+    endures("lost heartbeats", endurance::no_loss_here(), test);
+}
+
+#[test]
+fn a_fifth_of_the_heartbeats_lost_moves_nothing() {
+    lose_heartbeats(Duration::from_secs(20));
+}
+
+/// `cargo test --test netns -- --ignored --nocapture five_minutes`
+#[test]
+#[ignore = "takes five minutes"]
+fn a_fifth_of_the_heartbeats_lost_for_five_minutes_moves_nothing() {
+    lose_heartbeats(Duration::from_secs(300));
+}
+
+#[test]
+fn fifty_freezes_move_nothing() {
+    endures("freezes", None, |world| endurance::nodes_freeze(world, 50));
+}
+
+/// `cargo test --test netns -- --ignored --nocapture thousand`
+#[test]
+#[ignore = "takes eight minutes"]
+fn a_thousand_freezes_move_nothing() {
+    endures("freezes", None, |world| endurance::nodes_freeze(world, 1_000));
 }

@@ -211,7 +211,9 @@ impl Desk<'_> {
             return None;
         };
         Some(match probe.kind {
-            ProbeKind::Zeo | ProbeKind::Exec => Monitor::Zeo { addr, storage: probe.storage.clone() },
+            ProbeKind::Zeo | ProbeKind::Exec => {
+                Monitor::Zeo { addr, storage: probe.storage.clone(), commit_max: probe.commit_max }
+            }
             ProbeKind::Tcp => Monitor::Tcp { addr },
             ProbeKind::Http => Monitor::Http { addr, path: probe.path.clone() },
         })

@@ -115,15 +115,20 @@ settings! {
         kind: ProbeKind = ProbeKind::Zeo,
         /// The storage's name in ZEO.
         storage: String = "1".to_owned(),
+        /// With "zeo": the longest that one commit may keep others waiting; then the storage does not serve, is stopped, and the
+        /// client that hangs with its commit is rid of it. Longer than any commit of the site takes (imports, uploads). "0s": for
+        /// ever.
+        commit_max: Duration = seconds(300),
         /// The page of "http".
         path: String = "/".to_owned(),
         /// Program and arguments of "exec"; it gets the node's name as last argument, and exits with 0 when the storage serves.
         command: Vec<String> = Vec::new(),
         /// How often.
         every: Duration = Duration::from_millis(500),
-        /// How long an answer may take.
-        timeout: Duration = seconds(1),
-        /// Of the last `window` questions, so many must have failed for two observers.
+        /// How long an answer may take. A ZEO server answers nobody while its disk syncs.
+        timeout: Duration = seconds(2),
+        /// Of the last `window` questions, so many must have failed for two observers. Questions do not wait for each other, so a
+        /// storage that hangs is sick after `timeout` and `failed` times `every` at the latest: 3.5 s as shipped.
         failed: u32 = 3,
         /// See `failed`. 1 to 16.
         window: u32 = 4,

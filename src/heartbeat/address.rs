@@ -2,10 +2,13 @@
 //!
 //! `ip` gives an interface the address by netlink and tells the network: gratuitous ARP, requests and replies alternating, for
 //! some stacks take only one of them (RFC 826, RFC 5227 3); unsolicited neighbour advertisements for IPv6 (RFC 4861 7.2.6). It
-//! goes on telling, and answers at once when another machine claims the address: such a claim is a split-brain alarm. `exec` runs
+//! goes on telling, and answers at once when another machine claims the address: such a claim is a split-brain alarm. Connections
+//! to it are reset when it goes, and those that the other member had, when it comes (see [`clients`]). `exec` runs
 //! a program, for clouds without broadcasts. `none` does nothing: clients know both members, edges hear of the event.
 
 use crate::clock;
+use crate::heartbeat::clients;
+use crate::heartbeat::clients::Clients;
 use crate::heartbeat::command::Ended;
 use crate::heartbeat::command::Order;
 use crate::heartbeat::netlink;
@@ -48,6 +51,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 use tracing::error;
+use tracing::info;
 use tracing::warn;
 
 /// How the service address is moved.
@@ -97,13 +101,14 @@ pub struct Address {
     mode: Mode,
     announcer: Option<Arc<AtomicBool>>,
     conflicts: Arc<AtomicU64>,
+    clients: Arc<Clients>,
 }
 
 impl Address {
-    /// Nothing is known yet about whether it is up.
+    /// Nothing is known yet about whether it is up. `clients`: those of the other member.
     #[must_use]
-    pub fn new(mode: Mode, conflicts: Arc<AtomicU64>) -> Self {
-        Self { mode, announcer: None, conflicts }
+    pub fn new(mode: Mode, conflicts: Arc<AtomicU64>, clients: Arc<Clients>) -> Self {
+        Self { mode, announcer: None, conflicts, clients }
     }
 
     /// Takes the address, and begins to tell the network.
@@ -120,6 +125,7 @@ impl Address {
                 if let Some(old) = self.announcer.replace(Arc::clone(&stop)) {
                     old.store(true, Ordering::Relaxed);
                 }
+                tickle(address.addr(), Arc::clone(&stop), &self.clients);
                 announce(*address, device, stop, Arc::clone(&self.conflicts));
                 Ok(())
             }
@@ -235,6 +241,29 @@ fn announce(address: IpNet, device: &str, stop: Arc<AtomicBool>, conflicts: Arc<
     };
     if let Err(error) = thread::Builder::new().name("tidegate-arp".to_owned()).spawn(work) {
         error!(%error, "no thread to announce the service address");
+    }
+}
+
+/// Makes the other member's clients notice that it is gone. More than once, for their way to us changes in these moments.
+fn tickle(address: IpAddr, stop: Arc<AtomicBool>, known: &Clients) {
+    let connections = known.all();
+    if connections.is_empty() {
+        return;
+    }
+    let work = move || {
+        info!(%address, clients = connections.len(), "connections to the other member are reset");
+        for pause in TICKLES {
+            thread::sleep(pause);
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(error) = clients::tickle(address, &connections) {
+                warn!(%address, %error, "clients of the other member may wait for their next keep-alive");
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("tidegate-tickle".to_owned()).spawn(work) {
+        warn!(%error, "no thread to reset connections to the other member");
     }
 }
 
@@ -432,6 +461,10 @@ const TAP_WITHIN: Duration = Duration::from_secs(1);
 /// How long the announcer sleeps at most before it looks whether it is to end.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// Pauses before each round of tickles: after the first announcements, and again for who heard the later ones.
+const TICKLES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
+
 /// At most one defence of the address in this time.
 const DEFEND: Duration = Duration::from_millis(200);
 
@@ -507,7 +540,7 @@ mod tests {
         let mark = dir.path().join("where");
         let argv = ["sh", "-c", &format!("echo $1 >> {}; [ $1 = up ]", mark.display()), "move"].map(str::to_owned);
         let mode = Mode::Exec { argv: argv.into(), timeout: Duration::from_secs(20) };
-        let mut address = Address::new(mode, Arc::default());
+        let mut address = Address::new(mode, Arc::default(), Arc::default());
         address.up().await.unwrap();
         let told = address.down().await.unwrap_err().to_string();
         assert!(told.ends_with("move down: exit 1"), "{told}");
@@ -517,7 +550,7 @@ mod tests {
     #[tokio::test]
     async fn an_interface_that_is_not_there_is_named() {
         let mode = Mode::Ip { address: "192.0.2.9/24".parse().unwrap(), device: "nonesuch0".to_owned() };
-        let told = Address::new(mode, Arc::default()).up().await.unwrap_err().to_string();
+        let told = Address::new(mode, Arc::default(), Arc::default()).up().await.unwrap_err().to_string();
         assert_eq!(told, "put up 192.0.2.9/24 on nonesuch0");
     }
 

@@ -5,7 +5,9 @@
 //! body is doing, for it may hang just there. Fencing runs beside it.
 
 use crate::clock;
+use crate::heartbeat::address;
 use crate::heartbeat::address::Address;
+use crate::heartbeat::clients::Clients;
 use crate::heartbeat::copy;
 use crate::heartbeat::copy::Verifier;
 use crate::heartbeat::fence;
@@ -15,19 +17,25 @@ use crate::heartbeat::machine::Fenced;
 use crate::heartbeat::machine::Input;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Power;
+use crate::heartbeat::monitor::Commits;
 use crate::heartbeat::monitor::Depth;
 use crate::heartbeat::monitor::Monitor;
+use crate::heartbeat::monitor::Seen;
+use crate::heartbeat::netlink;
 use crate::heartbeat::plan::Plan;
 use crate::heartbeat::resource::Exit;
 use crate::heartbeat::resource::Groups;
 use crate::heartbeat::resource::Keeper;
+use crate::heartbeat::runner::Event;
 use crate::heartbeat::runner::Inbox;
 use crate::telemetry::chain;
 use crate::zodb::Tid;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -107,31 +115,44 @@ pub struct Ready {
     generation: watch::Receiver<u64>,
     groups: Arc<Groups>,
     conflicts: Arc<AtomicU64>,
+    clients: Arc<Clients>,
 }
 
-/// Hands that have nothing to do yet. `conflicts` counts claims of others to the service address.
+/// Hands that have nothing to do yet. `conflicts` counts claims of others to the service address; `clients` are those of the
+/// other member.
 #[must_use]
-pub fn prepare(plan: Arc<Plan>, inbox: Inbox, groups: Arc<Groups>, conflicts: Arc<AtomicU64>) -> (Hands, Ready) {
+pub fn prepare(
+    plan: Arc<Plan>,
+    inbox: Inbox,
+    groups: Arc<Groups>,
+    conflicts: Arc<AtomicU64>,
+    clients: Arc<Clients>,
+) -> (Hands, Ready) {
     let (body_tx, body) = mpsc::channel(WANTED_MAX);
     let (errands_tx, errands) = mpsc::channel(ERRANDS_MAX);
     let (generation_tx, generation) = watch::channel(0);
     let hands = Hands { body: body_tx, errands: errands_tx, generation: Arc::new(generation_tx) };
-    (hands, Ready { plan, inbox, body, errands, generation, groups, conflicts })
+    (hands, Ready { plan, inbox, body, errands, generation, groups, conflicts, clients })
 }
 
 impl Ready {
     /// Works until the runner has gone.
     pub async fn work(self) {
-        let Self { plan, inbox, body, errands, generation, groups, conflicts } = self;
+        let Self { plan, inbox, body, errands, generation, groups, conflicts, clients } = self;
         let mut helpers = tokio::task::JoinSet::new();
         let (exits_tx, exits) = mpsc::channel(EXITS_MAX);
         let keeper = Keeper::new(plan.resources.clone(), groups, exits_tx);
-        let address = Address::new(plan.address.clone(), Arc::clone(&conflicts));
+        let address = Address::new(plan.address.clone(), Arc::clone(&conflicts), clients);
         helpers.spawn(tell_exits(exits, inbox.clone()));
         helpers.spawn(tell_conflicts(conflicts, inbox.clone()));
-        for (member, monitor) in [0, 1].into_iter().zip(&plan.monitors) {
-            if let Some(monitor) = monitor {
-                helpers.spawn(probe(NodeId(member), monitor.clone(), Arc::clone(&plan), inbox.clone()));
+        if let address::Mode::Ip { address, .. } = &plan.address {
+            helpers.spawn(tell_clients(address.addr(), inbox.clone()));
+        }
+        let began = Arc::new(Notify::new());
+        for (member, monitor) in [NodeId(0), NodeId(1)].into_iter().zip(&plan.monitors) {
+            if let Some(monitor) = monitor.clone() {
+                let began = if member == plan.settings.me { Arc::clone(&began) } else { Arc::default() };
+                helpers.spawn(probe(member, monitor, Arc::clone(&plan), inbox.clone(), began));
             }
         }
         let copy = plan.data.clone().filter(|_| plan.settings.me.is_member());
@@ -145,7 +166,7 @@ impl Ready {
             None => inbox.tell(Input::Copy(Tid(0))),
         }
         helpers.spawn(run_errands(errands, Arc::clone(&plan), verifier, inbox.clone()));
-        Body { keeper, address, inbox, generation }.work(body).await;
+        Body { keeper, address, inbox, generation, began }.work(body).await;
         // The helpers have nobody left to tell; dropping the set ends them.
     }
 }
@@ -155,6 +176,8 @@ struct Body {
     address: Address,
     inbox: Inbox,
     generation: watch::Receiver<u64>,
+    /// The storage was started.
+    began: Arc<Notify>,
 }
 
 impl Body {
@@ -215,6 +238,9 @@ impl Body {
         let took = clock::mono().saturating_duration_since(began);
         info!(?deed, ?took, "done");
         self.inbox.tell(input);
+        if matches!(deed, Deed::Start(_)) {
+            self.began.notify_one();
+        }
     }
 }
 
@@ -238,24 +264,70 @@ async fn tell_conflicts(conflicts: Arc<AtomicU64>, inbox: Inbox) {
     }
 }
 
-/// Asks a member's storage for ever. While it is bad, its recovery is asked for in full.
-async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox) {
-    let mut beat = tokio::time::interval(plan.probe_every);
+/// Lists the clients of the service address for ever, for the other member; there are some only where the address is up.
+async fn tell_clients(address: IpAddr, inbox: Inbox) {
+    let mut beat = tokio::time::interval(CLIENTS_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last: Option<bool> = None;
+    let mut told = false;
     loop {
         beat.tick().await;
-        let depth = if last == Some(true) { Depth::Alive } else { Depth::Writable };
-        let seen = monitor.ask(depth, plan.probe_timeout).await;
-        let good = seen.is_ok();
-        if last != Some(good) {
-            match &seen {
-                Ok(_) => info!(member = plan.name(target), "its storage serves"),
-                Err(why) => info!(member = plan.name(target), why, "its storage does not serve"),
+        match tokio::task::spawn_blocking(move || netlink::connections(address)).await {
+            Ok(Ok(clients)) if clients.is_empty() => {}
+            // When the thread has gone there is nobody to tell.
+            Ok(Ok(clients)) => drop(inbox.send(Event::Clients(clients))),
+            Ok(Err(error)) if !std::mem::replace(&mut told, true) => {
+                warn!(%address, %error, "connections cannot be listed: after a takeover clients may wait for their next keep-alive");
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// Asks a member's storage for ever. While it is bad, its recovery is asked for in full. One question does not wait for the
+/// answer to the one before: a storage that hangs is found sick after one time-out and a few intervals. `began`: the storage
+/// was started here, and is asked in quick succession until it answers.
+async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox, began: Arc<Notify>) {
+    let at_a_time = monitor.at_a_time();
+    let mut asked = tokio::task::JoinSet::new();
+    let (mut last, mut due, mut hurry) = (None, clock::mono(), None);
+    let mut commits = Commits::default();
+    loop {
+        let free = asked.len() < at_a_time;
+        tokio::select! {
+            () = tokio::time::sleep_until(due.into()), if free => {
+                let depth = if last == Some(true) { Depth::Alive } else { Depth::Writable };
+                let (monitor, within) = (monitor.clone(), plan.probe_timeout);
+                asked.spawn(async move { monitor.ask(depth, within).await });
+                let now = clock::mono();
+                let pause = if hurry.is_some_and(|until| now < until) { plan.probe_every.min(HURRY) } else { plan.probe_every };
+                due = now + pause;
+            }
+            () = began.notified() => {
+                due = clock::mono();
+                hurry = Some(due + plan.settings.serve_timeout);
+            }
+            Some(Ok(seen)) = asked.join_next() => {
+                let seen = seen.and_then(|seen| not_stuck(seen, &monitor, &mut commits));
+                let good = seen.is_ok();
+                if last.replace(good) != Some(good) {
+                    match &seen {
+                        Ok(_) => info!(member = plan.name(target), "its storage serves"),
+                        Err(why) => info!(member = plan.name(target), why, "its storage does not serve"),
+                    }
+                }
+                hurry = hurry.filter(|_| !good);
+                inbox.tell(Input::Probe { target, good });
             }
         }
-        last = Some(good);
-        inbox.tell(Input::Probe { target, good });
+    }
+}
+
+/// A storage that answers serves, unless nobody can write.
+fn not_stuck(seen: Seen, monitor: &Monitor, commits: &mut Commits) -> Result<Seen, String> {
+    let waited = commits.learn(seen.awaited, clock::mono());
+    match monitor.commit_max().filter(|max| waited >= *max) {
+        Some(_) => Err(format!("one commit has kept others waiting for {waited:.1?}")),
+        None => Ok(seen),
     }
 }
 
@@ -344,5 +416,9 @@ const WANTED_MAX: usize = 64;
 const ERRANDS_MAX: usize = 256;
 const EXITS_MAX: usize = 16;
 const CONFLICTS_EVERY: Duration = Duration::from_millis(50);
+/// Clients stay for days.
+const CLIENTS_EVERY: Duration = Duration::from_secs(1);
+/// Between questions to a storage that was just started: visitors wait.
+const HURRY: Duration = Duration::from_millis(25);
 const COPY_EVERY: Duration = Duration::from_millis(100);
 const VERIFY_EVERY: Duration = Duration::from_secs(2);

@@ -1,5 +1,6 @@
 //! Asking whether the storage serves: end to end, with a deadline. A TCP connection to a frozen process still succeeds, so `tcp`
-//! is for what knows no better question.
+//! is for what knows no better question. A ZEO server that answers can be of no use all the same: read-only, or with a commit that
+//! does not end while others wait for it ([`Commits`]).
 //!
 //! A monitor decides nothing: it says what it saw, and the machine counts.
 
@@ -10,6 +11,7 @@ use crate::telemetry::chain;
 use crate::zeo;
 use crate::zeo::Role;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -23,6 +25,8 @@ pub enum Monitor {
         addr: String,
         /// The storage's name.
         storage: String,
+        /// The longest that one commit may keep others waiting; zero: for ever.
+        commit_max: Duration,
     },
     /// Somebody accepts connections.
     Tcp {
@@ -48,6 +52,29 @@ pub enum Monitor {
 pub struct Seen {
     /// The identifier of its last transaction, if it tells.
     pub last_tid: Option<u64>,
+    /// The commit that others wait for, by the time at which it began, as the bits of what the server says.
+    pub awaited: Option<u64>,
+}
+
+/// The commits of one storage, as one observer sees them: a client that votes for a transaction and then hangs keeps all others
+/// from writing, for ever, while everything else is well.
+///
+/// Time is the observer's own: the server's clock only tells one commit from another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commits {
+    awaited: Option<(u64, Instant)>,
+}
+
+impl Commits {
+    /// What was seen now; how long the others have been seen to wait for this commit.
+    pub fn learn(&mut self, awaited: Option<u64>, now: Instant) -> Duration {
+        let since = match (self.awaited, awaited) {
+            (Some((before, since)), Some(commit)) if before == commit => since,
+            _ => now,
+        };
+        self.awaited = awaited.map(|commit| (commit, since));
+        now.saturating_duration_since(since)
+    }
 }
 
 /// How thoroughly to ask.
@@ -60,13 +87,28 @@ pub enum Depth {
 }
 
 impl Monitor {
+    /// The longest that one commit may keep others waiting.
+    #[must_use]
+    pub fn commit_max(&self) -> Option<Duration> {
+        match self {
+            Self::Zeo { commit_max, .. } => Some(*commit_max).filter(|max| !max.is_zero()),
+            _ => None,
+        }
+    }
+
+    /// How many questions may be under way at a time: no more than are looked at, and a program alone.
+    #[must_use]
+    pub fn at_a_time(&self) -> usize {
+        if matches!(self, Self::Exec { .. }) { 1 } else { 16 }
+    }
+
     /// Asks once; an answer after `within` is none.
     ///
     /// # Errors
     /// Why it does not serve.
     pub async fn ask(&self, depth: Depth, within: Duration) -> Result<Seen, String> {
         match self {
-            Self::Zeo { addr, storage } => ask_zeo(addr, storage, depth, within).await,
+            Self::Zeo { addr, storage, .. } => ask_zeo(addr, storage, depth, within).await,
             Self::Tcp { addr } => {
                 timed(within, "connect", async {
                     TcpStream::connect(addr).await.map_err(|error| format!("connect to {addr}: {error}"))?;
@@ -88,13 +130,21 @@ async fn ask_zeo(addr: &str, storage: &str, depth: Depth, within: Duration) -> R
     if depth == Depth::Writable {
         let report = zeo::probe(addr, storage, due).await.map_err(|sick| chain(&sick))?;
         return match report.role {
-            Role::Writable => Ok(Seen { last_tid: Some(report.last_tid) }),
+            Role::Writable => {
+                let awaited = report.storages.get(storage).and_then(awaited);
+                Ok(Seen { last_tid: Some(report.last_tid), awaited })
+            }
             Role::ReadOnly => Err(format!("{addr} is read-only")),
         };
     }
     let storages = zeo::ruok(addr, due).await.map_err(|sick| chain(&sick))?;
     let told = storages.get(storage).ok_or_else(|| format!("{addr} has no storage \"{storage}\""))?;
-    Ok(Seen { last_tid: u64::from_str_radix(&told.last_transaction, 16).ok() })
+    Ok(Seen { last_tid: u64::from_str_radix(&told.last_transaction, 16).ok(), awaited: awaited(told) })
+}
+
+/// The commit that holds the lock while others wait for it.
+fn awaited(told: &zeo::probe::Storage) -> Option<u64> {
+    told.lock_time.filter(|_| told.waiting > 0).map(f64::to_bits)
 }
 
 async fn timed(
@@ -174,8 +224,20 @@ mod tests {
         assert!(Monitor::Tcp { addr: addr.clone() }.ask(Depth::Alive, LONG).await.is_ok());
         let http = Monitor::Http { addr: addr.clone(), path: "/".to_owned() };
         assert_eq!(http.ask(Depth::Alive, short).await.unwrap_err(), "answer: not in time");
-        let zeo = Monitor::Zeo { addr, storage: "1".to_owned() };
+        let zeo = Monitor::Zeo { addr, storage: "1".to_owned(), commit_max: Duration::ZERO };
         assert!(zeo.ask(Depth::Alive, short).await.unwrap_err().contains("in time"));
+    }
+
+    #[test]
+    fn only_one_commit_that_keeps_others_waiting_all_the_time_is_stuck() {
+        let start = Instant::now();
+        let mut commits = Commits::default();
+        let told = [(0, Some(7)), (5, Some(7)), (9, Some(8)), (12, None), (20, Some(8)), (21, Some(8)), (26, Some(8))];
+        let seen: Vec<u64> = told
+            .into_iter()
+            .map(|(at, awaited)| commits.learn(awaited, start + Duration::from_secs(at)).as_secs())
+            .collect();
+        assert_eq!(seen, [0, 5, 0, 0, 0, 1, 6]);
     }
 
     #[tokio::test]

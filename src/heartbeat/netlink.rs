@@ -3,6 +3,7 @@
 //! Messages are made and read by pure functions on bytes; two small functions at the end talk to the kernel. Written by hand,
 //! for it is five messages, and the crates for it bring a dozen others.
 
+use crate::heartbeat::clients::Connection;
 use rustix::net::AddressFamily;
 use rustix::net::Protocol;
 use rustix::net::RecvFlags;
@@ -18,6 +19,9 @@ use rustix::net::socket_with;
 use rustix::net::sockopt;
 use std::io;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -44,16 +48,23 @@ pub fn change_address(change: Change, index: u32, address: IpAddr, prefix: u8) -
     }
 }
 
+/// The TCP connections of this machine whose own end is `address`.
+///
+/// # Errors
+/// What the kernel said.
+pub fn connections(address: IpAddr) -> io::Result<Vec<Connection>> {
+    let sockets = sockets(address, 1 << TCP_ESTABLISHED)?;
+    Ok(sockets.iter().filter_map(|(family, socket)| ends_of(*family, socket)).collect())
+}
+
 /// Resets every TCP connection of this machine whose own end is `address`; says how many.
 ///
 /// # Errors
 /// What the kernel said: `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` when it was built without `INET_DIAG_DESTROY`.
 pub fn reset_connections(address: IpAddr) -> io::Result<usize> {
-    let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
-    let listed = talk(Some(netlink::SOCK_DIAG), &list_sockets_message(family))?;
     let mut reset = 0;
-    for socket in listed.iter().filter_map(|message| socket_of(message, address)).take(SOCKETS_MAX) {
-        let answers = talk(Some(netlink::SOCK_DIAG), &destroy_message(family, socket))?;
+    for (family, socket) in sockets(address, 0xfff & !(1 << TCP_LISTEN))? {
+        let answers = talk(Some(netlink::SOCK_DIAG), &destroy_message(family, &socket))?;
         match answers.iter().find_map(|answer| error_code(answer)).unwrap_or(0) {
             0 => reset += 1,
             // It ended by itself meanwhile.
@@ -62,6 +73,19 @@ pub fn reset_connections(address: IpAddr) -> io::Result<usize> {
         }
     }
     Ok(reset)
+}
+
+/// The sockets whose own end is `address` and whose state is one of `states`, each with its family: a server that listens for
+/// both families has IPv4 clients on sockets of IPv6.
+fn sockets(address: IpAddr, states: u32) -> io::Result<Vec<(u8, Vec<u8>)>> {
+    let families = if address.is_ipv4() { &[AF_INET, AF_INET6][..] } else { &[AF_INET6] };
+    let mut found = Vec::new();
+    for family in families {
+        let listed = talk(Some(netlink::SOCK_DIAG), &list_sockets_message(*family, states))?;
+        found.extend(listed.iter().filter_map(|line| Some((*family, socket_of(line, address)?.to_vec()))));
+    }
+    found.truncate(SOCKETS_MAX);
+    Ok(found)
 }
 
 /// A message with its header.
@@ -104,10 +128,9 @@ fn address_message(change: Change, index: u32, address: IpAddr, prefix: u8) -> V
     }
 }
 
-fn list_sockets_message(family: u8) -> Vec<u8> {
+fn list_sockets_message(family: u8, states: u32) -> Vec<u8> {
     let mut body = vec![family, TCP, 0, 0];
-    // Every state but listening.
-    body.extend_from_slice(&(0xfff_u32 & !(1 << TCP_LISTEN)).to_ne_bytes());
+    body.extend_from_slice(&states.to_ne_bytes());
     body.extend_from_slice(&[0; SOCKET_ID]);
     message(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, &body)
 }
@@ -124,13 +147,28 @@ fn socket_of(message: &[u8], address: IpAddr) -> Option<&[u8]> {
     if kind(message)? != SOCK_DIAG_BY_FAMILY {
         return None;
     }
+    let family = *message.get(HEADER)?;
     let socket = message.get(HEADER + 4..HEADER + 4 + SOCKET_ID)?;
-    let own = socket.get(4..20)?;
-    let same = match address {
-        IpAddr::V4(address) => own[..4] == address.octets(),
-        IpAddr::V6(address) => own == address.octets(),
+    (ip_of(family, socket.get(4..20)?)? == address).then_some(socket)
+}
+
+/// The address in a field of a socket's identity; IPv4 on a socket of IPv6 is IPv4.
+fn ip_of(family: u8, field: &[u8]) -> Option<IpAddr> {
+    if family == AF_INET {
+        return Some(Ipv4Addr::from(*field.first_chunk::<4>()?).into());
+    }
+    Some(Ipv6Addr::from(*field.first_chunk::<16>()?).to_canonical())
+}
+
+/// Both ends of a connection.
+fn ends_of(family: u8, socket: &[u8]) -> Option<Connection> {
+    let end = |port: &[u8], ip: &[u8]| {
+        Some(SocketAddr::new(ip_of(family, ip)?, u16::from_be_bytes(*port.first_chunk::<2>()?)))
     };
-    same.then_some(socket)
+    Some(Connection {
+        own: end(socket.get(..2)?, socket.get(4..20)?)?,
+        peer: end(socket.get(2..4)?, socket.get(20..36)?)?,
+    })
 }
 
 fn kind(message: &[u8]) -> Option<u16> {
@@ -195,6 +233,7 @@ const READS_MAX: usize = 4096;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -237,10 +276,19 @@ mod tests {
     fn connections_of_this_machine_can_be_listed() {
         let listener = std::net::TcpListener::bind("127.0.0.9:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let listed = talk(Some(netlink::SOCK_DIAG), &list_sockets_message(AF_INET)).unwrap();
-        let found = listed.iter().filter_map(|line| socket_of(line, "127.0.0.9".parse().unwrap())).count();
-        assert!(found >= 1, "{} lines", listed.len());
-        drop(client);
+        let ends = Connection { own: listener.local_addr().unwrap(), peer: client.local_addr().unwrap() };
+        let found = connections("127.0.0.9".parse().unwrap()).unwrap();
+        assert!(found.contains(&ends), "{found:?}");
+        assert!(connections("127.0.0.8".parse().unwrap()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn ipv4_clients_of_a_server_for_both_families_are_seen() {
+        let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+        let own = SocketAddr::new("127.0.0.10".parse().unwrap(), listener.local_addr().unwrap().port());
+        let client = std::net::TcpStream::connect(own).unwrap();
+        let found = connections(own.ip()).unwrap();
+        assert!(found.contains(&Connection { own, peer: client.local_addr().unwrap() }), "{found:?}");
     }
 
     proptest! {

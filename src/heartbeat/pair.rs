@@ -1,6 +1,7 @@
 //! A running member or witness: started, asked, ordered, and taken down.
 
 use crate::clock;
+use crate::heartbeat::clients::Clients;
 use crate::heartbeat::diary;
 use crate::heartbeat::guard::Guard;
 use crate::heartbeat::hands;
@@ -135,8 +136,14 @@ impl Pair {
         let (inbox, mailbox) = Inbox::new().map_err(system("make a socket"))?;
         let groups = Arc::new(Groups::guarded(guard.clone()));
         let conflicts = Arc::new(AtomicU64::new(0));
-        let (hands, ready) =
-            hands::prepare(Arc::clone(&plan), inbox.clone(), Arc::clone(&groups), Arc::clone(&conflicts));
+        let clients = Arc::new(Clients::default());
+        let (hands, ready) = hands::prepare(
+            Arc::clone(&plan),
+            inbox.clone(),
+            Arc::clone(&groups),
+            Arc::clone(&conflicts),
+            Arc::clone(&clients),
+        );
         let (writings_tx, writings) = std::sync::mpsc::sync_channel(WRITINGS_MAX);
         let now = clock::boot();
         let mut first = Vec::new();
@@ -158,6 +165,7 @@ impl Pair {
             guard,
             watchdog,
             view: view_tx,
+            clients,
             tally,
         };
         let runtime =

@@ -4,6 +4,9 @@
 //! and what came of it arrives in the [`Inbox`]. The one thing done on the spot is the self-fence's SIGKILL.
 
 use crate::clock;
+use crate::heartbeat::clients;
+use crate::heartbeat::clients::Clients;
+use crate::heartbeat::clients::Connection;
 use crate::heartbeat::diary;
 use crate::heartbeat::guard::Guard;
 use crate::heartbeat::hands::Deed;
@@ -28,6 +31,7 @@ use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::message;
 use crate::heartbeat::machine::message::DATAGRAM;
 use crate::heartbeat::machine::message::KeyRing;
+use crate::heartbeat::machine::message::Reject;
 use crate::heartbeat::plan::Plan;
 use crate::heartbeat::resource::Groups;
 use crate::heartbeat::tally::Tally;
@@ -60,6 +64,8 @@ pub struct Inbox {
 pub enum Event {
     /// For the machine.
     Input(Input),
+    /// The clients of the service address, for the other member.
+    Clients(Vec<Connection>),
     /// An operator's order; whether it is followed is answered at once, how it ends is seen in the status.
     Order(Order, oneshot::Sender<Result<(), Refused>>),
     /// How is it?
@@ -139,6 +145,8 @@ pub struct Runner {
     pub watchdog: Option<Watchdog>,
     /// Who follows.
     pub view: watch::Sender<PairView>,
+    /// The clients of the other member.
+    pub clients: Arc<Clients>,
     /// What is counted.
     pub tally: Tally,
 }
@@ -180,10 +188,17 @@ impl Runner {
     }
 
     fn read_datagrams(&mut self, now: Instant, turn: &mut Turn) {
-        // One byte more than a datagram has, so that a longer one is seen to be longer.
-        let mut buffer = [0; DATAGRAM + 1];
+        // One byte more than a datagram may have, so that a longer one is seen to be longer.
+        let mut buffer = [0; LONGEST + 1];
         for _ in 0..DATAGRAMS_A_TURN {
             let Some((link, _, length)) = self.links.receive(&mut buffer) else { break };
+            if clients::is_list(&buffer[..length]) {
+                match clients::decode(&buffer[..length], &self.keys, &self.plan.cluster) {
+                    Some(part) => self.clients.learn(part),
+                    None => self.tally.rejected(Reject::Garbage),
+                }
+                continue;
+            }
             let decoded =
                 message::decode(&buffer[..length], &self.keys, &self.plan.cluster, &self.plan.settings.roster);
             match decoded {
@@ -204,6 +219,7 @@ impl Runner {
         for _ in 0..EVENTS_MAX {
             match self.mailbox.events.try_recv() {
                 Ok(Event::Input(input)) => self.handle(input, now, turn),
+                Ok(Event::Clients(connections)) => self.tell_clients(&connections),
                 Ok(Event::Order(order, answer)) => {
                     // What an earlier order came to in the end is in the diary, and no answer to this one.
                     self.tally.order_refused = None;
@@ -212,7 +228,9 @@ impl Runner {
                     let _ = answer.send(self.tally.order_refused.take().map_or(Ok(()), Err));
                 }
                 Ok(Event::Status(answer)) => {
-                    let _ = answer.send(self.tally.status(&self.machine, &self.plan, now));
+                    let mut status = self.tally.status(&self.machine, &self.plan, now);
+                    status["clients_of_the_other"] = self.clients.all().len().into();
+                    let _ = answer.send(status);
                 }
                 Ok(Event::Stop) => return true,
                 Err(_) => break,
@@ -275,6 +293,18 @@ impl Runner {
         let datagram = message::encode(beat, &self.keys, &self.plan.cluster, &self.plan.settings.roster);
         if self.links.send(usize::from(link.0), *addr, &datagram).is_err() {
             self.tally.unsent += 1;
+        }
+    }
+
+    fn tell_clients(&mut self, connections: &[Connection]) {
+        let peer = self.plan.nodes.get(usize::from(self.plan.settings.me.peer().0));
+        let Some(peer) = peer.filter(|_| self.plan.settings.me.is_member()) else { return };
+        for datagram in clients::encode(connections, &self.keys, &self.plan.cluster) {
+            for (link, addr) in peer.links.iter().enumerate() {
+                if self.links.send(link, *addr, &datagram).is_err() {
+                    self.tally.unsent += 1;
+                }
+            }
         }
     }
 
@@ -353,6 +383,9 @@ const EVENTS_MAX: usize = 1024;
 
 /// Datagrams read before the clock is looked at again: a flood of forgeries must not stop the heart.
 const DATAGRAMS_A_TURN: usize = 64;
+
+/// The longest datagram.
+const LONGEST: usize = if clients::LONGEST > DATAGRAM { clients::LONGEST } else { DATAGRAM };
 
 /// The longest sleep.
 const GLANCE: Duration = Duration::from_millis(500);

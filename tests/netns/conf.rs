@@ -97,12 +97,12 @@ fn common(world: &World, node: &str) -> String {
     let (timing, monitor) = if is_fast() {
         (
             "interval = \"100ms\", warn = \"250ms\", dead = \"500ms\", lease = \"500ms\", margin = \"50ms\"",
-            "every = \"100ms\", timeout = \"200ms\"",
+            "every = \"100ms\", timeout = \"200ms\", commit_max = \"3s\"",
         )
     } else {
         (
             "interval = \"100ms\", warn = \"600ms\", dead = \"1200ms\", lease = \"1200ms\", margin = \"200ms\"",
-            "every = \"200ms\", timeout = \"800ms\"",
+            "every = \"200ms\", timeout = \"1600ms\", commit_max = \"3s\"",
         )
     };
     format!(

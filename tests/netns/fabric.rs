@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
@@ -25,6 +26,11 @@ pub struct Fabric {
 
 /// Why this cannot run here.
 pub fn cannot_run() -> Option<String> {
+    static WHY: OnceLock<Option<String>> = OnceLock::new();
+    WHY.get_or_init(try_one).clone()
+}
+
+fn try_one() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("it needs root".to_owned());
     }

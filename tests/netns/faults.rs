@@ -8,7 +8,6 @@ use anyhow::Context;
 use anyhow::ensure;
 use rustix::process::Signal;
 
-use super::fabric::ip;
 use super::watch;
 use super::world::World;
 
@@ -26,7 +25,7 @@ pub enum After {
 
 /// All of them, with what comes of each. What moves the role and what does not take turns where it can, for after a move votes
 /// bind for a while, and that is waited for.
-pub const ALL: [(&str, Fault, After); 13] = [
+pub const ALL: [(&str, Fault, After); 14] = [
     ("service killed", service_killed, After::Moved),
     ("heartbeat link cut", heartbeat_link_cut, After::Stayed),
     ("service frozen", service_frozen, After::Moved),
@@ -39,6 +38,7 @@ pub const ALL: [(&str, Fault, After); 13] = [
     ("power-off, fence refuses", power_off_refused, After::Moved),
     ("node frozen, shot", node_frozen_and_shot, After::Moved),
     ("node frozen and thawed", node_frozen, After::Moved),
+    ("a client hangs with its commit", commit_stuck, After::Moved),
     ("journal torn, member restarted", journal_torn, After::Stayed),
 ];
 
@@ -136,14 +136,7 @@ fn lan_cut(world: &mut World, active: &'static str, _: &'static str) -> anyhow::
 fn node_frozen_and_shot(world: &mut World, active: &'static str, standby: &'static str) -> anyhow::Result<()> {
     world.fabric.signal_all(active, Signal::STOP)?;
     world.wait("the other member serves", |world| world.role(standby) == "active")?;
-    reset_clients(world)?;
     Ok(())
-}
-
-/// A kernel that lives had acknowledged what its frozen storage never answers, so the clients wait for their next keep-alive,
-/// a minute or so. Here their connections are reset.
-fn reset_clients(world: &World) -> anyhow::Result<()> {
-    ip(&["netns", "exec", &world.fabric.namespace("z"), "ss", "-K", "dst", "10.77.0.10"])
 }
 
 /// Without a device, and with one disk for both, only a watchdog saves what is under way when a whole node freezes and thaws:
@@ -157,8 +150,15 @@ fn node_frozen(world: &mut World, active: &'static str, standby: &'static str) -
     world.wait("the thawed one knows", |world| {
         matches!(world.role(active).as_str(), "standby" | "stopping" | "booting")
     })?;
-    reset_clients(world)?;
     world.site.as_ref().context("a site")?.pause_writer(false);
+    Ok(())
+}
+
+/// A client has voted for its transaction and stands still: the storage is well, and nobody can write.
+fn commit_stuck(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
+    world.hang_with_a_commit()?;
+    world.wait("it gives way", |world| world.role(active) == "standby")?;
+    ensure!(!world.was_shot(active), "it was shot, and gave way");
     Ok(())
 }
 

@@ -47,6 +47,26 @@ const ADDRESS: &str = "10.77.0.10/24";
 /// A vote binds its voter as long as its candidate may shoot: two calls of the device and what is added to them; and a lease.
 const BOUND: Duration = Duration::from_millis(4_500);
 
+const HANG: &str = "
+import sys, time, transaction
+from ZEO.ClientStorage import ClientStorage
+import ZODB
+db = ZODB.DB(ClientStorage(('10.77.0.10', 8100)))
+class Hangs:
+    def sortKey(self): return '~~~'
+    def tpc_begin(self, t): pass
+    def commit(self, t): pass
+    def tpc_vote(self, t):
+        open(sys.argv[1], 'w').close()
+        time.sleep(600)
+    def abort(self, t): pass
+    tpc_finish = tpc_abort = abort
+connection = db.open()
+connection.root()['hangs'] = 1
+transaction.get().join(Hangs())
+transaction.commit()
+";
+
 /// Everything.
 pub struct World {
     /// The network.
@@ -159,6 +179,14 @@ impl World {
             found.extend(text.lines().filter(|line| line.contains(what)).map(str::to_owned));
         }
         Ok(found)
+    }
+
+    /// A ZEO client votes for a transaction, which takes the commit lock, and says and does nothing more.
+    pub fn hang_with_a_commit(&mut self) -> anyhow::Result<()> {
+        let mut command = self.command("z", &self.environment.python().display().to_string());
+        command.args(["-c", HANG, &self.path("hangs").display().to_string()]);
+        self.launch("hangs", command)?;
+        self.wait("it holds the lock", |world| world.path("hangs").exists())
     }
 
     fn command(&self, node: &str, program: &str) -> Command {

@@ -348,8 +348,10 @@ impl Machine {
             self.report(&hold, None, actions);
         }
         let role = Role::Stopping { hold, why, resources: false, address: false, killed: false, until };
-        actions.push(Action::DropAddress(hold.epoch));
+        // In the reverse of the order in which they came. A client that is reset while the storage still listens is back at
+        // once, and hangs there when the address goes.
         actions.push(Action::StopResources(hold.epoch));
+        actions.push(Action::DropAddress(hold.epoch));
         self.become_role(role, actions);
     }
 

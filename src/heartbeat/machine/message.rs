@@ -293,7 +293,8 @@ impl KeyRing {
         Ok(Self { keys: keys.iter().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect() })
     }
 
-    fn seal(&self, text: &[u8]) -> [u8; SEAL] {
+    /// The seal of `text`.
+    pub(in crate::heartbeat) fn seal(&self, text: &[u8]) -> [u8; SEAL] {
         let mut seal = [0; SEAL];
         if let Some(key) = self.keys.first() {
             seal.copy_from_slice(hmac::sign(key, text).as_ref());
@@ -301,7 +302,8 @@ impl KeyRing {
         seal
     }
 
-    fn opens(&self, text: &[u8], seal: &[u8]) -> bool {
+    /// Whether `seal` is one of `text` by any of the keys.
+    pub(in crate::heartbeat) fn opens(&self, text: &[u8], seal: &[u8]) -> bool {
         self.keys.iter().any(|key| hmac::verify(key, text, seal).is_ok())
     }
 }
