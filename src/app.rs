@@ -338,7 +338,7 @@ fn join_pair(config: &Config, publisher: &Arc<Publisher>) -> anyhow::Result<Opti
 /// # Errors
 /// What the system said.
 pub fn guard() -> std::io::Result<()> {
-    guard::run(clock::boot)
+    guard::run()
 }
 
 async fn tick(interval: Option<&mut tokio::time::Interval>) {

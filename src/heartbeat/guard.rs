@@ -1,9 +1,13 @@
 //! A second process that kills the storage when this one cannot: it hangs, it was killed, it was stopped.
 //!
-//! The heartbeat's thread writes to a pipe: which process groups run, and how long they may run from now on. When that time is
-//! over without another word, or when the pipe is closed, the guard sends SIGKILL to the groups that it knows. It does nothing
-//! else and waits for nothing else, so it is there when everything else is not.
+//! The heartbeat's thread writes to a pipe: which process groups run, and up to when they may run. When that time is over without
+//! another word, or when the pipe is closed, the guard sends SIGKILL to the groups that it knows. It does nothing else and waits
+//! for nothing else, so it is there when everything else is not.
+//!
+//! The time is a moment of the machine's own clock and not a span, so a word that is read late gives nobody more of it; and all
+//! that was said is read before anybody is killed, so a guard that a busy machine lets wait kills nobody who was fed.
 
+use crate::clock;
 use crate::heartbeat::command::kill_group;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -24,13 +28,12 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
-use std::time::Instant;
 
-/// What the guard knows. Time is measured on the clock of [`crate::clock::boot`].
+/// What the guard knows. Time is counted from the start of the machine ([`clock::since_boot`]).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Watch {
     groups: BTreeSet<u32>,
-    until: Option<Instant>,
+    until: Option<Duration>,
 }
 
 /// The pipe to a guard.
@@ -42,19 +45,19 @@ pub struct Guard {
 
 impl Watch {
     /// Takes one line; what it does not know it ignores.
-    pub fn take(&mut self, line: &str, now: Instant) {
+    pub fn take(&mut self, line: &str) {
         let Some((word, number)) = line.trim_end().split_once(' ') else { return };
-        match (word, number.parse::<u32>()) {
-            ("group", Ok(group)) if self.groups.len() < GROUPS_MAX => drop(self.groups.insert(group)),
-            ("gone", Ok(group)) => drop(self.groups.remove(&group)),
-            ("feed", Ok(millis)) => self.until = Some(now + Duration::from_millis(millis.into())),
-            ("rest", _) => self.until = None,
+        match (word, number.parse::<u64>(), number.parse::<u32>()) {
+            ("group", _, Ok(group)) if self.groups.len() < GROUPS_MAX => drop(self.groups.insert(group)),
+            ("gone", _, Ok(group)) => drop(self.groups.remove(&group)),
+            ("feed", Ok(millis), _) => self.until = Some(Duration::from_millis(millis)),
+            ("rest", ..) => self.until = None,
             _ => {}
         }
     }
 
     /// The groups to kill now.
-    pub fn due(&mut self, now: Instant) -> BTreeSet<u32> {
+    pub fn due(&mut self, now: Duration) -> BTreeSet<u32> {
         if self.until.is_some_and(|until| now >= until) {
             self.until = None;
             return std::mem::take(&mut self.groups);
@@ -64,8 +67,8 @@ impl Watch {
 
     /// How long nothing can be due.
     #[must_use]
-    pub fn left(&self, now: Instant) -> Option<Duration> {
-        self.until.map(|until| until.saturating_duration_since(now))
+    pub fn left(&self, now: Duration) -> Option<Duration> {
+        self.until.map(|until| until.saturating_sub(now))
     }
 }
 
@@ -98,7 +101,7 @@ impl Guard {
 
     /// The groups may run so long from now on. `false`: the guard does not hear.
     pub fn feed(&self, time: Duration) -> bool {
-        self.say(&format!("feed {}\n", time.as_millis()))
+        self.say(&format!("feed {}\n", (clock::since_boot() + time).as_millis()))
     }
 
     /// The groups may run without end.
@@ -131,41 +134,45 @@ impl Drop for Guard {
 ///
 /// # Errors
 /// What the system said.
-pub fn run(clock: fn() -> Instant) -> io::Result<()> {
+pub fn run() -> io::Result<()> {
     let mut watch = Watch::default();
     let mut pending = String::new();
     let mut buffer = [0; 4096];
     loop {
-        for group in watch.due(clock()) {
+        let left = watch.left(clock::since_boot()).and_then(|left| Timespec::try_from(left).ok());
+        let (mut heard, mut ended) = (is_heard(left.as_ref())?, false);
+        while heard {
+            let length = rustix::io::read(stdin(), &mut buffer)?;
+            if length == 0 {
+                // Whoever fed has gone.
+                ended = true;
+                watch.until = Some(Duration::ZERO);
+                break;
+            }
+            pending.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            while let Some((line, rest)) = pending.split_once('\n') {
+                watch.take(line);
+                pending = rest.to_owned();
+            }
+            pending.truncate(LINE_MAX);
+            heard = is_heard(Some(&Timespec::default()))?;
+        }
+        for group in watch.due(clock::since_boot()) {
             kill_group(group, Signal::KILL);
         }
-        let left = watch.left(clock()).and_then(|left| Timespec::try_from(left).ok());
-        let mut wanted = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
-        match poll(&mut wanted, left.as_ref()) {
-            Ok(0) | Err(Errno::INTR) => continue,
-            Ok(_) => {}
-            Err(error) => return Err(error.into()),
+        if ended {
+            return Ok(());
         }
-        let now = clock();
-        // What came due while we slept is due, whatever is said now: we may have been stopped with the node.
-        for group in watch.due(now) {
-            kill_group(group, Signal::KILL);
-        }
-        let length = rustix::io::read(stdin(), &mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        pending.push_str(&String::from_utf8_lossy(&buffer[..length]));
-        while let Some((line, rest)) = pending.split_once('\n') {
-            watch.take(line, now);
-            pending = rest.to_owned();
-        }
-        pending.truncate(LINE_MAX);
     }
-    for group in std::mem::take(&mut watch.groups) {
-        kill_group(group, Signal::KILL);
+}
+
+/// Whether there is something to read, or the input has ended, within that time.
+fn is_heard(within: Option<&Timespec>) -> io::Result<bool> {
+    match poll(&mut [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)], within) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 const GROUPS_MAX: usize = 256;
@@ -175,29 +182,40 @@ const LINE_MAX: usize = 256;
 mod tests {
     use super::*;
 
+    const fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
     #[test]
     fn groups_are_killed_when_their_time_is_over_and_only_those_that_run() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
         let mut watch = Watch::default();
-        for line in ["group 7", "group 8", "gone 7", "feed 500", "nonsense", "feed x", ""] {
-            watch.take(line, at(0));
+        for line in ["group 7", "group 8", "gone 7", "feed 10500", "nonsense", "feed x", ""] {
+            watch.take(line);
         }
-        assert_eq!((watch.left(at(100)), watch.due(at(499))), (Some(Duration::from_millis(400)), BTreeSet::new()));
-        watch.take("feed 500", at(400));
-        assert!(watch.due(at(899)).is_empty());
-        assert_eq!(watch.due(at(900)), BTreeSet::from([8]));
-        assert!(watch.due(at(5_000)).is_empty(), "once");
+        assert_eq!((watch.left(at(10_100)), watch.due(at(10_499))), (Some(at(400)), BTreeSet::new()));
+        watch.take("feed 10900");
+        assert!(watch.due(at(10_899)).is_empty());
+        assert_eq!(watch.due(at(10_900)), BTreeSet::from([8]));
+        assert!(watch.due(at(15_000)).is_empty(), "once");
+    }
+
+    #[test]
+    fn what_is_read_late_gives_no_more_time_and_takes_none() {
+        let mut watch = Watch::default();
+        for line in ["group 8", "feed 1000", "feed 2000"] {
+            watch.take(line);
+        }
+        assert!(watch.due(at(1_999)).is_empty(), "it was fed, and the guard had to wait");
+        assert_eq!(watch.due(at(2_000)), BTreeSet::from([8]));
     }
 
     #[test]
     fn without_a_limit_nothing_is_killed() {
-        let start = Instant::now();
         let mut watch = Watch::default();
-        watch.take("group 8", start);
-        assert_eq!(watch.left(start), None);
-        watch.take("feed 10", start);
-        watch.take("rest 0", start);
-        assert!(watch.due(start + Duration::from_secs(100)).is_empty());
+        watch.take("group 8");
+        assert_eq!(watch.left(at(0)), None);
+        watch.take("feed 10");
+        watch.take("rest 0");
+        assert!(watch.due(at(100_000)).is_empty());
     }
 }
