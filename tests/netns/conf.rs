@@ -102,7 +102,7 @@ fn common(world: &World, node: &str) -> String {
     } else {
         (
             "interval = \"100ms\", warn = \"600ms\", dead = \"1200ms\", lease = \"1200ms\", margin = \"200ms\"",
-            "every = \"200ms\", timeout = \"1600ms\", commit_max = \"3s\"",
+            "every = \"200ms\", timeout = \"2s\", commit_max = \"3s\"",
         )
     };
     format!(
