@@ -83,6 +83,15 @@ impl Decoder {
         }
     }
 
+    /// How many bytes of it are sure to come before anything else.
+    #[must_use]
+    pub fn expected(&self) -> Option<u64> {
+        match self.state {
+            State::Known(left) | State::Chunk(left) => Some(left),
+            _ => None,
+        }
+    }
+
     /// Takes the next piece out of what has arrived.
     ///
     /// # Errors
@@ -231,6 +240,17 @@ mod tests {
         assert_eq!(decoder.take(&mut arrived), Ok(Piece::Data(Bytes::from_static(b"hello"))));
         assert!(decoder.has_ended());
         assert_eq!(&arrived[..], b"more");
+    }
+
+    #[test]
+    fn what_is_sure_to_come_is_known() {
+        let mut arrived = BytesMut::from(&b"1000\r\nhello"[..]);
+        let mut decoder = Decoder::new(Length::Chunked);
+        assert_eq!(decoder.expected(), None);
+        decoder.take(&mut arrived).unwrap();
+        assert_eq!((decoder.expected(), decoder.left()), (Some(0x1000 - 5), None));
+        assert_eq!(Decoder::new(Length::Known(7)).expected(), Some(7));
+        assert_eq!(Decoder::new(Length::UntilClose).expected(), None);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Exchange {
                 Ok(Piece::NeedsMore) => {}
                 Err(broken) => return Poll::Ready(Some(Err(broken.into()))),
             }
-            match ready!(self.connection.poll_read(cx, self.answer.left())) {
+            match ready!(self.connection.poll_read(cx, self.answer.expected())) {
                 Ok(0) => return Poll::Ready(self.answer.closed().err().map(|broken| Err(broken.into()))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BrokeOff::Connection(error)))),

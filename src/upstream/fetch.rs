@@ -254,7 +254,7 @@ impl Upstream {
                         return settle(&way, lease, answer, exchange, sent, took);
                     }
                 }
-                Attempt::NotSent(error) => self.may_try_again(&mut way, &endpoint, error)?,
+                Attempt::NotSent(error) => self.may_try_again(&mut way, Some(&endpoint), error)?,
                 Attempt::Lost { error, reused } => {
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
@@ -264,7 +264,7 @@ impl Upstream {
                         self.blame(&endpoint, &error);
                         return Err(error);
                     }
-                    self.may_try_again(&mut way, &endpoint, error)?;
+                    self.may_try_again(&mut way, None, error)?;
                 }
             }
         }
@@ -302,17 +302,16 @@ impl Upstream {
         true
     }
 
-    /// Whether what was certainly not sent, or may be repeated, is tried again after `error`.
-    fn may_try_again(&self, way: &mut Way<'_>, endpoint: &Endpoint, error: FetchError) -> Result<(), FetchError> {
-        let connect = matches!(error, FetchError::Connect(_));
-        if connect {
+    /// Whether a request is tried again after `error`; `unsent`: the endpoint that did not take it, if it was certainly not sent.
+    fn may_try_again(&self, way: &mut Way<'_>, unsent: Option<&Endpoint>, error: FetchError) -> Result<(), FetchError> {
+        if let Some(endpoint) = unsent {
             self.blame(endpoint, &error);
             way.avoid = Some(endpoint.id);
         }
         if way.retries >= way.standing.plan.retry_max.max(1) {
             return Err(error);
         }
-        if connect && !self.retries.spend() {
+        if unsent.is_some() && !self.retries.spend() {
             self.counters.retry_budget_exhausted();
             return Err(error);
         }
