@@ -108,6 +108,27 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"\0\0V");
     }
 
+    /// A stand-in that takes bytes as a driver does, each at once, and has no length: no kernel for tests has a softdog.
+    #[test]
+    fn a_device_hears_each_feeding_when_it_happens_and_an_end_that_is_none_of_ours_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watchdog");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        // Open at both ends, so that nobody waits for a reader.
+        let mut device = File::options().read(true).write(true).open(&path).unwrap();
+        let mut heard = [0; 8];
+        let mut watchdog = Watchdog::arm(&path, None, Duration::from_secs(5)).unwrap();
+        for _ in 0..3 {
+            watchdog.feed().unwrap();
+            assert_eq!(std::io::Read::read(&mut device, &mut heard).unwrap(), 1);
+            assert_eq!(heard[0], 0);
+        }
+        // Dropped as in a crash: no magic byte, and the device will bite.
+        drop(watchdog);
+        device.write_all(b"end").unwrap();
+        assert_eq!(std::io::Read::read(&mut device, &mut heard).unwrap(), 3);
+    }
+
     #[test]
     fn one_that_bites_too_late_or_is_not_there_is_refused() {
         let late = Watchdog::arm(Path::new("/dev/null"), Some(Duration::from_secs(60)), Duration::from_secs(5));

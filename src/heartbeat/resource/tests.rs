@@ -153,3 +153,24 @@ async fn what_cannot_start_says_why() {
         assert!(told.starts_with("start zeo: ") && told.contains(why), "{told}");
     }
 }
+
+#[tokio::test]
+async fn a_unit_of_systemd_is_started_asked_and_stopped_by_systemctl() {
+    let dir = TempDir::new().unwrap();
+    let home = dir.path().display();
+    let text = format!(
+        "echo $* >> {home}/log\ncase $1 in start) touch {home}/up;; stop) rm -f {home}/up;; is-active) [ -e {home}/up ] || exit 3;; esac"
+    );
+    script(dir.path(), "systemctl", &text);
+    let kind = Kind::Systemd { unit: "zeo.service".to_owned() };
+    let path = format!("{home}:{}", std::env::var("PATH").unwrap());
+    let steps = [("is-active", 3), ("start", 0), ("is-active", 0), ("stop", 0), ("is-active", 3)];
+    for (word, code) in steps {
+        let mut order = verb(&kind, "zeo", word);
+        order.env.push(("PATH".to_owned(), path.clone()));
+        let ran = order.run(LONG).await;
+        assert_eq!(ran.ended, Ended::Exit(code), "{word}: {}", ran.said);
+    }
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.lines().zip(steps).all(|(line, (word, _))| line == format!("{word} zeo.service")), "{log}");
+}
