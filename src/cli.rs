@@ -489,7 +489,8 @@ fn summary(config: &Config) -> String {
         };
         let root = site.zope.as_ref().map_or_else(String::new, |root| format!(", in the ZODB at {root}"));
         let default = if site.default { ", for every other host too" } else { "" };
-        let _ = writeln!(text, "site {name}{default}: answered by {upstream}{root}");
+        let pages = site.frontend.as_ref().map_or_else(String::new, |frontend| format!(", pages by {frontend}"));
+        let _ = writeln!(text, "site {name}{default}: answered by {upstream}{root}{pages}");
     }
     for (name, upstream) in &config.upstream {
         for (set, endpoints) in upstream.sets() {

@@ -53,6 +53,7 @@ use crate::upstream::Secure;
 use crate::upstream::Upstream;
 use crate::zope::conduct::Conduct;
 use crate::zope::preset::Preset;
+use crate::zope::preset::is_for_plone;
 use crate::zope::session::Identity;
 use crate::zope::vhost::VirtualHost;
 use arc_swap::ArcSwap;
@@ -215,6 +216,8 @@ pub struct Site {
     pub scheme: Option<&'static str>,
     /// Where its answers come from.
     pub upstream: Arc<Upstream>,
+    /// Another one that makes the pages, if there is one.
+    pub frontend: Option<Arc<Upstream>>,
     /// Whether it is answered from the cache.
     pub cache: bool,
     /// In which codings its stored texts are sent.
@@ -383,6 +386,12 @@ impl CachePolicy {
 }
 
 impl Site {
+    /// Who answers requests for `path`.
+    #[must_use]
+    pub fn upstream_of(&self, path: &str) -> &Arc<Upstream> {
+        self.frontend.as_ref().filter(|_| !is_for_plone(path)).unwrap_or(&self.upstream)
+    }
+
     /// The rule for such a request.
     #[must_use]
     pub fn rule(&self, method: &Method, path: &str, identity: Identity) -> Option<&Arc<Rule>> {
@@ -476,7 +485,9 @@ impl Compiled {
         let mut default = None;
         for (name, site) in &config.site {
             let Some(upstream) = self.site_upstream(name, site, house, &mut upstreams) else { continue };
-            let compiled = Arc::new(self.site(name, site, upstream, &limits, &identity_cookies, house));
+            let frontend = site.frontend.as_ref().and_then(|frontend| upstreams.get(frontend).cloned());
+            let compiled =
+                Arc::new(Site { frontend, ..self.site(name, site, upstream, &limits, &identity_cookies, house) });
             hosts.insert(name.to_string(), Host::Site(Arc::clone(&compiled)));
             for alias in &site.aliases {
                 hosts.insert(alias.as_str().to_lowercase(), Host::Alias(Arc::clone(&compiled)));
@@ -538,6 +549,7 @@ impl Compiled {
                 values::Scheme::Https => Some("https"),
             },
             upstream,
+            frontend: None,
             cache: site.cache,
             codings: codings(&site.compress),
             verify: site.verify.unwrap_or(config.cache.verify) == values::Verify::PloneEtag,

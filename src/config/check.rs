@@ -13,6 +13,7 @@ use crate::config::settings::UpstreamTls;
 use crate::config::values::Listen;
 use crate::config::values::Memory;
 use crate::config::values::NodeLabel;
+use crate::config::values::Preset;
 use crate::config::values::ProxyProtocol;
 use crate::config::values::Scheme;
 use crate::config::values::Switchable;
@@ -20,6 +21,7 @@ use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
 use crate::units::SetName;
 use crate::units::SiteName;
+use crate::units::UpstreamName;
 use crate::zope::vhost::VirtualHost;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -395,18 +397,18 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
             let message = format!("site \"{name}\" has no upstream");
             context.error("E0312", path, message, "add upstream = \"NAME\", or upstream = [\"HOST:PORT\"]");
         }
-        Some(UpstreamRef::Name(upstream)) if !config.upstream.contains_key(upstream) => {
-            let known: Vec<&str> = config.upstream.keys().map(crate::units::UpstreamName::as_str).collect();
-            let help = match nearest(upstream.as_str(), &known) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None if known.is_empty() => format!("add [upstream.{upstream}] with servers = [\"HOST:PORT\"]"),
-                None => format!("defined: {}", known.join(", ")),
-            };
-            let message = format!("site \"{name}\" uses upstream \"{upstream}\", which does not exist");
-            context.error("E0313", &format!("{path}.upstream"), message, &help);
-        }
         Some(UpstreamRef::Inline(endpoints)) => check_endpoints(&format!("{path}.upstream"), endpoints, context),
-        Some(UpstreamRef::Name(_)) => {}
+        Some(UpstreamRef::Name(upstream)) => {
+            known_upstream(config, &format!("{path}.upstream"), name, upstream, context);
+        }
+    }
+    if let Some(frontend) = &site.frontend {
+        known_upstream(config, &format!("{path}.frontend"), name, frontend, context);
+        if site.preset != Preset::PloneVolto {
+            let message = format!("site \"{name}\" has a frontend, but not `preset = \"plone-volto\"`");
+            let help = "a purge of a page would not reach both its spellings, that of the API and the frontend's";
+            context.warning("W0344", &format!("{path}.frontend"), message, help);
+        }
     }
     if let Some(root) = &site.zope
         && let Err(bad) = VirtualHost::parse(root)
@@ -432,6 +434,20 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
             context.error("E0315", &format!("{path}.limits.{at}"), message, &help);
         }
     }
+}
+
+fn known_upstream(config: &Config, path: &str, site: &SiteName, upstream: &UpstreamName, context: &mut Context<'_>) {
+    if config.upstream.contains_key(upstream) {
+        return;
+    }
+    let known: Vec<&str> = config.upstream.keys().map(UpstreamName::as_str).collect();
+    let help = match nearest(upstream.as_str(), &known) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None if known.is_empty() => format!("add [upstream.{upstream}] with servers = [\"HOST:PORT\"]"),
+        None => format!("defined: {}", known.join(", ")),
+    };
+    let message = format!("site \"{site}\" uses upstream \"{upstream}\", which does not exist");
+    context.error("E0313", path, message, &help);
 }
 
 fn check_rule(path: &str, rule: &Rule, context: &mut Context<'_>) {
@@ -576,8 +592,10 @@ fn check_active(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
 
 fn unused_upstreams(config: &Config, context: &mut Context<'_>) {
     for name in config.upstream.keys() {
-        let used = config.site.values().any(|site| site.upstream == Some(UpstreamRef::Name(name.clone())));
-        if !used {
+        let uses = |site: &Site| {
+            site.upstream == Some(UpstreamRef::Name(name.clone())) || site.frontend.as_ref() == Some(name)
+        };
+        if !config.site.values().any(uses) {
             let message = format!("no site uses upstream \"{name}\"");
             context.warning("W0323", &format!("upstream.{name}"), message, "");
         }

@@ -308,6 +308,10 @@ settings! {
         scheme: Scheme = Scheme::Auto,
         /// Its upstream: a name, or a list of endpoints. Required.
         upstream: Option<UpstreamRef> = None,
+        /// The name of another upstream that makes the pages, such as Volto beside Plone. It gets what does not go to
+        /// `upstream`: that has the API (`/++api++/...`) and what only Plone can show (`@@images`, `@@download`,
+        /// `@@display-file`, `@@portrait`, `@@site-logo`, `@portrait`). Its paths are not rewritten.
+        frontend: Option<UpstreamName> = None,
         /// Answer from the cache what may be answered from it.
         cache: bool = true,
         /// In which codings texts are sent to those who accept them, the best liked first: "zstd", "br", "gzip". Each is made

@@ -226,6 +226,7 @@ text_setting!(OriginAddr, OriginAddr::parse, ToString::to_string);
 text_setting!(Server, Server::parse, ToString::to_string);
 text_setting!(ClassRule, ClassRule::parse, ToString::to_string);
 text_setting!(SetName, SetName::parse, ToString::to_string);
+text_setting!(UpstreamName, UpstreamName::parse, ToString::to_string);
 text_setting!(LimitName, LimitName::parse, ToString::to_string);
 text_setting!(NodeLabel, NodeLabel::parse, ToString::to_string);
 text_setting!(SiteName, SiteName::parse, ToString::to_string);

@@ -33,7 +33,8 @@ pub fn json(publisher: &Publisher) -> Value {
         .iter()
         .map(|site| {
             let root = site.zope.as_ref().map(|zope| zope.root().to_owned());
-            json!({ "name": site.name.to_string(), "zope": root, "upstream": site.upstream.name().to_string(), "cache": site.cache })
+            json!({ "name": site.name.to_string(), "zope": root, "upstream": site.upstream.name().to_string(),
+                "frontend": site.frontend.as_ref().map(|frontend| frontend.name().to_string()), "cache": site.cache })
         })
         .collect();
     let tiers: Vec<Value> = house
@@ -93,7 +94,8 @@ pub fn words(status: &Value) -> String {
     for site in each(&status["sites"], |site| {
         let root = site["zope"].as_str().map_or_else(String::new, |root| format!(" at {root}"));
         let cache = if site["cache"] == true { "" } else { ", not cached" };
-        format!("{} -> {}{root}{cache}", string(&site["name"]), string(&site["upstream"]))
+        let frontend = site["frontend"].as_str().map_or_else(String::new, |frontend| format!(", pages by {frontend}"));
+        format!("{} -> {}{root}{frontend}{cache}", string(&site["name"]), string(&site["upstream"]))
     }) {
         line(&mut text, "site", site);
     }

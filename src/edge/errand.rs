@@ -20,6 +20,7 @@ use crate::snapshot::rules::Rule;
 use crate::units::ClientAddr;
 use crate::upstream::Asker;
 use crate::upstream::Class;
+use crate::upstream::Upstream;
 use crate::zope::conduct;
 use crate::zope::preset::Preset;
 use crate::zope::session;
@@ -86,6 +87,8 @@ pub struct Errand {
     pub anonymous: bool,
     /// Why it travels.
     pub status: CacheStatus,
+    /// Who is to answer it.
+    pub upstream: Arc<Upstream>,
     /// For whom.
     pub asker: Asker,
     /// What its time at an origin is charged to.
@@ -123,7 +126,7 @@ impl Errand {
         let (client, path) = (question.client, &question.target.path);
         let mut asker = Asker::new(client, session::login(headers), class, path, question.writes);
         asker.scale = !known && conduct::is_scale(path);
-        asker.way = question.site.way.as_deref().and_then(|name| way(headers, name));
+        asker.way = question.site.way.as_deref().filter(|_| question.is_for_zope()).and_then(|name| way(headers, name));
         Ok(Self {
             edge: Arc::clone(edge),
             snapshot: Arc::clone(snapshot),
@@ -143,6 +146,7 @@ impl Errand {
             rule: question.rule.cloned(),
             anonymous: question.identity == Identity::Anonymous,
             status,
+            upstream: Arc::clone(question.upstream()),
             asker,
             meters: meters(question, headers),
         })
@@ -260,10 +264,20 @@ fn way(headers: &HeaderMap, name: &str) -> Option<u64> {
 }
 
 impl Errand {
+    fn is_for_zope(&self) -> bool {
+        Arc::ptr_eq(&self.upstream, &self.site.upstream)
+    }
+
+    /// Whether nobody is there to answer; who makes pages of what Zope says cannot do without it.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.upstream.is_out() || !self.is_for_zope() && self.site.upstream.is_out()
+    }
+
     /// The cookie that leads the client back to the endpoint called `to`, unless he has it already.
     #[must_use]
     pub fn way_back(&self, to: u64) -> Option<HeaderValue> {
-        let name = self.site.way.as_deref().filter(|_| self.asker.way != Some(to))?;
+        let name = self.site.way.as_deref().filter(|_| self.is_for_zope() && self.asker.way != Some(to))?;
         let secure = if self.scheme == "https" { "; Secure" } else { "" };
         HeaderValue::try_from(format!("{name}={to:016x}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
     }

@@ -217,7 +217,7 @@ fn about_question(told: &mut Explanation, question: &Question<'_>) {
         let limits: Vec<&str> = site.limits.iter().map(|limit| limit.name.as_str()).collect();
         told.say("limits", format!("{} (this question is not counted)", limits.join(", ")));
     }
-    told.say("upstream", format!("{} as {}", site.upstream.name(), question.origin_target()));
+    told.say("upstream", format!("{} as {}", question.upstream().name(), question.origin_target()));
 }
 
 fn about_cache(

@@ -229,7 +229,7 @@ fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
     if len.is_some_and(|len| len <= TAKEN_AT_ONCE) {
         return OutBody::origin(body);
     }
-    let writer = Fill::relay(len, errand.site.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
+    let writer = Fill::relay(len, errand.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
     let Some(reader) = StoredBody::Filling(writer.fill()).reader() else { return OutBody::origin(body) };
     tokio::spawn(async move {
         while let Some(frame) = body.frame().await {
@@ -261,7 +261,7 @@ fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
 /// Makes the journey.
 async fn travel(errand: &Errand, head: Parts, body: RequestBody, gone: Option<Gone<'_>>) -> Result<Fetched, Refusal> {
     let bill = Bill::begin(&errand.meters);
-    match errand.site.upstream.fetch(head, body, &errand.asker, gone).await {
+    match errand.upstream.fetch(head, body, &errand.asker, gone).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
             Ok(fetched)
@@ -396,7 +396,7 @@ fn stale_while_out(
     request: &Request<Incoming>,
 ) -> Result<Response<OutBody>, Box<Trail>> {
     match usable_stale(errand, request.headers()) {
-        Some(stale) if errand.site.upstream.is_out() => {
+        Some(stale) if errand.is_out() => {
             deliver::landed(errand, trail, request.headers(), request.method(), &stale, &stale_status(&stale))
         }
         _ => Err(trail),
@@ -432,7 +432,7 @@ async fn from_disk(
     let served = look.served().map(|(_, status)| status.on_disk());
     let refresh_it = look.reuse == Some(Reuse::StaleWhileRevalidate);
     errand.found = Some(Arc::clone(&kept));
-    let out = || errand.site.upstream.is_out() && usable_stale(&errand, request.headers()).is_some();
+    let out = || errand.is_out() && usable_stale(&errand, request.headers()).is_some();
     let Some(status) = served.or_else(|| out().then(|| stale_status(&kept))) else {
         errand.status = CacheStatus::forwarded(Why::Stale);
         let errand = errand.for_all(leader.key(), request.headers());
@@ -699,7 +699,7 @@ impl Journey {
     fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {
         let mut failed = stale.completed(stale.body.clone());
         failed.freshness.failed = Some(clock::mono());
-        self.store(&Arc::new(failed), self.errand.site.upstream.epoch());
+        self.store(&Arc::new(failed), self.errand.upstream.epoch());
         self.leader.share(Arc::clone(&stale));
         tell(reply, Outcome::Stale(stale));
     }
@@ -776,7 +776,7 @@ impl Journey {
 
     /// Stores it, unless another set serves by now: what the old one said may be of a storage that is no more.
     fn store(&self, stored: &Arc<Stored>, epoch: u64) {
-        if epoch != self.errand.site.upstream.epoch() {
+        if epoch != self.errand.upstream.epoch() {
             return;
         }
         let cache = &self.errand.edge.cache;

@@ -22,6 +22,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::limits;
 use crate::snapshot::rules::Rule;
 use crate::units::ClientAddr;
+use crate::upstream::Upstream;
 use crate::zope::session;
 use crate::zope::session::Identity;
 use crate::zope::vhost;
@@ -176,11 +177,24 @@ impl<'a> Question<'a> {
         place(self.scheme, &self.authority)
     }
 
+    /// Who answers it.
+    #[must_use]
+    pub fn upstream(&self) -> &'a Arc<Upstream> {
+        self.site.upstream_of(&self.target.path)
+    }
+
+    /// Whether it goes to Zope, and not to what makes the pages beside it.
+    #[must_use]
+    pub fn is_for_zope(&self) -> bool {
+        Arc::ptr_eq(self.upstream(), &self.site.upstream)
+    }
+
     /// The target that the origin gets.
     #[must_use]
     pub fn origin_target(&self) -> String {
         let query = self.target.query.as_deref();
-        if let Some(zope) = &self.site.zope {
+        let rewritten = self.site.zope.as_ref().filter(|_| self.is_for_zope());
+        if let Some(zope) = rewritten {
             let port = self.authority.port().unwrap_or(default_port(self.scheme));
             return zope.rewrite(self.scheme, self.authority.host(), port, &self.target.path, query);
         }

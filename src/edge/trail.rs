@@ -12,6 +12,7 @@ use crate::telemetry::metrics::CacheWord;
 use crate::telemetry::metrics::RequestFacts;
 use crate::telemetry::metrics::Visitor;
 use crate::units::OriginAddr;
+use crate::upstream::Upstream;
 use crate::upstream::fetch::Timings;
 use crate::zope::session::Identity;
 use http::HeaderMap;
@@ -60,6 +61,7 @@ struct Line {
     referer: Option<Vec<u8>>,
     user_agent: Option<Vec<u8>>,
     tls: bool,
+    upstream: Arc<Upstream>,
     endpoint: Option<OriginAddr>,
     timings: Option<Timings>,
 }
@@ -82,6 +84,7 @@ impl Trail {
             referer: field(request.headers(), &header::REFERER).map(<[u8]>::to_vec),
             user_agent: field(request.headers(), &header::USER_AGENT).map(<[u8]>::to_vec),
             tls: question.scheme == "https",
+            upstream: Arc::clone(question.upstream()),
             endpoint: None,
             timings: None,
         });
@@ -164,7 +167,7 @@ impl Trail {
             cache: self.facts.cache.as_str(),
             why: self.facts.why,
             site: self.facts.site.as_ref().map(|site| site.name.as_str()),
-            upstream: self.facts.site.as_ref().map(|site| site.upstream.name().as_str()),
+            upstream: Some(line.upstream.name().as_str()),
             endpoint: line.endpoint.as_ref(),
             queue: line.timings.map(|timings| timings.queue),
             first_byte: line.timings.map(|timings| timings.first_byte),

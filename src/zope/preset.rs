@@ -16,6 +16,17 @@ pub enum Preset {
 /// Plone's REST API as a prefix of the path.
 const API: &str = "/++api++";
 
+/// Steps of a path that only Plone can show, where something else makes the pages.
+const OF_PLONE: [&str; 7] =
+    ["++api++", "@@images", "@@download", "@@display-file", "@@portrait", "@@site-logo", "@portrait"];
+
+/// Whether `path` is for Plone itself where a frontend makes the pages: its API, or what only it can show. The frontend would
+/// fetch it from there and hand it on.
+#[must_use]
+pub fn is_for_plone(path: &str) -> bool {
+    path.split('/').any(|step| OF_PLONE.contains(&step))
+}
+
 impl Preset {
     /// The word in the configuration.
     #[must_use]
@@ -113,6 +124,27 @@ mod tests {
                     prop_assert_eq!(preset.object(spelling), object, "{}", spelling);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_only_plone_can_show_does_not_go_to_the_frontend() {
+        for path in [
+            "/++api++",
+            "/++api++/news/@search",
+            "/a/b/@@images/image/large",
+            "/a/@@images/image-400-0123.png",
+            "/a/report.pdf/@@download/file",
+            "/a/@@display-file/file",
+            "/@portrait/admin",
+            "/@@site-logo/logo.svg",
+        ] {
+            assert!(is_for_plone(path), "{path}");
+        }
+        for path in
+            ["/", "/news", "/static/js/client.js", "/a/@@images-of-ships", "/news/++api++x", "/login", "/a/edit"]
+        {
+            assert!(!is_for_plone(path), "{path}");
         }
     }
 }

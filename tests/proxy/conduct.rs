@@ -12,6 +12,10 @@ use crate::origin::Gate;
 use crate::origin::Origin;
 use crate::origin::Then;
 use crate::origin::write;
+use tidegate::upstream::Hold;
+
+/// What all may share.
+const PUBLIC: &str = "HTTP/1.1 200 OK\r\nCache-Control: s-maxage=60\r\nContent-Length: 5\r\n\r\nhello";
 
 const VERIFY: &str = "preset = \"plone-classic\"\nzope = \"/Plone\"\nverify = \"plone-etag\"";
 
@@ -338,4 +342,72 @@ fn a_scale_that_plone_has_forgotten_is_shown_where_pages_still_name_it() {
     let shown = edge.get(scale);
     assert_eq!((shown.status, shown.text().as_str()), (200, "image"), "{}", shown.head);
     assert_eq!(edge.get("/img/@@images/image-400-def.png").status, 404);
+}
+
+/// Volto beside Plone: pages that say which path was asked for.
+fn volto() -> Origin {
+    Origin::new(|asked, stream| {
+        let target = asked.head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: s-maxage=60\r\nContent-Type: text/html\r\n";
+        write(stream, format!("{head}Content-Length: {}\r\n\r\n{target}", target.len()).as_bytes());
+        Then::Keep
+    })
+}
+
+#[test]
+fn the_frontend_makes_the_pages_and_plone_gets_what_only_it_can_show() {
+    let (plone, volto) = (Origin::saying(PUBLIC), volto());
+    let site = "preset = \"plone-volto\"\nzope = \"/Plone\"\nfrontend = \"volto\"";
+    let more = format!("[upstream.volto]\nservers = [\"{}\"]\ncheck = {{ kind = \"off\" }}\n", volto.address);
+    let change = Change {
+        site,
+        cache: "purge_allow = [\"127.0.0.0/8\"]",
+        upstream: "sticky = \"way\"",
+        more: &more,
+        ..Change::default()
+    };
+    let edge = Edge::with(&[plone.address], &change);
+    let page = edge.ask("/news?b=1&a=2", "Accept: text/html\r\n");
+    assert_eq!(page.text(), "/news?a=2&b=1", "its paths are those of visitors");
+    assert!(page.field("set-cookie").is_none(), "only Plone's endpoints are marked: {}", page.head);
+    assert_eq!(edge.ask("/a/edit", "Cookie: __ac=me\r\n").text(), "/a/edit");
+    assert!(edge.ask("/news?b=1&a=2", "Accept: text/html\r\n").is_hit());
+    for path in ["/++api++/news", "/news/@@images/image/mini", "/a.pdf/@@download/file"] {
+        assert_eq!(edge.get(path).status, 200);
+        let asked = plone.asked().pop().expect("Plone was asked");
+        let rewritten = format!("GET /VirtualHostBase/http/www.example.org:80/Plone/VirtualHostRoot{path} ");
+        assert!(asked.head.starts_with(&rewritten), "{}", asked.head);
+    }
+    assert_eq!(volto.asked().len(), 2);
+    // Plone purges the object; both spellings of it are gone.
+    let purge = "PURGE /++api++/news HTTP/1.1\r\nHost: www.example.org\r\n\r\n";
+    assert_eq!(edge.client().send(purge).reply().status, 200);
+    assert!(!edge.get("/++api++/news").is_hit());
+    assert!(!edge.ask("/news?b=1&a=2", "Accept: text/html\r\n").is_hit());
+}
+
+#[test]
+fn while_plone_is_held_stored_pages_of_its_frontend_are_served_stale() {
+    let plone = Origin::saying(PUBLIC);
+    let volto =
+        Origin::saying("HTTP/1.1 200 OK\r\nCache-Control: max-age=0\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\nhello");
+    let site = "preset = \"plone-volto\"\nzope = \"/Plone\"\nfrontend = \"volto\"";
+    let more = format!("[upstream.volto]\nservers = [\"{}\"]\ncheck = {{ kind = \"off\" }}\n", volto.address);
+    let cache = "grace_revalidate = \"0s\"";
+    let edge = Edge::with(&[plone.address], &Change { site, cache, more: &more, ..Change::default() });
+    edge.ask("/news", "Accept: text/html\r\n");
+    edge.ask("/news", "Accept: text/html\r\n");
+    assert_eq!(volto.asked().len(), 2, "it is stale at once");
+    let snapshot = edge.publisher.house().snapshots.load_full();
+    snapshot
+        .upstreams
+        .iter()
+        .find(|(name, _)| name.as_str() == "zope")
+        .expect("it is there")
+        .1
+        .hold(Hold::Operator, true);
+    let stale = edge.ask("/news", "Accept: text/html\r\n");
+    assert_eq!((stale.status, stale.text().as_str()), (200, "hello"));
+    assert!(stale.field("cache-status").is_some_and(|status| status.contains("stale-if-error")), "{}", stale.head);
+    assert_eq!(volto.asked().len(), 2, "who makes pages of what Plone says cannot make one now");
 }
