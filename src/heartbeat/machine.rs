@@ -443,7 +443,7 @@ impl Machine {
                 continue;
             }
             for place in 0..usize::from(self.set.links[id.at()]).min(names::LINKS_MAX) {
-                let one_way = peer.deaf_on(place, dead, judge_from, now);
+                let one_way = peer.deaf_on(place, warn, dead, judge_from, now);
                 let Some(link) = peer.links.get_mut(place) else { continue };
                 let name = LinkId(u8::try_from(place).unwrap_or(u8::MAX));
                 let quiet = now.saturating_sub(link.heard.unwrap_or(0).max(judge_from));

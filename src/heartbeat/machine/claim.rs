@@ -187,6 +187,13 @@ impl Claim {
         }
     }
 
+    /// Takes out what it knows of one voter: for the explorer, to whom witnesses are alike.
+    #[cfg(test)]
+    pub(super) fn take_out(&mut self, voter: NodeId) -> impl std::hash::Hash + use<> {
+        let empty = Self::new(Epoch(0), Ground::Vacant, false, 0).views[voter.at()];
+        (std::mem::replace(&mut self.views[voter.at()], empty), self.grants.take_out(voter))
+    }
+
     /// How many would vote, as they said since `since`.
     pub(super) fn willing(&self, since: At) -> usize {
         self.views.iter().filter(|view| view.would.is_some_and(|at| at >= since)).count()

@@ -1,6 +1,10 @@
 //! Explores the decision core exhaustively within small bounds: every order of asks, answers, losses, delays, saves, crashes
 //! and ticks, with two members and one or three witnesses. The veto and the waiting after a start, which only make votes
 //! rarer, are left out: the core must be right without them.
+//!
+//! With one witness and one lease's time all states are seen, 69,269 of them. With more time, a crash, or three witnesses there
+//! are too many (over 250,000 with three witnesses before any time has passed, those that differ only in which witness is which
+//! counted once), and the nearest [`FIRST`] are looked at; the simulator goes further, by chance.
 
 use super::claim::Claim;
 use super::claim::Ground;
@@ -47,6 +51,16 @@ enum Member {
     Idle,
     Bidding(Claim),
     Holding(Epoch, Grants),
+}
+
+impl Member {
+    fn take_out(&mut self, voter: NodeId) -> u64 {
+        match self {
+            Self::Idle => 0,
+            Self::Bidding(claim) => fingerprint(&claim.take_out(voter)),
+            Self::Holding(_, grants) => fingerprint(&grants.take_out(voter)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -360,6 +374,27 @@ fn ask(epoch: Epoch) -> Ask {
     Ask { epoch, earnest: true, ground: Ground::Silence, hold_us }
 }
 
+/// A number for a state, the same for all that differ only in which witness is which: nothing that anybody decides depends on
+/// that, so one of them stands for all.
+fn alike(state: &State) -> u64 {
+    if !state.flying.is_empty() {
+        return fingerprint(state);
+    }
+    let mut rest = state.clone();
+    let witnesses = 2..u8::try_from(state.registers.len()).unwrap_or(u8::MAX);
+    let mut seen: Vec<u64> = witnesses
+        .map(NodeId)
+        .map(|witness| {
+            let known: Vec<u64> = rest.members.iter_mut().map(|member| member.take_out(witness)).collect();
+            fingerprint(&(state.registers[witness.at()], state.boots[witness.at()], known))
+        })
+        .collect();
+    seen.sort_unstable();
+    rest.registers.truncate(2);
+    rest.boots.truncate(2);
+    fingerprint(&(rest, seen))
+}
+
 fn fingerprint<T: Hash>(value: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -376,12 +411,12 @@ struct Explored {
 
 fn explore(bounds: Bounds, dropped: Dropped) -> Explored {
     let first = State::new(bounds);
-    let mut seen = HashSet::from([fingerprint(&first)]);
+    let mut seen = HashSet::from([alike(&first)]);
     let mut queue = VecDeque::from([first]);
     let mut found = Explored { states: 1, all: true, held: 0, wrong: None };
     while let Some(state) = queue.pop_front() {
         for next in state.next(bounds, dropped) {
-            if !seen.insert(fingerprint(&next)) {
+            if !seen.insert(alike(&next)) {
                 continue;
             }
             found.states += 1;
@@ -401,9 +436,13 @@ fn explore(bounds: Bounds, dropped: Dropped) -> Explored {
     found
 }
 
-/// `HEARTBEAT_STATES=n` looks further.
-fn look(voters: u8, ticks: At, crashes: u8, rule: Option<Rule>) -> Explored {
-    let states = std::env::var("HEARTBEAT_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(40_000);
+/// How many states are looked at where there are too many.
+const FIRST: usize = 40_000;
+
+/// `HEARTBEAT_STATES=n` looks further than at `states` of them.
+fn look(voters: u8, ticks: At, crashes: u8, rule: Option<Rule>, states: usize) -> Explored {
+    let further = std::env::var("HEARTBEAT_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let states = states.max(further);
     let found = explore(Bounds { voters, ticks, flying: 0, crashes, bids: 1, states }, Dropped(rule));
     eprintln!(
         "{voters} voters, {ticks} ticks, {crashes} crashes, without {rule:?}: {} states, all of them: {}, held in {}: {:?}",
@@ -414,8 +453,11 @@ fn look(voters: u8, ticks: At, crashes: u8, rule: Option<Rule>) -> Explored {
 
 #[test]
 fn no_order_of_events_makes_two_actives_with_one_witness() {
+    let whole = look(3, 1, 0, None, usize::MAX);
+    assert_eq!((whole.wrong, whole.all), (None, true));
+    assert!(whole.held > 10_000, "the role is taken in many of them");
     for (ticks, crashes) in [(2, 0), (3, 1)] {
-        let found = look(3, ticks, crashes, None);
+        let found = look(3, ticks, crashes, None, FIRST);
         assert_eq!(found.wrong, None);
         assert!(found.held > 1_000, "the role is taken somewhere");
     }
@@ -423,7 +465,7 @@ fn no_order_of_events_makes_two_actives_with_one_witness() {
 
 #[test]
 fn no_order_of_events_makes_two_actives_with_three_witnesses() {
-    let found = look(5, 2, 0, None);
+    let found = look(5, 2, 0, None, FIRST);
     assert_eq!(found.wrong, None);
     assert!(found.held > 1_000, "the role is taken somewhere");
 }
@@ -431,6 +473,6 @@ fn no_order_of_events_makes_two_actives_with_three_witnesses() {
 #[test]
 fn the_explorer_finds_what_a_dropped_rule_allows() {
     for (rule, crashes) in [(Rule::WaitForLease, 0), (Rule::OneVotePerEpoch, 0)] {
-        assert!(look(3, 3, crashes, Some(rule)).wrong.is_some(), "{rule:?} is not missed");
+        assert!(look(3, 3, crashes, Some(rule), FIRST).wrong.is_some(), "{rule:?} is not missed");
     }
 }

@@ -42,6 +42,12 @@ impl Grants {
         }
     }
 
+    /// Takes out what one voter granted: for the explorer, to whom witnesses are alike.
+    #[cfg(test)]
+    pub(super) fn take_out(&mut self, voter: NodeId) -> Option<At> {
+        self.sent.get_mut(voter.at()).and_then(Option::take)
+    }
+
     pub(super) fn has(&self, voter: NodeId) -> bool {
         self.sent.get(voter.at()).copied().flatten().is_some()
     }

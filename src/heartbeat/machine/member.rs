@@ -442,10 +442,7 @@ impl Machine {
         result: Result<(), Failure>,
         actions: &mut Vec<Action>,
     ) {
-        let good = result.is_ok();
-        if let Err(failure) = result {
-            actions.push(Action::Note(Note::Failed("address", failure)));
-        }
+        let good = done("address", result, actions);
         match &mut self.role {
             Role::Booting { address, .. } if !raised => *address |= good,
             Role::Taking { hold, stage: stage @ Stage::Address, until } if raised && hold.epoch == epoch && good => {
@@ -473,10 +470,7 @@ impl Machine {
         result: Result<(), Failure>,
         actions: &mut Vec<Action>,
     ) {
-        let good = result.is_ok();
-        if let Err(failure) = result {
-            actions.push(Action::Note(Note::Failed("resources", failure)));
-        }
+        let good = done("resources", result, actions);
         let now = self.now;
         match &mut self.role {
             Role::Booting { resources, .. } if !started && epoch == Epoch(0) => *resources |= good,
@@ -650,6 +644,11 @@ impl Machine {
             self.give_up(Why::Ordered, actions);
         }
     }
+}
+
+/// Whether it was done; that it was not is noted.
+fn done(what: &'static str, result: Result<(), Failure>, actions: &mut Vec<Action>) -> bool {
+    result.map_err(|failure| actions.push(Action::Note(Note::Failed(what, failure)))).is_ok()
 }
 
 /// Restarts that are remembered.

@@ -134,10 +134,14 @@ impl Peer {
         self.heard.is_some_and(|heard| now.saturating_sub(heard) < span)
     }
 
-    /// Whether the link hears it, but it does not hear us: its echo is older than `span`.
-    pub(super) fn deaf_on(&self, link: usize, span: At, judge_from: At, now: At) -> bool {
-        let hears = |at: Option<At>| now.saturating_sub(at.unwrap_or(0).max(judge_from)) < span;
-        self.links.get(link).is_some_and(|link| link.heard.is_some() && hears(link.heard) && !hears(link.echoed))
+    /// Whether the link hears it, within `warn`, but it does not hear us: its echo is older than `dead`. Who is not heard any more
+    /// is not deaf.
+    pub(super) fn deaf_on(&self, link: usize, warn: At, dead: At, judge_from: At, now: At) -> bool {
+        let within = |at: At, span: At| now.saturating_sub(at) < span;
+        self.links.get(link).is_some_and(|link| {
+            let heard = link.heard.is_some_and(|at| within(at, warn));
+            heard && !within(link.echoed.unwrap_or(0).max(judge_from), dead)
+        })
     }
 }
 
@@ -188,10 +192,11 @@ mod tests {
     fn one_way_is_told_by_the_echo() {
         let mut peer = Peer::new();
         peer.hear(&beat(1, 10, (7, 100)), LinkId(0), ME, 120);
-        assert!(!peer.deaf_on(0, 500, 0, 200));
+        assert!(!peer.deaf_on(0, 250, 500, 0, 200));
         peer.hear(&beat(1, 20, (7, 100)), LinkId(0), ME, 900);
-        assert!(peer.deaf_on(0, 500, 0, 901), "it is heard, and has heard nothing of ours for 800");
-        assert!(!peer.deaf_on(0, 500, 800, 901), "we stalled until 800");
-        assert!(!peer.deaf_on(1, 500, 0, 901), "nothing is heard there at all");
+        assert!(peer.deaf_on(0, 250, 500, 0, 901), "it is heard, and has heard nothing of ours for 800");
+        assert!(!peer.deaf_on(0, 250, 500, 800, 901), "we stalled until 800");
+        assert!(!peer.deaf_on(0, 250, 500, 0, 1_200), "it is late, and may be dead");
+        assert!(!peer.deaf_on(1, 250, 500, 0, 901), "nothing is heard there at all");
     }
 }
