@@ -8,7 +8,7 @@
 //! - *Tight*: connections that idle are closed, and those at work end with their answer.
 //! - *Full*: besides, new connections are closed at once, what is not stored is answered 503, and the cache forgets a quarter.
 //!
-//! Each is done when its level is reached, and again after [`AGAIN`] if that did not help: the allocator gives memory back
+//! Each is done when its level is reached, and again after `AGAIN` if that did not help: the allocator gives memory back
 //! some seconds after it was freed.
 
 use std::time::Duration;
