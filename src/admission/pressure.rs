@@ -1,9 +1,11 @@
 //! How short memory is, and what gives way for it: a function of what is taken, what may be taken, and the time.
 //!
+//! ```text
 //!            at 90 %             at 97 %
 //!     Calm ----------> Tight ----------> Full
 //!          <----------       <----------
 //!           below 85 %        below 94 %
+//! ```
 //!
 //! - *Tight*: connections that idle are closed, and those at work end with their answer.
 //! - *Full*: besides, new connections are closed at once, what is not stored is answered 503, and the cache forgets a quarter.
