@@ -13,7 +13,6 @@ from AccessControl import ClassSecurityInfo
 from AccessControl.class_init import InitializeClass
 from AccessControl.Permissions import manage_properties
 from AccessControl.Permissions import view
-from BTrees.IOBTree import IOTreeSet
 from BTrees.Length import Length
 from OFS.Image import Image
 from OFS.SimpleItem import SimpleItem
@@ -171,13 +170,17 @@ InitializeClass(Counter)
 
 @zpublish
 class Ledger(Item):
-    """Numbers that were handed in, each a commit of its own: what was acknowledged must be there for ever."""
+    """Numbers that were handed in, each a commit of its own: what was acknowledged must be there for ever.
+
+    No commit makes a new object: a ZEO client keeps the object ids that it fetched from a server which is no more, and the next
+    server gives the same ones to another client.
+    """
 
     security = ClassSecurityInfo()
 
     def __init__(self, id, title):
         super().__init__(id, title)
-        self.numbers = IOTreeSet()
+        self.numbers = ()
 
     @zpublish
     @security.protected(view)
@@ -191,7 +194,7 @@ class Ledger(Item):
     @security.protected(view)
     def add(self, number, RESPONSE):
         """One more."""
-        self.numbers.insert(int(number))
+        self.numbers += (int(number),)
         RESPONSE.setHeader("Content-Type", "text/plain")
         return f"{int(number)}\n"
 
