@@ -1,7 +1,8 @@
 //! Where stored responses live: two moka caches, one for small and one for large objects, under one byte budget.
 //!
 //! moka chooses victims by frequency and not by weight, so a few large objects would push out thousands of small ones;
-//! each class therefore has a budget of its own. Weights count key, head, body and bookkeeping.
+//! each class therefore has a budget of its own. Small ones that find theirs full are guests in the other's as long as there is
+//! room, and leave when a large one needs it. Weights count key, head, body and bookkeeping.
 
 use crate::cache::body::FillBudget;
 use crate::cache::coded::Mill;
@@ -95,6 +96,14 @@ pub struct Cache {
     writing: Mutex<()>,
     sweep_due: AtomicBool,
     disk: OnceLock<Arc<Disk>>,
+}
+
+/// What a shelf is to the budget.
+enum Class {
+    Small,
+    /// A small one, in room that no large one needs.
+    Guest,
+    Large,
 }
 
 /// One size class, as seen by metrics.
@@ -390,14 +399,53 @@ impl Cache {
         let before = self.get(key);
         let _turn = self.turn();
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
-        let (tier, other) =
-            if after.weight() > LARGE { (&self.large, &self.small) } else { (&self.small, &self.large) };
+        let (tier, other) = match self.class_of(key, &after) {
+            Class::Small => (&self.small, &self.large),
+            Class::Guest => (&self.large, &self.small),
+            Class::Large => {
+                self.make_room(weigh(&key.into(), &after));
+                (&self.large, &self.small)
+            }
+        };
         take(other, key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
         tier.entry(key.into()).and_compute_with(|found| {
             let now = found.map(moka::Entry::into_value);
             Op::Put(Shelf::with(now.as_ref().or(before.as_ref()), response, self.settings.variants))
         });
+    }
+
+    /// Where a shelf goes. A guest that is stored anew while there is no room moves among the small ones, if it is asked for
+    /// more often than what it would displace. Called in turn.
+    fn class_of(&self, key: &[u8], stored: &Shelf) -> Class {
+        if stored.weight() > LARGE {
+            return Class::Large;
+        }
+        let weight = u64::from(weigh(&key.into(), stored));
+        let fits = |tier: &Shelves| tier.weighted_size() + weight <= capacity(tier);
+        if !fits(&self.small) && fits(&self.large) && !self.small.contains_key(key) {
+            Class::Guest
+        } else {
+            Class::Small
+        }
+    }
+
+    /// Lets guests go until a large object of this weight has room. Called in turn.
+    fn make_room(&self, weight: u32) {
+        let wanted = self.large.weighted_size() + u64::from(weight);
+        let mut excess = wanted.saturating_sub(capacity(&self.large));
+        if u64::from(weight) > capacity(&self.large) {
+            return;
+        }
+        let guests = self.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE);
+        for (key, shelf) in guests {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(u64::from(weigh(&key, &shelf)));
+            self.large.invalidate(&**key);
+        }
+        self.large.run_pending_tasks();
     }
 
     /// The turn to change what is stored. moka takes the weight of what is replaced from its last housekeeping: a key that
@@ -542,12 +590,16 @@ impl Cache {
                 name,
                 objects: cache.entry_count(),
                 bytes: cache.weighted_size(),
-                capacity: cache.policy().max_capacity().unwrap_or(0),
+                capacity: capacity(cache),
                 evictions: self.evicted[at].load(Ordering::Relaxed),
             }
         };
         [view("small", &self.small, 0), view("large", &self.large, 1)]
     }
+}
+
+fn capacity(tier: &Shelves) -> u64 {
+    tier.policy().max_capacity().unwrap_or(0)
 }
 
 /// Removes a shelf, and says whether there was one. Like all that changes a shelf it waits its turn: whoever read the shelf

@@ -213,3 +213,30 @@ fn when_memory_is_short_a_quarter_of_what_is_stored_is_forgotten() {
     let stored = || cache.tiers().iter().map(|tier| tier.objects).sum::<u64>();
     assert_eq!((stored(), cache.shrink(), stored()), (408, 102, 306));
 }
+
+#[test]
+fn small_pages_use_the_room_that_large_files_leave_and_give_it_back() {
+    let cache = cache();
+    // As many pages as small and large objects may have together, and a few more.
+    let (page, pages) = (stored(10, 10_000, 1), MEMORY / 10_000);
+    let key = |number: u64| format!("/page-{number}").into_bytes();
+    for number in 0..pages {
+        cache.put(&key(number), &page);
+    }
+    let bytes = |cache: &Cache| cache.tiers().map(|tier| (tier.bytes, tier.capacity));
+    let [(small, small_max), (large, large_max)] = bytes(&cache);
+    assert!(small_max - small < 20_000 && large_max - large < 20_000, "all room is used: {small} {large}");
+    // A page that was a guest is found, replaced and forgotten as any other.
+    let guest = (0..pages).map(key).find(|key| cache.large.contains_key(&**key)).expect("there are guests");
+    assert!(cache.forget(&guest, Mode::Hard, Instant::now()) && cache.get(&guest).is_none());
+    let file = stored(10, 900_000, 1);
+    for number in 0..3 {
+        cache.put(format!("/file-{number}").as_bytes(), &file);
+    }
+    let kept = (0..3).filter(|number| cache.get(format!("/file-{number}").as_bytes()).is_some()).count();
+    let [(small, _), (large, _)] = bytes(&cache);
+    assert_eq!(kept, 3, "guests leave");
+    assert!(large <= large_max && small_max - small < 20_000, "{small} {large}");
+    let guests = cache.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE).count();
+    assert!(guests > 0, "only as many as had to");
+}
