@@ -99,6 +99,8 @@ pub enum AddressError {
 /// The service address of this member.
 pub struct Address {
     mode: Mode,
+    /// Whether it was taken, and not let go since.
+    taken: bool,
     announcer: Option<Arc<AtomicBool>>,
     conflicts: Arc<AtomicU64>,
     clients: Arc<Clients>,
@@ -108,7 +110,7 @@ impl Address {
     /// Nothing is known yet about whether it is up. `clients`: those of the other member.
     #[must_use]
     pub fn new(mode: Mode, conflicts: Arc<AtomicU64>, clients: Arc<Clients>) -> Self {
-        Self { mode, announcer: None, conflicts, clients }
+        Self { mode, taken: false, announcer: None, conflicts, clients }
     }
 
     /// Takes the address, and begins to tell the network.
@@ -117,8 +119,8 @@ impl Address {
     /// Why it is not up.
     pub async fn up(&mut self) -> Result<(), AddressError> {
         match &self.mode {
-            Mode::None => Ok(()),
-            Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await,
+            Mode::None => {}
+            Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await?,
             Mode::Ip { address, device } => {
                 change(Change::Add, *address, device)?;
                 let stop = Arc::new(AtomicBool::new(false));
@@ -127,8 +129,25 @@ impl Address {
                 }
                 tickle(address.addr(), Arc::clone(&stop), &self.clients);
                 announce(*address, device, stop, Arc::clone(&self.conflicts));
-                Ok(())
             }
+        }
+        self.taken = true;
+        Ok(())
+    }
+
+    /// Makes sure of it once more, if it was taken and not let go since: another machine claims it. The network is told by the
+    /// announcer, which hears such claims itself.
+    ///
+    /// # Errors
+    /// Why it may not be up.
+    pub async fn insist(&mut self) -> Result<(), AddressError> {
+        if !self.taken {
+            return Ok(());
+        }
+        match &self.mode {
+            Mode::None => Ok(()),
+            Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await,
+            Mode::Ip { address, device } => change(Change::Add, *address, device),
         }
     }
 
@@ -137,6 +156,7 @@ impl Address {
     /// # Errors
     /// Why it may still be up.
     pub async fn down(&mut self) -> Result<(), AddressError> {
+        self.taken = false;
         if let Some(stop) = self.announcer.take() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -541,10 +561,13 @@ mod tests {
         let argv = ["sh", "-c", &format!("echo $1 >> {}; [ $1 = up ]", mark.display()), "move"].map(str::to_owned);
         let mode = Mode::Exec { argv: argv.into(), timeout: Duration::from_secs(20) };
         let mut address = Address::new(mode, Arc::default(), Arc::default());
+        address.insist().await.unwrap();
         address.up().await.unwrap();
+        address.insist().await.unwrap();
         let told = address.down().await.unwrap_err().to_string();
         assert!(told.ends_with("move down: exit 1"), "{told}");
-        assert_eq!(std::fs::read_to_string(mark).unwrap(), "up\ndown\n");
+        address.insist().await.unwrap();
+        assert_eq!(std::fs::read_to_string(mark).unwrap(), "up\nup\ndown\n", "what was let go is not insisted upon");
     }
 
     #[tokio::test]

@@ -211,7 +211,7 @@ impl Body {
                 Input::AddressDone { epoch, raised: true, result }
             }
             Deed::Announce => {
-                if let Err(error) = self.address.up().await {
+                if let Err(error) = self.address.insist().await {
                     warn!(error = chain(&error), "the service address could not be announced again");
                 }
                 return;

@@ -547,8 +547,10 @@ impl Machine {
     }
 
     pub(super) fn address_conflict(&mut self, actions: &mut Vec<Action>) {
-        if let Some(hold) = self.role.hold().copied() {
-            actions.push(Action::Note(Note::SplitBrain(self.set.me.peer())));
+        let Some(hold) = self.role.hold().copied() else { return };
+        actions.push(Action::Note(Note::SplitBrain(self.set.me.peer())));
+        // Who gives the role up lets the other one have the address.
+        if matches!(self.role, Role::Taking { .. } | Role::Active { .. }) {
             actions.push(Action::AnnounceAddress(hold.epoch));
         }
     }
