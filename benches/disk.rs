@@ -63,10 +63,10 @@ fn main() {
     let bare = cpu() - used;
     drop(without);
     let view = disk.view();
-    let kib = f(view.written.1 >> 10);
-    println!("written: {} MiB in {took:.1?}", view.written.1 >> 20);
+    let kib = f(view.written >> 10);
+    println!("written: {} MiB in {took:.1?}", view.written >> 20);
     println!("CPU beyond memory: {:.2} us for each KiB written", (with - bare) / kib);
-    println!("plain writes of as many bytes: {:.2} us for each KiB", plain(&dir, view.written.1) / kib);
+    println!("plain writes of as many bytes: {:.2} us for each KiB", plain(&dir, view.written) / kib);
     disk.close(Duration::from_secs(600));
     // The directory is free when nobody knows of it any more.
     drop((disk, cache));
@@ -156,18 +156,7 @@ fn response(number: u64) -> Arc<Stored> {
         status: StatusCode::OK,
         head,
         body: StoredBody::Whole(Bytes::from(vec![u8::try_from(number % 251).expect("below 251"); BODY])),
-        freshness: Freshness {
-            lifetime: Duration::from_secs(86_400),
-            initial_age: Duration::ZERO,
-            received: clock::mono(),
-            always_ask: false,
-            while_revalidate: Duration::ZERO,
-            if_error: Duration::ZERO,
-            heuristic: false,
-            explicit: true,
-            strict: false,
-            failed: None,
-        },
+        freshness: Freshness::lasting(Duration::from_secs(86_400), clock::mono()),
         selection: Selection::default(),
         hidden: None,
         tagged: Tagged::new(tags, 0),

@@ -106,18 +106,7 @@ fn stored() -> Arc<Stored> {
         head.insert(http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
     }
     deliver::prepare(&mut head, Some(1024), now);
-    let freshness = Freshness {
-        lifetime: Duration::from_secs(3600),
-        initial_age: Duration::ZERO,
-        received: now.mono,
-        always_ask: false,
-        while_revalidate: Duration::ZERO,
-        if_error: Duration::ZERO,
-        heuristic: false,
-        explicit: true,
-        strict: false,
-        failed: None,
-    };
+    let freshness = Freshness::lasting(Duration::from_secs(3600), now.mono);
     let body = StoredBody::Whole(Bytes::from(vec![b'x'; 1024]));
     Arc::new(Stored {
         status: StatusCode::OK,

@@ -126,18 +126,7 @@ fn tag(kind: usize) -> Tag {
 }
 
 fn stored(at: usize, born: u64) -> Arc<Stored> {
-    let freshness = Freshness {
-        lifetime: Duration::from_hours(1),
-        initial_age: Duration::ZERO,
-        received: Instant::now(),
-        always_ask: false,
-        while_revalidate: Duration::ZERO,
-        if_error: Duration::ZERO,
-        heuristic: false,
-        explicit: true,
-        strict: false,
-        failed: None,
-    };
+    let freshness = Freshness::lasting(Duration::from_hours(1), Instant::now());
     Arc::new(Stored {
         status: StatusCode::OK,
         head: HeaderMap::new(),

@@ -11,7 +11,6 @@ use crate::cache;
 use crate::cache::Cache;
 use crate::cache::disk;
 use crate::cache::disk::Disk;
-use crate::cache::disk::DiskView;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
@@ -556,26 +555,11 @@ fn show_live_state(publisher: &Arc<Publisher>) {
             dropped: house.cache.dropped(),
             overflows: ledger.raised,
         });
-        metrics.cache_disk(house.cache.disk().map(|disk| disk_facts(&disk.view())));
+        metrics.cache_disk(house.cache.disk().map(|disk| disk.view()));
         for upstream in house.snapshots.load_full().upstreams.values() {
             upstream.show_gauges();
         }
     });
-}
-
-fn disk_facts(view: &DiskView) -> metrics::DiskFacts {
-    metrics::DiskFacts {
-        phase: view.phase.as_str(),
-        bytes: view.bytes,
-        capacity: view.capacity,
-        entries: view.entries,
-        reads: view.reads.clone(),
-        records: view.written.0,
-        written: view.written.1,
-        waiting: view.waiting,
-        skipped: view.skipped,
-        errors: view.errors,
-    }
 }
 
 fn tier(tier: &cache::store::Tier) -> metrics::Tier {

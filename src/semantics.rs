@@ -35,3 +35,16 @@ pub mod target;
 pub mod validator;
 pub mod vary;
 pub mod wire;
+
+/// Header fields, for tests.
+#[cfg(test)]
+pub(crate) fn headers(lines: &[(&'static str, &str)]) -> http::HeaderMap {
+    let field = |(name, value): &(&'static str, &str)| {
+        (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).expect("a field's value"))
+    };
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in lines.iter().map(field) {
+        headers.append(name, value);
+    }
+    headers
+}

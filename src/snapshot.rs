@@ -392,6 +392,12 @@ impl Site {
         self.frontend.as_ref().filter(|_| !is_for_plone(path)).unwrap_or(&self.upstream)
     }
 
+    /// Whether that is where its Zopes are, and not what makes pages beside them.
+    #[must_use]
+    pub fn is_zopes(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(upstream, &self.upstream)
+    }
+
     /// The rule for such a request.
     #[must_use]
     pub fn rule(&self, method: &Method, path: &str, identity: Identity) -> Option<&Arc<Rule>> {

@@ -364,12 +364,7 @@ fn an_endpoint_never_has_more_requests_than_threads() {
 #[test]
 fn a_full_line_is_refused_at_once_and_a_long_wait_ends() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let upstream = "threads = 1\nqueue = { max = 1, wait = \"200ms\" }";
     let edge = Edge::with(&[origin.address], &Change { upstream, ..Change::default() });
     let mut first = edge.client();
@@ -392,12 +387,7 @@ fn a_full_line_is_refused_at_once_and_a_long_wait_ends() {
 #[test]
 fn who_leaves_the_line_never_reaches_the_origin() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
     let mut first = edge.client();
     first.ask("/stays", "Cookie: __ac=me\r\n");

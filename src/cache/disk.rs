@@ -42,6 +42,7 @@ use crate::semantics::coding::Offer;
 use crate::semantics::tags::Mode;
 use crate::semantics::tags::Tag;
 use crate::telemetry::chain;
+use crate::telemetry::metrics::DiskFacts;
 use bytes::Bytes;
 use home::Found;
 use home::Home;
@@ -263,29 +264,6 @@ struct Tally {
     records: AtomicU64,
     skipped: AtomicU64,
     errors: AtomicU64,
-}
-
-/// The disk as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskView {
-    /// How it is.
-    pub phase: Phase,
-    /// The bytes of all segments.
-    pub bytes: u64,
-    /// The most they may have.
-    pub capacity: u64,
-    /// Keys in the index.
-    pub entries: u64,
-    /// What came of the misses that looked here, by a word for each.
-    pub reads: Vec<(&'static str, u64)>,
-    /// Records written, and their bytes.
-    pub written: (u64, u64),
-    /// Keys and purges that wait to be written.
-    pub waiting: u64,
-    /// Keys that were not written because too many waited.
-    pub skipped: u64,
-    /// How often the disk failed.
-    pub errors: u64,
 }
 
 /// Under which settings something is read.
@@ -684,16 +662,17 @@ impl Disk {
 
     /// How it stands.
     #[must_use]
-    pub fn view(&self) -> DiskView {
+    pub fn view(&self) -> DiskFacts {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let misses = Miss::ALL.into_iter().map(|miss| (miss.as_str(), count(&self.tally.misses[miss as usize])));
-        DiskView {
-            phase: self.phase(),
+        DiskFacts {
+            phase: self.phase().as_str(),
             bytes: self.bytes_used(),
             capacity: self.bounds.disk,
             entries: self.index.len(),
             reads: std::iter::once(("hit", count(&self.tally.hits))).chain(misses).collect(),
-            written: (count(&self.tally.records), count(&self.tally.written)),
+            records: count(&self.tally.records),
+            written: count(&self.tally.written),
             waiting: self.inbox().waiting() as u64,
             skipped: count(&self.tally.skipped),
             errors: count(&self.tally.errors),

@@ -98,14 +98,6 @@ pub struct Cache {
     disk: OnceLock<Arc<Disk>>,
 }
 
-/// What a shelf is to the budget.
-enum Class {
-    Small,
-    /// A small one, in room that no large one needs.
-    Guest,
-    Large,
-}
-
 /// One size class, as seen by metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Tier {
@@ -399,13 +391,14 @@ impl Cache {
         let before = self.get(key);
         let _turn = self.turn();
         let after = Shelf::with(before.as_ref(), response, self.settings.variants);
-        let (tier, other) = match self.class_of(key, &after) {
-            Class::Small => (&self.small, &self.large),
-            Class::Guest => (&self.large, &self.small),
-            Class::Large => {
-                self.make_room(weigh(&key.into(), &after));
-                (&self.large, &self.small)
-            }
+        let (is_large, weight) = (after.weight() > LARGE, u64::from(weight(key, &after)));
+        if is_large {
+            self.make_room(weight);
+        }
+        let (tier, other) = if is_large || self.is_guest(key, weight) {
+            (&self.large, &self.small)
+        } else {
+            (&self.small, &self.large)
         };
         take(other, key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
@@ -415,34 +408,23 @@ impl Cache {
         });
     }
 
-    /// Where a shelf goes. A guest that is stored anew while there is no room moves among the small ones, if it is asked for
-    /// more often than what it would displace. Called in turn.
-    fn class_of(&self, key: &[u8], stored: &Shelf) -> Class {
-        if stored.weight() > LARGE {
-            return Class::Large;
-        }
-        let weight = u64::from(weigh(&key.into(), stored));
-        let fits = |tier: &Shelves| tier.weighted_size() + weight <= capacity(tier);
-        if !fits(&self.small) && fits(&self.large) && !self.small.contains_key(key) {
-            Class::Guest
-        } else {
-            Class::Small
-        }
+    /// Whether a small shelf of this weight goes where there is room for large ones. A guest that is stored anew while there is
+    /// none moves among the small ones, if it is asked for more often than what it would displace. Called in turn.
+    fn is_guest(&self, key: &[u8], weight: u64) -> bool {
+        room(&self.small) < weight && weight <= room(&self.large) && !self.small.contains_key(key)
     }
 
     /// Lets guests go until a large object of this weight has room. Called in turn.
-    fn make_room(&self, weight: u32) {
-        let wanted = self.large.weighted_size() + u64::from(weight);
-        let mut excess = wanted.saturating_sub(capacity(&self.large));
-        if u64::from(weight) > capacity(&self.large) {
+    fn make_room(&self, weight: u64) {
+        if weight > capacity(&self.large) {
             return;
         }
-        let guests = self.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE);
-        for (key, shelf) in guests {
-            if excess == 0 {
+        let mut missing = weight.saturating_sub(room(&self.large));
+        for (key, shelf) in self.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE) {
+            if missing == 0 {
                 break;
             }
-            excess = excess.saturating_sub(u64::from(weigh(&key, &shelf)));
+            missing = missing.saturating_sub(u64::from(self::weight(&key, &shelf)));
             self.large.invalidate(&**key);
         }
         self.large.run_pending_tasks();
@@ -602,6 +584,11 @@ fn capacity(tier: &Shelves) -> u64 {
     tier.policy().max_capacity().unwrap_or(0)
 }
 
+/// The bytes that are free in it, as of its last housekeeping.
+fn room(tier: &Shelves) -> u64 {
+    capacity(tier).saturating_sub(tier.weighted_size())
+}
+
 /// Removes a shelf, and says whether there was one. Like all that changes a shelf it waits its turn: whoever read the shelf
 /// before, to add something, must not put it back afterwards.
 fn take(cache: &Shelves, key: &[u8]) -> bool {
@@ -624,6 +611,10 @@ fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Shelves {
 
 #[expect(clippy::borrowed_box, reason = "moka's weigher is given the key as it is stored")]
 fn weigh(key: &Box<[u8]>, shelf: &Shelf) -> u32 {
+    weight(key, shelf)
+}
+
+fn weight(key: &[u8], shelf: &Shelf) -> u32 {
     let key = u32::try_from(key.len()).unwrap_or(u32::MAX);
     shelf.weight().saturating_add(key).saturating_add(MOKA_OVERHEAD)
 }

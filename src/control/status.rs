@@ -67,8 +67,8 @@ fn disk(publisher: &Publisher) -> Value {
     let view = disk.view();
     let reads: serde_json::Map<String, Value> =
         view.reads.iter().map(|(word, count)| ((*word).to_owned(), json!(count))).collect();
-    json!({ "phase": view.phase.as_str(), "objects": view.entries, "bytes": view.bytes, "capacity": view.capacity,
-        "reads": reads, "waiting": view.waiting, "records": view.written.0, "written_bytes": view.written.1, "errors": view.errors })
+    json!({ "phase": view.phase, "objects": view.entries, "bytes": view.bytes, "capacity": view.capacity,
+        "reads": reads, "waiting": view.waiting, "records": view.records, "written_bytes": view.written, "errors": view.errors })
 }
 
 /// The same in words.

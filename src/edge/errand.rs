@@ -264,20 +264,17 @@ fn way(headers: &HeaderMap, name: &str) -> Option<u64> {
 }
 
 impl Errand {
-    fn is_for_zope(&self) -> bool {
-        Arc::ptr_eq(&self.upstream, &self.site.upstream)
-    }
-
     /// Whether nobody is there to answer; who makes pages of what Zope says cannot do without it.
     #[must_use]
     pub fn is_out(&self) -> bool {
-        self.upstream.is_out() || !self.is_for_zope() && self.site.upstream.is_out()
+        self.upstream.is_out() || !self.site.is_zopes(&self.upstream) && self.site.upstream.is_out()
     }
 
     /// The cookie that leads the client back to the endpoint called `to`, unless he has it already.
     #[must_use]
     pub fn way_back(&self, to: u64) -> Option<HeaderValue> {
-        let name = self.site.way.as_deref().filter(|_| self.is_for_zope() && self.asker.way != Some(to))?;
+        let name =
+            self.site.way.as_deref().filter(|_| self.site.is_zopes(&self.upstream) && self.asker.way != Some(to))?;
         let secure = if self.scheme == "https" { "; Secure" } else { "" };
         HeaderValue::try_from(format!("{name}={to:016x}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
     }

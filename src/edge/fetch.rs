@@ -339,20 +339,19 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
         let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
             Joined::Leader(mut leader) => {
                 let stored = match arrived(&errand, &key, request.headers()) {
-                    None if errand.edge.cache.is_on_disk_only(&key) => {
-                        match read_back(&errand, &leader, &request).await {
-                            Some(kept) => return from_disk(errand, trail, request, leader, kept).await,
-                            None => return lead(errand.for_all(&key, request.headers()), trail, request, leader).await,
-                        }
-                    }
                     Some((stored, Reuse::Fresh)) => stored,
-                    Some((stored, _)) => {
-                        // It has to be asked about all the same, but need not be rendered again.
-                        errand.found = Some(stored);
-                        errand.status = CacheStatus::forwarded(Why::Stale);
+                    other => {
+                        if let Some((stored, _)) = other {
+                            // It has to be asked about all the same, but need not be rendered again.
+                            errand.found = Some(stored);
+                            errand.status = CacheStatus::forwarded(Why::Stale);
+                        } else if errand.edge.cache.is_on_disk_only(&key)
+                            && let Some(kept) = read_back(&errand, &leader, &request).await
+                        {
+                            return from_disk(errand, trail, request, leader, kept).await;
+                        }
                         return lead(errand.for_all(&key, request.headers()), trail, request, leader).await;
                     }
-                    None => return lead(errand.for_all(&key, request.headers()), trail, request, leader).await,
                 };
                 leader.share(Arc::clone(&stored));
                 let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));

@@ -186,7 +186,7 @@ impl<'a> Question<'a> {
     /// Whether it goes to Zope, and not to what makes the pages beside it.
     #[must_use]
     pub fn is_for_zope(&self) -> bool {
-        Arc::ptr_eq(self.upstream(), &self.site.upstream)
+        self.site.is_zopes(self.upstream())
     }
 
     /// The target that the origin gets.

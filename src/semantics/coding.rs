@@ -181,18 +181,10 @@ pub fn recode(head: &mut HeaderMap, coding: Coding, len: Option<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderName;
+    use crate::semantics::headers;
     use proptest::prelude::*;
 
     const ALL: [Coding; 3] = [Coding::Zstd, Coding::Br, Coding::Gzip];
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     #[test]
     fn the_clients_weights_count_and_among_equals_our_order() {

@@ -106,15 +106,8 @@ pub fn belongs_in_304(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::headers;
     use proptest::prelude::*;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     #[test]
     fn entity_tags_are_opaque_and_compared_weakly() {

@@ -62,14 +62,7 @@ pub fn reveal(head: &HeaderMap, hidden: &Lines) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::semantics::headers;
 
     #[test]
     fn what_is_hidden_is_not_lost() {

@@ -177,16 +177,7 @@ pub fn response(status: StatusCode, headers: &HeaderMap, asked: Asked) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderName;
-    use http::HeaderValue;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
+    use crate::semantics::headers;
 
     #[test]
     fn a_request_that_can_be_read_in_two_ways_is_refused() {

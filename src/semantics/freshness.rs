@@ -66,6 +66,24 @@ pub struct Times {
 }
 
 impl Freshness {
+    /// Of a response that came at `received`, fresh as it was, is fresh for `lifetime` by its own word, and may not be served
+    /// after that.
+    #[must_use]
+    pub fn lasting(lifetime: Duration, received: Instant) -> Self {
+        Self {
+            lifetime,
+            initial_age: Duration::ZERO,
+            received,
+            always_ask: false,
+            while_revalidate: Duration::ZERO,
+            if_error: Duration::ZERO,
+            heuristic: false,
+            explicit: true,
+            strict: false,
+            failed: None,
+        }
+    }
+
     /// The current age (RFC 9111 4.2.3).
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
@@ -182,9 +200,8 @@ fn age_value(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::headers;
     use crate::semantics::policy;
-    use http::HeaderName;
-    use http::HeaderValue;
 
     const BOUNDS: Bounds = Bounds {
         heuristic_max: Duration::ZERO,
@@ -197,14 +214,6 @@ mod tests {
 
     fn wall() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)
-    }
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
     }
 
     fn of(status: u16, lines: &[(&'static str, &str)], bounds: &Bounds) -> Freshness {

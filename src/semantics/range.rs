@@ -204,16 +204,8 @@ pub fn multipart(boundary: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderName;
+    use crate::semantics::headers;
     use proptest::prelude::*;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     fn shown(ranges: &Ranges) -> String {
         match ranges {

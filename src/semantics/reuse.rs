@@ -107,16 +107,9 @@ mod tests {
         let received = Instant::now();
         let seconds = Duration::from_secs;
         let freshness = Freshness {
-            lifetime: seconds(lifetime),
-            initial_age: Duration::ZERO,
-            received,
-            always_ask: false,
             while_revalidate: seconds(while_revalidate),
             if_error: seconds(if_error),
-            heuristic: false,
-            explicit: true,
-            strict: false,
-            failed: None,
+            ..Freshness::lasting(seconds(lifetime), received)
         };
         (freshness, received)
     }

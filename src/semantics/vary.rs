@@ -174,16 +174,9 @@ fn encodings(request: &HeaderMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::headers;
     use http::HeaderValue;
     use proptest::prelude::*;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
 
     #[test]
     fn every_line_counts_and_a_star_anywhere_answers_nobody_else() {

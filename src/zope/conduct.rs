@@ -196,14 +196,7 @@ pub fn is_scale(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        }
-        headers
-    }
+    use crate::semantics::headers;
 
     const PAGE: (&str, &str) = ("cache-control", "max-age=0, must-revalidate, private");
     const NOBODY: (&str, &str) = ("etag", "\"||32|en|Plone Default|0|1795426181.13\"");

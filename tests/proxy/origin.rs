@@ -104,6 +104,16 @@ impl Origin {
         })
     }
 
+    /// The same, each as soon as `gate` lets it through; while it waits the request is with the origin.
+    pub fn gated(gate: &Gate, answer: &'static str) -> Self {
+        let gate = gate.clone();
+        Self::new(move |_, stream| {
+            gate.pass();
+            finish(stream, answer.as_bytes());
+            Then::Keep
+        })
+    }
+
     /// What has reached it, checks left out.
     pub fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().expect("no panic").clone()

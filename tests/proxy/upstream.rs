@@ -24,7 +24,6 @@ use crate::origin::DEADLINE;
 use crate::origin::Gate;
 use crate::origin::Origin;
 use crate::origin::Then;
-use crate::origin::finish;
 use crate::origin::write;
 
 const ME: &str = "Cookie: __ac=me\r\n";
@@ -59,12 +58,7 @@ fn targets(origin: &Origin) -> Vec<String> {
 #[test]
 fn rules_say_who_goes_first() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let rules = "\"background path /export/*\", \"editor cookie preview\", \"anonymous agent feedreader\"";
     let upstream_lines = format!("threads = 1\nqueue = {{ classes = [{rules}] }}");
     let edge = Edge::with(&[origin.address], &Change { upstream: &upstream_lines, ..Change::default() });
@@ -140,12 +134,7 @@ fn a_503_is_tried_elsewhere_when_asked_for_and_a_form_never_is() {
 #[test]
 fn who_leaves_before_an_answer_is_told_of() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        finish(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let dir = tempfile::TempDir::new().expect("a directory");
     let access = dir.path().join("access");
     let log = format!("access = \"combined\"\naccess_file = \"{}\"", access.display());
@@ -169,12 +158,7 @@ fn who_leaves_before_an_answer_is_told_of() {
 #[test]
 fn who_leaves_does_not_free_the_thread_that_works_for_him() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        finish(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
     let mut impatient = edge.client();
     impatient.ask("/reload", ME);
@@ -194,12 +178,7 @@ fn who_leaves_does_not_free_the_thread_that_works_for_him() {
 #[test]
 fn who_leaves_while_he_waits_costs_the_origin_nothing() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
     let mut first = edge.client();
     first.ask("/first", ME);
@@ -343,12 +322,7 @@ fn what_the_old_set_says_late_is_told_to_who_asked_and_not_stored() {
 #[test]
 fn after_a_hold_those_who_waited_come_one_by_one() {
     let gate = Gate::default();
-    let of_origin = gate.clone();
-    let origin = Origin::new(move |_, stream| {
-        of_origin.pass();
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = Origin::gated(&gate, PRIVATE);
     let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 8", ..Change::default() });
     upstream(&edge).hold(Hold::Takeover, true);
     let mut parked: Vec<Client> = (0..20).map(|_| edge.client()).collect();

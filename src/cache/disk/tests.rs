@@ -53,9 +53,9 @@ impl Stand {
 
     /// Stores it, and waits until it is written.
     fn put(&self, key: &[u8], stored: &Arc<Stored>) {
-        let before = self.disk.view().written.0;
+        let before = self.disk.view().records;
         self.cache.put(key, stored);
-        self.wait(|disk| disk.view().written.0 > before);
+        self.wait(|disk| disk.view().records > before);
     }
 
     /// Whether what is there is fresh; `None` if nothing is.
@@ -120,16 +120,10 @@ fn page(cache: &Cache, body: &str, language: &'static str, tags: &[u64]) -> Arc<
         head,
         body: StoredBody::whole(Bytes::copy_from_slice(body.as_bytes())),
         freshness: Freshness {
-            lifetime: seconds(600),
             initial_age: seconds(20),
-            received: clock::mono(),
-            always_ask: false,
             while_revalidate: seconds(30),
             if_error: seconds(3600),
-            heuristic: false,
-            explicit: true,
-            strict: false,
-            failed: None,
+            ..Freshness::lasting(seconds(600), clock::mono())
         },
         selection: Selection::of(fields, &request),
         hidden: Some(Box::new([(HeaderName::from_static("x-cache-rule"), HeaderValue::from_static("r"))])),
@@ -307,7 +301,7 @@ fn what_is_only_asked_about_again_is_not_written_again_with_its_body() {
     let stand = Stand::new(&dir);
     let first = page(&stand.cache, &"x".repeat(100_000), "", &[]);
     stand.put(&key("/"), &first);
-    let written = stand.disk.view().written.1;
+    let written = stand.disk.view().written;
     let mut again = first.completed(first.body.clone());
     again.freshness.initial_age = Duration::ZERO;
     stand.cache.put(&key("/"), &Arc::new(again));
@@ -315,7 +309,7 @@ fn what_is_only_asked_about_again_is_not_written_again_with_its_body() {
     let stand = stand.after(&dir, |disk| {
         disk.close(DEADLINE);
         let view = disk.view();
-        assert!(view.written.0 == 2 && view.written.1 < written + 2000, "{view:?}");
+        assert!(view.records == 2 && view.written < written + 2000, "{view:?}");
     });
     let shelf = stand.disk.read(&stand.cache, &key("/"), &terms()).unwrap();
     assert!(text(&shelf.variants()[0]) == "x".repeat(100_000));

@@ -26,18 +26,7 @@ fn stored(head_len: usize, body_len: usize, language: u64) -> Arc<Stored> {
     head.insert(header::ETAG, HeaderValue::try_from("e".repeat(head_len)).unwrap());
     let mut request = HeaderMap::new();
     request.insert(header::ACCEPT_LANGUAGE, HeaderValue::from(language));
-    let freshness = Freshness {
-        lifetime: Duration::from_secs(60),
-        initial_age: Duration::ZERO,
-        received: crate::clock::mono(),
-        always_ask: false,
-        while_revalidate: Duration::ZERO,
-        if_error: Duration::ZERO,
-        heuristic: false,
-        explicit: true,
-        strict: false,
-        failed: None,
-    };
+    let freshness = Freshness::lasting(Duration::from_secs(60), crate::clock::mono());
     Arc::new(Stored {
         status: StatusCode::OK,
         head,

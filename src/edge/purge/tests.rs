@@ -88,16 +88,8 @@ impl Stand {
         let mut tags = tags::of_place(site.name.as_str(), site.preset.object(path));
         tags.extend(named.iter().map(|name| Tag::named(name.as_bytes())));
         let freshness = Freshness {
-            lifetime: Duration::from_secs(60),
-            initial_age: Duration::ZERO,
-            received: clock::mono(),
-            always_ask: false,
-            while_revalidate: Duration::ZERO,
             if_error: Duration::from_secs(60),
-            heuristic: false,
-            explicit: true,
-            strict: false,
-            failed: None,
+            ..Freshness::lasting(Duration::from_secs(60), clock::mono())
         };
         let stored = Arc::new(Stored {
             status: StatusCode::OK,
