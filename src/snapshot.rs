@@ -240,6 +240,8 @@ pub struct Site {
     hsts: Option<HeaderValue>,
     /// Cookies that show who asks.
     pub identity_cookies: Arc<Vec<String>>,
+    /// Whether nothing is known of the application, and it is believed to say itself which of its answers are somebody's.
+    pub believed: bool,
     /// How urgent which requests are.
     pub classes: Arc<upstream::Classes>,
     /// The cookie that leads a client back to the endpoint that served it.
@@ -396,6 +398,12 @@ impl Site {
     #[must_use]
     pub fn is_zopes(&self, upstream: &Arc<Upstream>) -> bool {
         Arc::ptr_eq(upstream, &self.upstream)
+    }
+
+    /// Whether any cookie but those of analytics shows an identity.
+    #[must_use]
+    pub fn any_cookie(&self) -> bool {
+        self.preset == Preset::Plain && !self.believed
     }
 
     /// The rule for such a request.
@@ -567,6 +575,7 @@ impl Compiled {
             headers: site.headers.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect(),
             hsts: hsts(site),
             identity_cookies: Arc::clone(identity_cookies),
+            believed: site.preset == values::Preset::Plain && config.cache.trust_origin,
             terms: Tag::named(digest::of(name, site, &config.cache).as_bytes()).value(),
             metrics: house.metrics.site(name),
         }

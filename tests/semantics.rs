@@ -389,7 +389,7 @@ fn every_sentence_is_kept() {
     let trusting = "heuristic = \"24h\"\ntrust_origin = true\nhide_s_maxage = false\nclient_cache_control = \"honour\"";
     let edges = [
         Edge::with(&[origin.address], &Change::default()),
-        Edge::with(&[origin.address], &Change { cache: trusting, ..Change::default() }),
+        Edge::with(&[origin.address], &Change { cache: trusting, site: "preset = \"plain\"", ..Change::default() }),
     ];
     let mut failed = Vec::new();
     let mut scores: BTreeMap<(String, Kind), Score> = BTreeMap::new();

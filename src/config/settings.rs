@@ -240,7 +240,9 @@ settings! {
         /// The longest lifetime of anything but 200, 203, 301 and 308. Plone sends a 404 with the lifetime of a page.
         error_ttl_max: Duration = seconds(60),
         /// Believe the origin where RFC 9111 lets a cache do so: store any status and answers that set cookies, if they say how
-        /// long. Not for Zope, whose errors come with the fields of success.
+        /// long; let a 304 change the type of what is stored and its cookies. Of a `plain` site also: cookies are nobody's unless
+        /// they are named in `identity_cookies`, and what was asked for with Authorization is for all if it says so (RFC 9111
+        /// 3.5). The origin is told that Surrogate-Control is minded. Not for Zope, whose errors come with the fields of success.
         trust_origin: bool = false,
         /// Tell visitors `s-maxage=0` whatever the origin says, and nothing of proxy-revalidate: caches in front of us hear of
         /// no purge. What is meant for a CDN there is said in CDN-Cache-Control, which is passed on.
@@ -299,7 +301,8 @@ settings! {
         /// Answer requests for any host that no site has. One site at most.
         default: bool = false,
         /// What is behind it, and so which spellings of a URL mean the same object: "plone-classic", "plone-volto"
-        /// (`/a`, `/a/`, `/a/view` and `/++api++/a`), "zope" (`/a` and `/a/`), or "plain" (none).
+        /// (`/a`, `/a/`, `/a/view` and `/++api++/a`), "zope" (`/a` and `/a/`), or "plain" (none:
+        /// nothing is known of it, so any cookie shows who asks, and any method is passed on).
         preset: Preset = Preset::Zope,
         /// The place in the ZODB that visitors see as `/`, such as "/Plone", or "/" for the application's root: requests are
         /// rewritten for VirtualHostMonster. Without it paths reach the upstream as they are.

@@ -14,6 +14,7 @@ use crate::semantics::range;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use http::HeaderMap;
+use http::header;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,8 @@ pub struct Look<'s> {
     directives: Directives,
     shelved: bool,
     unmet: bool,
+    /// Whether it shows Authorization: what is fetched for it is nobody else's until the answer says so.
+    authorized: bool,
     now: Instant,
 }
 
@@ -36,7 +39,7 @@ pub enum Onward {
     Nothing,
     /// It goes to the origin alone, past the cache.
     Alone(CacheStatus),
-    /// It is fetched for all who ask the same.
+    /// It is fetched for all who ask the same; with Authorization for who asks, and for all if the answer is for them.
     Fetch(CacheStatus),
 }
 
@@ -47,12 +50,15 @@ impl<'s> Look<'s> {
         let directives = cache_control::parse_request(headers);
         let found = shelf.and_then(|shelf| shelf.select(headers));
         let reuse = found.map(|stored| reuse::decide(&stored.freshness, &directives, honour, now));
+        let authorized = headers.contains_key(header::AUTHORIZATION);
+        // What is not fresh is not asked about with what one client shows.
+        let (found, reuse) = if authorized && reuse != Some(Reuse::Fresh) { (None, None) } else { (found, reuse) };
         // RFC 9110 13.2.2: a condition that what is stored does not meet is the origin's to judge.
         let unmet = conditional::is_for_origin(headers)
             && found.is_some_and(|stored| {
                 conditional::evaluate(headers, stored.status, &stored.head) == Conditional::AskOrigin
             });
-        Self { found, reuse, directives, shelved: shelf.is_some(), unmet, now }
+        Self { found, reuse, directives, shelved: shelf.is_some(), unmet, authorized, now }
     }
 
     /// The response that is served as it is, with a word if it is not fresh.
@@ -71,6 +77,9 @@ impl<'s> Look<'s> {
     pub fn onward(&self, headers: &HeaderMap, at_hand: impl Fn() -> bool) -> Onward {
         if self.directives.only_if_cached {
             return Onward::Nothing;
+        }
+        if self.authorized {
+            return Onward::Fetch(WhyPass::Identity.status());
         }
         if let Some(status) = self.alone(headers, at_hand) {
             return Onward::Alone(status);

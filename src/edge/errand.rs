@@ -26,6 +26,7 @@ use crate::zope::preset::Preset;
 use crate::zope::session;
 use crate::zope::session::Identity;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
@@ -215,6 +216,9 @@ impl Errand {
         hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &host);
         headers.insert(header::HOST, host);
         headers.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
+        if self.snapshot.cache.bounds.trust_origin {
+            headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static("tidegate=\"Surrogate/1.0\""));
+        }
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
         parts.uri = self.uri.clone();
@@ -248,8 +252,11 @@ impl Errand {
     }
 }
 
-/// The fields that an origin gets from us: Host, four about the way, Via, and perhaps X-Anonymous.
+/// The fields that an origin gets from us: Host, four about the way, Via, and perhaps X-Anonymous or Surrogate-Capability.
 const OURS: usize = 7;
+
+/// Tells an origin that Surrogate-Control is minded (Edge Architecture 1.0), and the name by which it may be targeted.
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 
 /// What the request's time at an origin is charged to.
 fn meters(question: &Question<'_>, headers: &HeaderMap) -> Vec<Meter> {

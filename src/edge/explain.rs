@@ -447,6 +447,7 @@ pub fn meaning(word: &str) -> &'static str {
         "undelimited" => "only the end of the connection ends it",
         "form" => "it is a form of login or the like",
         "json_for_page" => "it is JSON, and the request asked for a page",
+        "authorization" => "it was asked for with Authorization, and does not say that others may have it",
         _ => "see the access log",
     }
 }
@@ -470,6 +471,7 @@ fn remedy(word: &str) -> Option<&'static str> {
         "size" => "cache.object_max, if there is memory for it",
         "undelimited" => "the origin has to say how long it is (Content-Length or chunked)",
         "json_for_page" => "the application has to say Vary: Accept, or give a page to who asks for one",
+        "authorization" => "the application has to say public or s-maxage (RFC 9111 3.5)",
         "site" => "cache = true in the site",
         "rule" => "cache = true in the rule, or another rule before it",
         _ => return None,

@@ -85,6 +85,9 @@ use tracing::debug;
 /// A body of this size is taken by hyper at once, however slowly the client reads.
 const TAKEN_AT_ONCE: u64 = 16 * 1024;
 
+/// Begins the names of flights that nobody joins; no variant's name begins so.
+const ASIDE: &[u8] = b"\xffauthorization ";
+
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
 
@@ -197,7 +200,7 @@ impl Answered {
     fn learn(&self, errand: &Errand, key: &[u8], shows_cookies: bool) {
         let cache = &errand.edge.cache;
         let tells = matches!(self.status.as_u16(), 200 | 203 | 204 | 300..=303 | 307 | 308 | 404 | 410);
-        if !tells || !cache.is_private(key) {
+        if !tells || !errand.anonymous || !cache.is_private(key) {
             return;
         }
         // What it says to those who asked otherwise shows when the next of them asks for all.
@@ -328,6 +331,9 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
 /// Answers from the one fetch that all equal requests share.
 pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
     let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
+    if !errand.anonymous {
+        return authorized(errand, &key, trail, request).await;
+    }
     let mut trail = match stale_while_out(&errand, trail, &request) {
         Ok(response) => return response,
         Err(unused) => unused,
@@ -385,6 +391,25 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     }
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
+    pass(&errand, trail, request).await
+}
+
+/// Answers one who shows Authorization, and keeps the answer if it says that it is for all (RFC 9111 3.5). Nobody waits for it,
+/// for it may be for him alone; but a purge sees it under way.
+async fn authorized(
+    mut errand: Errand,
+    key: &[u8],
+    trail: Box<Trail>,
+    request: Request<Incoming>,
+) -> Response<OutBody> {
+    let headers = request.headers();
+    if !asks_for_more(headers)
+        && let Some(shown) = headers.get(header::AUTHORIZATION)
+        && let Joined::Leader(leader) = errand.edge.cache.flights().join(key, Some(&[ASIDE, shown.as_bytes()].concat()))
+    {
+        return lead(Arc::new(errand), trail, request, leader).await;
+    }
+    errand.key = None;
     pass(&errand, trail, request).await
 }
 
@@ -617,28 +642,23 @@ fn tell(reply: Reply, outcome: Outcome) {
 }
 
 impl Journey {
-    async fn run(self, head: Parts, mut reply: Reply) {
-        let fetched = {
-            // As long as it stands in line it is worth no more than those who wait for it. Nobody waits for a refresh.
-            let gone = async {
-                let Some(reply) = &mut reply else { return std::future::pending().await };
-                reply.closed().await;
-                self.leader.deserted().await;
-            };
-            let mut gone = std::pin::pin!(gone);
-            travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut())).await
-        };
-        let fetched = match fetched {
-            Ok(fetched) => fetched,
-            Err(refusal) => return self.failed(reply, refusal),
-        };
-        let answered = clean(&self.errand, fetched);
-        if answered.status == StatusCode::NOT_MODIFIED {
-            return match self.meant(&answered) {
-                Some(found) => self.revalidated(reply, answered, &found),
-                None => self.misunderstood(reply),
+    async fn run(mut self, head: Parts, mut reply: Reply) {
+        let mut answer = self.ask(head, &mut reply).await;
+        if let Ok(answered) = &answer
+            && answered.status == StatusCode::NOT_MODIFIED
+        {
+            if let Some(found) = self.meant(answered) {
+                return self.revalidated(reply, answered, &found);
+            }
+            answer = match self.misunderstood() {
+                Ok(head) => self.ask(head, &mut reply).await,
+                Err(refusal) => Err(refusal),
             };
         }
+        let answered = match answer {
+            Ok(answered) => answered,
+            Err(refusal) => return self.failed(reply, refusal),
+        };
         if answered.status.is_server_error()
             && let Some(stale) = usable_stale(&self.errand, &self.client)
         {
@@ -660,6 +680,18 @@ impl Journey {
             Storable::Yes(_) => self.keep_private(reply, answered, WhyNotStored::Size),
             Storable::No(why) => self.keep_private(reply, answered, why),
         }
+    }
+
+    async fn ask(&self, head: Parts, reply: &mut Reply) -> Result<Answered, Refusal> {
+        // As long as it stands in line it is worth no more than those who wait for it. Nobody waits for a refresh.
+        let gone = async {
+            let Some(reply) = reply else { return std::future::pending().await };
+            reply.closed().await;
+            self.leader.deserted().await;
+        };
+        let mut gone = std::pin::pin!(gone);
+        let fetched = travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut())).await?;
+        Ok(clean(&self.errand, fetched))
     }
 
     /// Counts by the name that Plone gives the rule by which it made the answer's headers.
@@ -710,10 +742,11 @@ impl Journey {
             self.errand.site.metrics.tripwire(why.as_str());
         }
         let cache = &self.errand.edge.cache;
-        if self.errand.found.is_some() && !answered.status.is_server_error() {
-            cache.purge(self.leader.key());
-        }
-        if !answered.status.is_server_error() {
+        // What one is told who shows Authorization says nothing of what others are told.
+        if self.errand.anonymous && !answered.status.is_server_error() {
+            if self.errand.found.is_some() {
+                cache.purge(self.leader.key());
+            }
             cache.note_private(self.leader.key(), why.as_str(), clock::mono());
         }
         self.leader.keep_private();
@@ -731,22 +764,25 @@ impl Journey {
         asked_about.into_iter().find(|stored| validator::speaks_of(&stored.head, &answered.head)).cloned()
     }
 
-    /// It speaks of something else than we asked about: what is stored cannot be trusted, and the next asks anew.
-    fn misunderstood(self, reply: Reply) {
+    /// It speaks of something else than we asked about: what is stored cannot be trusted. It is forgotten, and asked for without
+    /// a condition, to which a 304 is no answer.
+    fn misunderstood(&mut self) -> Result<Parts, Refusal> {
         self.errand.edge.cache.purge(self.leader.key());
-        tell(reply, Outcome::Failed(Refusal::new(StatusCode::BAD_GATEWAY, "bad_304")));
+        self.errand = Arc::new(Errand { found: None, others: Box::default(), ..Errand::clone(&self.errand) });
+        self.errand.shared_head(&self.client)
     }
 
     /// The origin says that `found` is still good.
-    fn revalidated(mut self, reply: Reply, answered: Answered, found: &Stored) {
+    fn revalidated(mut self, reply: Reply, answered: &Answered, found: &Stored) {
         self.errand.site.metrics.revalidation(Revalidation::NotModified);
         let before = found.hidden.as_deref().map(|hidden| downstream::reveal(&found.head, hidden));
-        let mut head = validator::freshen(before.as_ref().unwrap_or(&found.head), &answered.head);
+        let rules = &self.errand.snapshot.cache;
+        let trust = rules.bounds.trust_origin;
+        let mut head = validator::freshen(before.as_ref().unwrap_or(&found.head), &answered.head, trust);
         for name in storable::withheld(&head) {
             head.remove(name);
         }
         let _ = self.errand.site.conduct(self.errand.rule.as_deref()).speak(found.status, &mut head);
-        let rules = &self.errand.snapshot.cache;
         let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
         let hidden = hide(&mut head, rules.hide_shared);
         let coded = found.coded.clone().filter(|_| coding::is_worth(found.status, &head, u64::MAX, 0));
@@ -769,7 +805,7 @@ impl Journey {
         // Of what is asked about each time nothing is ever a hit; its codings are made for those for whom it is asked about.
         Mill::make(&self.errand.edge.cache, self.leader.key(), &stored, &Method::GET, &self.client, in_the_background);
         self.leader.share(Arc::clone(&stored));
-        let (status, endpoint, timings) = (answered.status, answered.endpoint, answered.timings);
+        let (status, endpoint, timings) = (answered.status, answered.endpoint.clone(), answered.timings);
         tell(reply, Outcome::Shared { stored, status, own: HeaderMap::new(), endpoint, timings, seat: None });
     }
 

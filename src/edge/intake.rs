@@ -23,6 +23,7 @@ use crate::snapshot::limits;
 use crate::snapshot::rules::Rule;
 use crate::units::ClientAddr;
 use crate::upstream::Upstream;
+use crate::zope::preset::Preset;
 use crate::zope::session;
 use crate::zope::session::Identity;
 use crate::zope::vhost;
@@ -79,7 +80,7 @@ pub struct Question<'r> {
 /// The kinds of requests that go different ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// GET or HEAD of anybody: may be answered from the cache.
+    /// GET or HEAD of anybody, or with Authorization for an origin that is believed: may be answered from the cache.
     Shared,
     /// Goes to the origin, past the cache, for this reason.
     Pass(WhyPass),
@@ -273,7 +274,7 @@ fn question<'r, B: http_body::Body>(
         return Ok(Judged::AboutServer);
     }
     let purge = method.as_str() == "PURGE";
-    let target = target::parse(request.uri(), snapshot.server.limits.target_bytes.as_usize()).map_err(refused)?;
+    let mut target = target::parse(request.uri(), snapshot.server.limits.target_bytes.as_usize()).map_err(refused)?;
     if let Some(token) = target.path.strip_prefix(ACME_HTTP)
         && let Some(proof) = snapshot.live.token(token)
     {
@@ -287,6 +288,7 @@ fn question<'r, B: http_body::Body>(
         None => return Err(UNKNOWN_SITE),
     };
     *seen = Some(site);
+    known(site, method)?;
     if method == Method::OPTIONS && hop::max_forwards(headers) == Some(0) {
         return Ok(Judged::AboutServer);
     }
@@ -329,7 +331,7 @@ fn question<'r, B: http_body::Body>(
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(retry_after));
         return Err(if close { refusal.closing() } else { refusal });
     }
-    let identity = session::identity(headers, site.preset, &site.identity_cookies, site.way.as_deref());
+    let identity = session::identity(headers, site.any_cookie(), &site.identity_cookies, site.way.as_deref());
     let rule = site.rule(method, &target.path, identity);
     if rule.is_some_and(|rule| !rule.admits(client.0)) {
         if purpose == Purpose::Answer {
@@ -338,7 +340,6 @@ fn question<'r, B: http_body::Body>(
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
     let kind = kind(site, rule, request, identity);
-    let mut target = target;
     if kind == Kind::Shared {
         // What goes past the cache reaches the origin as it was written.
         target.query = target.query.as_deref().and_then(|query| {
@@ -365,6 +366,11 @@ fn question<'r, B: http_body::Body>(
         kind,
     };
     Ok(Judged::Question(question))
+}
+
+/// Of an application of which nothing is known all methods are.
+fn known(site: &Site, method: &Method) -> Result<(), Refusal> {
+    if site.preset == Preset::Plain { Ok(()) } else { framing::known(method).map_err(refused) }
 }
 
 /// Where the request belongs instead: the canonical host, or the TLS listener.
@@ -411,7 +417,7 @@ fn kind<B: http_body::Body>(site: &Site, rule: Option<&Arc<Rule>>, request: &Req
     if rule.is_some_and(|rule| !rule.cache) {
         return Kind::Pass(WhyPass::Rule);
     }
-    if identity != Identity::Anonymous {
+    if identity != Identity::Anonymous && !(identity == Identity::Authorization && site.believed) {
         return Kind::Pass(WhyPass::Identity);
     }
     if hop::drops_fields(request.headers()) {

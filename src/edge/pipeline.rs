@@ -30,6 +30,7 @@ use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
 use crate::snapshot::limits::Said;
 use crate::zope::conduct;
+use crate::zope::session::Identity;
 use http::HeaderMap;
 use http::Request;
 use http::Response;
@@ -288,7 +289,7 @@ fn lookup(
         return refuse(refusal);
     }
     let lookup = Lookup { key, found: look.found };
-    if look.found.is_none() && edge.cache.is_private(key) {
+    if look.found.is_none() && question.identity == Identity::Anonymous && edge.cache.is_private(key) {
         // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
         return pass(edge, snapshot, request, question, Some(&lookup), status, now);
     }

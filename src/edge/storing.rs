@@ -60,6 +60,9 @@ pub fn judge(
     let verdict = match verdict {
         // RFC 9112 8: a body that only the end of the connection ends looks complete wherever it breaks off.
         Storable::Yes(_) if !delimited => Storable::No(WhyNotStored::Undelimited),
+        Storable::Yes(_) if asked.headers.contains_key(header::AUTHORIZATION) && !storable::is_for_all(head) => {
+            Storable::No(WhyNotStored::Authorization)
+        }
         Storable::Yes(mut terms) => {
             conduct::select(overruled, &mut terms.vary);
             let objection = treatment.objection(asked.path, asked.headers, head);

@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::HeaderName;
+use http::HeaderValue;
 use http::header;
 use std::time::Duration;
 
@@ -113,13 +114,21 @@ pub fn without_shared(headers: &HeaderMap) -> Option<Vec<u8>> {
 }
 
 /// Reads the directives of Surrogate-Control (Edge Architecture 1.0): like Cache-Control's, but `max-age=60+10` says how long
-/// it may be stale besides, and what is targeted at others by `;name` is for others. `None` if there is nothing about storing.
+/// it may be stale besides. What is targeted by `;tidegate` governs alone; what is targeted at others is for others. `None` if
+/// there is nothing about storing.
 #[must_use]
 pub fn parse_surrogate(headers: &HeaderMap, name: &HeaderName) -> Option<Directives> {
+    let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    surrogate(lines(), Some(b"tidegate")).or_else(|| surrogate(lines(), None))
+}
+
+fn surrogate<'a>(lines: impl Iterator<Item = &'a [u8]>, target: Option<&[u8]>) -> Option<Directives> {
     let mut directives = Directives::default();
     let mut says = false;
-    for item in headers.get_all(name).iter().flat_map(|line| Items(line.as_bytes())) {
-        if item.text.contains(&b';') {
+    for item in lines.flat_map(Items) {
+        let mut halves = item.text.splitn(2, |byte| *byte == b';');
+        let item = Item::of(halves.next().unwrap_or(&[]));
+        if halves.next().map(<[u8]>::trim_ascii) != target {
             continue;
         }
         match item.name.to_ascii_lowercase().as_slice() {
@@ -246,11 +255,17 @@ impl<'a> Iterator for Items<'a> {
             if item.is_empty() {
                 continue;
             }
-            let mut parts = item.splitn(2, |byte| *byte == b'=');
-            let name = parts.next().unwrap_or(&[]).trim_ascii_end();
-            let value = parts.next().map(|value| unquote(value.trim_ascii_start()));
-            return Some(Item { text: item, name, value });
+            return Some(Item::of(item));
         }
+    }
+}
+
+impl<'a> Item<'a> {
+    fn of(text: &'a [u8]) -> Self {
+        let mut parts = text.splitn(2, |byte| *byte == b'=');
+        let name = parts.next().unwrap_or(&[]).trim_ascii_end();
+        let value = parts.next().map(|value| unquote(value.trim_ascii_start()));
+        Self { text, name, value }
     }
 }
 
@@ -353,6 +368,8 @@ mod tests {
         };
         assert_eq!(read("max-age=60+10, content=\"ESI/1.0\""), Some((false, secs(60), secs(10))));
         assert_eq!(read("no-store, max-age=60;other"), Some((true, None, None)));
+        assert_eq!(read("no-store, max-age=5, max-age=60+10;tidegate"), Some((false, secs(60), secs(10))));
+        assert_eq!(read("max-age=60;tidegate-2"), None);
         assert_eq!(read("content=\"ESI/1.0\""), None);
         assert_eq!(read("max-age=x"), Some((false, secs(0), None)));
     }

@@ -19,7 +19,7 @@ pub struct Refused {
     pub why: &'static str,
 }
 
-/// The methods that are passed on: HTTP's own, and `WebDAV`'s, which Zope speaks (RFC 4918, 3253, 5323).
+/// HTTP's own methods, and `WebDAV`'s, which Zope speaks (RFC 4918, 3253, 5323).
 const METHODS: &[&str] = &[
     "GET",
     "HEAD",
@@ -68,9 +68,6 @@ pub fn request(method: &Method, version: Version, headers: &HeaderMap) -> Result
     if *method == Method::TRACE {
         return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "method" });
     }
-    if !METHODS.contains(&method.as_str()) {
-        return Err(Refused { status: StatusCode::NOT_IMPLEMENTED, why: "method" });
-    }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // RFC 9112 6.1: no transfer coding in HTTP/1.0, and of the codings only chunked, once.
         if version != Version::HTTP_11 || !is_only_chunked(headers) {
@@ -89,6 +86,17 @@ pub fn request(method: &Method, version: Version, headers: &HeaderMap) -> Result
         return Err(Refused::bad("upgrade_h2c"));
     }
     Ok(())
+}
+
+/// Judges whether a method is one that Zope knows: it would take any other for the name of an attribute, and look for it.
+///
+/// # Errors
+/// RFC 9110 9.1: 501 for a method that is not known.
+pub fn known(method: &Method) -> Result<(), Refused> {
+    if METHODS.contains(&method.as_str()) {
+        return Ok(());
+    }
+    Err(Refused { status: StatusCode::NOT_IMPLEMENTED, why: "method" })
 }
 
 /// Whether the request asks to change to the WebSocket protocol (RFC 6455 4.1).
@@ -202,12 +210,20 @@ mod tests {
             ("GET", Version::HTTP_11, &[("upgrade", "websocket"), ("connection", "upgrade")], 0),
             ("CONNECT", Version::HTTP_11, &[], 405),
             ("TRACE", Version::HTTP_11, &[], 405),
-            ("BREW", Version::HTTP_11, &[], 501),
+            ("BREW", Version::HTTP_11, &[], 0),
             ("PROPFIND", Version::HTTP_11, &[], 0),
         ];
         for (method, version, lines, expected) in cases {
             let verdict = request(&method.parse().unwrap(), *version, &headers(lines));
             assert_eq!(verdict.map_or_else(|refused| refused.status.as_u16(), |()| 0), *expected, "{method} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn of_methods_those_of_zope_are_known() {
+        for (method, expected) in [("GET", true), ("PROPFIND", true), ("PURGE", true), ("BREW", false), ("get", false)]
+        {
+            assert_eq!(known(&method.parse().unwrap()).is_ok(), expected, "{method}");
         }
     }
 

@@ -66,6 +66,8 @@ pub enum WhyNotStored {
     Form,
     /// JSON for one who asked for a page, without a word in Vary.
     JsonForPage,
+    /// It was asked for with Authorization, and does not say that others may have it.
+    Authorization,
 }
 
 impl WhyNotStored {
@@ -92,12 +94,13 @@ impl WhyNotStored {
             Self::Undelimited => "undelimited",
             Self::Form => "form",
             Self::JsonForPage => "json_for_page",
+            Self::Authorization => "authorization",
         }
     }
 }
 
-/// Judges a whole answer to an anonymous GET without Authorization, Range or body: nothing else is ever fetched to be
-/// shared. `object_max` bounds the body if its length is announced.
+/// Judges a whole answer to a GET without Range or body, by which nobody shows who he is: nothing else is ever fetched to be
+/// shared, but for [`is_for_all`]. `object_max` bounds the body if its length is announced.
 #[must_use]
 pub fn judge(
     status: StatusCode,
@@ -142,6 +145,13 @@ pub fn judge(
         return Storable::No(why);
     }
     Storable::Yes(Terms { freshness, vary: fields, withheld })
+}
+
+/// Whether the answer to a request with Authorization says that others may have it (RFC 9111 3.5).
+#[must_use]
+pub fn is_for_all(response: &HeaderMap) -> bool {
+    let Policy { directives, .. } = policy::of(response);
+    directives.public || directives.must_revalidate || directives.s_maxage.is_some()
 }
 
 /// Statuses that are whole answers to a GET and no refusal of the one who asked. Never 401, 403 and 407: Plone sends them

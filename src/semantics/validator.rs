@@ -5,27 +5,31 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-/// The fields that a 304 may not change, whatever it says. RFC 9111 3.2 has it change all but those that belong to how the
-/// body is coded and framed. Deviation from RFC 9111 4.3.4: nothing that says what the content is, because Zope has sent 304s
-/// with the type of an error page; no cookie, for others will see it; and Vary as it was when the variant was chosen.
-const FIXED: [HeaderName; 17] = [
-    header::CONTENT_TYPE,
+/// The fields that a 304 may not change, whatever it says: how the body is coded and framed (RFC 9111 3.2), and Vary as it was
+/// when the variant was chosen.
+const FIXED: [HeaderName; 11] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
-    header::CONTENT_LANGUAGE,
     header::CONTENT_RANGE,
-    header::CONTENT_LOCATION,
-    header::CONTENT_DISPOSITION,
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
     HeaderName::from_static("digest"),
     header::ACCEPT_RANGES,
-    header::SET_COOKIE,
-    HeaderName::from_static("set-cookie2"),
     header::VARY,
     header::VIA,
     header::AGE,
+];
+
+/// The fields that only the 304 of an origin that is believed may change. Deviation from RFC 9111 4.3.4: nothing that says what
+/// the content is, because Zope has sent 304s with the type of an error page; and no cookie, for others will see it.
+const BELIEVED: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LOCATION,
+    header::CONTENT_DISPOSITION,
+    header::SET_COOKIE,
+    HeaderName::from_static("set-cookie2"),
 ];
 
 /// The most bytes of a list of entity tags.
@@ -82,16 +86,18 @@ pub fn speaks_of(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     }
 }
 
-/// The stored head after a 304. One without Cache-Control and Expires keeps the stored lifetime: Plone's have neither.
+/// The stored head after a 304; `trust` if its origin is believed. One without Cache-Control and Expires keeps the stored
+/// lifetime: Plone's have neither.
 #[must_use]
-pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap, trust: bool) -> HeaderMap {
     let mut head = stored.clone();
     // A new Expires without Cache-Control must not be outweighed by the stored Cache-Control, and the other way round.
     if not_modified.contains_key(header::CACHE_CONTROL) || not_modified.contains_key(header::EXPIRES) {
         head.remove(header::CACHE_CONTROL);
         head.remove(header::EXPIRES);
     }
-    for name in not_modified.keys().filter(|name| !FIXED.contains(name)) {
+    let changes = |name: &&HeaderName| !FIXED.contains(name) && (trust || !BELIEVED.contains(name));
+    for name in not_modified.keys().filter(changes) {
         head.remove(name);
         for value in not_modified.get_all(name) {
             head.append(name.clone(), value.clone());
@@ -119,21 +125,34 @@ mod tests {
     fn a_304_never_changes_what_the_content_is() {
         let stored = headers(&[("content-type", "image/png"), ("content-length", "9"), ("cache-control", "max-age=5")]);
         let answer = headers(&[("content-type", "text/html"), ("content-length", "0"), ("cache-control", "max-age=7")]);
-        let head = freshen(&stored, &answer);
+        let head = freshen(&stored, &answer, false);
         assert_eq!(head["content-type"], "image/png");
         assert_eq!(head["content-length"], "9");
         assert_eq!(head["cache-control"], "max-age=7");
         let answer = headers(&[("x-frame-options", "deny"), ("set-cookie", "a=b"), ("vary", "cookie")]);
-        let head = freshen(&stored, &answer);
+        let head = freshen(&stored, &answer, false);
         assert_eq!(head["x-frame-options"], "deny");
         assert!(!head.contains_key("set-cookie") && !head.contains_key("vary"));
+    }
+
+    #[test]
+    fn the_304_of_an_origin_that_is_believed_changes_all_but_how_the_body_is_coded() {
+        let stored = headers(&[("content-type", "text/plain"), ("content-encoding", "gzip"), ("vary", "a")]);
+        let answer =
+            headers(&[("content-type", "text/html"), ("content-encoding", "br"), ("set-cookie", "a=b"), ("vary", "b")]);
+        let head = freshen(&stored, &answer, true);
+        for (name, value) in
+            [("content-type", "text/html"), ("content-encoding", "gzip"), ("set-cookie", "a=b"), ("vary", "a")]
+        {
+            assert_eq!(head[name], value);
+        }
     }
 
     #[test]
     fn a_plone_304_without_cache_control_keeps_the_lifetime() {
         let tag = "\"||32|en|Plone Default|0|1795426181.13\"";
         let stored = headers(&[("etag", tag), ("cache-control", "max-age=0, s-maxage=60"), ("age", "9")]);
-        let head = freshen(&stored, &headers(&[("etag", tag), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]));
+        let head = freshen(&stored, &headers(&[("etag", tag), ("date", "Sun, 06 Nov 1994 08:49:37 GMT")]), false);
         assert_eq!(head["cache-control"], "max-age=0, s-maxage=60");
         assert_eq!(head["date"], "Sun, 06 Nov 1994 08:49:37 GMT");
         assert!(!head.contains_key("age"), "the age begins anew");

@@ -51,17 +51,17 @@ const NOISE_PREFIXES: &[&[u8]] = &[
     b"__hs",
 ];
 
-/// Looks for an identity in a request to an application of such a kind; `extra` names further cookies. Of an application of
-/// which nothing is known every cookie shows an identity, except those of analytics and `own`, which is ours.
+/// Looks for an identity in a request; `extra` names further cookies. With `any_cookie` every cookie shows one, except those of
+/// analytics and `own`, which is ours: so it is with an application of which nothing is known.
 #[must_use]
-pub fn identity(headers: &HeaderMap, preset: Preset, extra: &[String], own: Option<&str>) -> Identity {
+pub fn identity(headers: &HeaderMap, any_cookie: bool, extra: &[String], own: Option<&str>) -> Identity {
     if headers.contains_key(header::AUTHORIZATION) {
         return Identity::Authorization;
     }
     let shown = headers.get_all(header::COOKIE).iter().any(|line| {
         names(line.as_bytes()).any(|name| {
             IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-                || preset == Preset::Plain && !is_noise(name, own)
+                || any_cookie && !is_noise(name, own)
                 || extra.iter().any(|extra| extra.as_bytes() == name)
         })
     });
@@ -111,7 +111,7 @@ mod tests {
         for line in lines {
             headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
         }
-        identity(&headers, Preset::Zope, &["shop".to_owned()], None)
+        identity(&headers, false, &["shop".to_owned()], None)
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.append(header::COOKIE, HeaderValue::from_static(line));
-            assert_eq!(identity(&headers, Preset::Plain, &[], Some("way")), expected, "{line}");
+            assert_eq!(identity(&headers, true, &[], Some("way")), expected, "{line}");
         }
     }
 

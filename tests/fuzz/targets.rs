@@ -205,7 +205,7 @@ fn answer(bytes: &[u8]) {
     let _ = storable::withheld(&headers);
     let _ = obsolete::named(&headers, "http", "www.example.org", "/a");
     let _ = validator::speaks_of(&headers, &headers);
-    let _ = validator::freshen(&headers, &headers);
+    let _ = validator::freshen(&headers, &headers, true);
     validator::make_conditional(&headers.clone(), &mut HeaderMap::new());
     for name in headers.keys() {
         let _ = structured::dictionary(&headers, name);

@@ -235,6 +235,40 @@ fn a_herd_on_an_expired_page_costs_one_question() {
     assert!(edge.get("/").is_hit(), "it is fresh again");
 }
 
+/// An origin that looks at the date only, of which a second has two: the tag in its 304 is of what is new.
+#[test]
+fn a_304_about_something_else_gives_visitors_what_is_new_and_no_error() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let date = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+    let origin = counting(move |before, asked, stream| {
+        let text = if before == 0 {
+            format!(
+                "200 OK\r\nCache-Control: max-age=60\r\nAge: 61\r\nETag: \"a\"\r\n{date}\r\nContent-Length: 3\r\n\r\nold"
+            )
+        } else if asked.field("if-modified-since").is_some() {
+            of_origin.pass();
+            format!("304 Not Modified\r\nETag: \"b\"\r\n{date}\r\n\r\n")
+        } else {
+            format!("200 OK\r\nCache-Control: max-age=60\r\nETag: \"b\"\r\n{date}\r\nContent-Length: 3\r\n\r\nnew")
+        };
+        write(stream, format!("HTTP/1.1 {text}").as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    assert_eq!(edge.get("/").text(), "old");
+    let mut clients = asking(&edge, 10);
+    waiting(&edge, 9.0);
+    gate.open();
+    for client in &mut clients {
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "new"), "{}", reply.head);
+    }
+    assert!(origin.asked().len() <= 4, "a question, an answer that is believed, and one that is stored");
+    let conditional = origin.asked().iter().filter(|asked| asked.field("if-none-match").is_some()).count();
+    assert_eq!(conditional, 1, "what was stored is not asked about again");
+}
+
 #[test]
 fn a_herd_that_wants_two_languages_costs_two_renderings() {
     let gates = [Gate::default(), Gate::default()];

@@ -330,3 +330,30 @@ fn what_plone_sends_after_an_edit_reaches_all_urls_of_what_was_edited_and_no_oth
     }
     assert!(origin.asked().iter().all(|asked| !asked.head.starts_with("PURGE")), "no purge reaches a Zope");
 }
+
+/// A believed origin that asks for a password and says of its pages that they are for all.
+#[test]
+fn what_is_fetched_with_a_password_is_waited_for_by_nobody_and_not_stored_after_a_purge() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |asked, stream| {
+        if asked.field("authorization").is_some() {
+            of_origin.pass();
+        }
+        let length = "Content-Length: 5\r\n\r\nhello";
+        write(stream, format!("HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\n{length}").as_bytes());
+        Then::Keep
+    });
+    let change = Change { cache: "trust_origin = true", site: "preset = \"plain\"", ..Change::default() };
+    let edge = Edge::with(&[origin.address], &change);
+    let mut editor = edge.client();
+    editor.ask("/page", "Authorization: Basic YTpi\r\n");
+    origin.wait_for(1);
+    assert!(!edge.get("/page").is_hit(), "it does not wait for what is asked with a password");
+    assert!(edge.get("/page").is_hit());
+    assert_eq!(edge.client().send(purge("/page", "")).reply().status, 200);
+    gate.open();
+    assert_eq!(editor.reply().text(), "hello");
+    assert!(!edge.get("/page").is_hit(), "it was asked for before the purge");
+    assert!(edge.ask("/page", "Authorization: Basic eDp5\r\n").is_hit());
+}
