@@ -64,6 +64,7 @@ pub struct Flights {
 pub struct Flight {
     landing: watch::Sender<Landing>,
     purged: AtomicBool,
+    in_line: AtomicBool,
 }
 
 /// The duty to land a flight; dropped, the flight has failed.
@@ -105,7 +106,7 @@ impl Flights {
         if let Some(named) = known {
             return Joined::Follower(Arc::clone(&named.flight));
         }
-        let flight = Arc::new(Flight { landing: watch::Sender::new(Landing::Airborne), purged: false.into() });
+        let flight = Arc::new(Flight::default());
         let named = Named { variant: variant.map(Into::into), flight: Arc::clone(&flight) };
         shard.entry(key.into()).or_default().push(named);
         Joined::Leader(Leader { flights: Arc::clone(self), flight, key: key.into(), landed: false })
@@ -151,7 +152,19 @@ impl Flights {
     }
 }
 
+impl Default for Flight {
+    fn default() -> Self {
+        Self { landing: watch::Sender::new(Landing::Airborne), purged: false.into(), in_line: false.into() }
+    }
+}
+
 impl Flight {
+    /// Whether it stands in line for an origin: nothing has been sent yet.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        self.in_line.load(Ordering::Relaxed)
+    }
+
     /// Waits until the flight has landed.
     pub async fn landed(&self) -> Landing {
         let mut landing = self.landing.subscribe();
@@ -167,6 +180,18 @@ impl Leader {
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// What those who wait for it know it by.
+    #[must_use]
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Where is noted whether the fetch stands in line for an origin.
+    #[must_use]
+    pub fn in_line(&self) -> &AtomicBool {
+        &self.flight.in_line
     }
 
     /// Waits until nobody follows.

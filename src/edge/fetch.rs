@@ -77,6 +77,7 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -170,7 +171,7 @@ async fn try_pass(
     if websocket {
         tunnel::ask(&mut head.headers);
     }
-    let fetched = travel(errand, head, body, None).await?;
+    let fetched = travel(errand, head, body, None, trail.alone()).await?;
     trail.travelled(&fetched.endpoint.addr, fetched.timings);
     if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
         return Ok(tunnel::open(client_side, fetched));
@@ -262,9 +263,15 @@ fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
 }
 
 /// Makes the journey.
-async fn travel(errand: &Errand, head: Parts, body: RequestBody, gone: Option<Gone<'_>>) -> Result<Fetched, Refusal> {
+async fn travel(
+    errand: &Errand,
+    head: Parts,
+    body: RequestBody,
+    gone: Option<Gone<'_>>,
+    in_line: &AtomicBool,
+) -> Result<Fetched, Refusal> {
     let bill = Bill::begin(&errand.meters);
-    match errand.upstream.fetch(head, body, &errand.asker, gone).await {
+    match errand.upstream.fetch(head, body, &errand.asker, gone, in_line).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
             Ok(fetched)
@@ -363,7 +370,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
                 let status = CacheStatus::hit(stored.freshness.ttl(clock::mono()));
                 (stored, status)
             }
-            Joined::Follower(flight) => match follow(&errand, &request, &flight).await {
+            Joined::Follower(flight) => match follow(&errand, &mut trail, &request, flight).await {
                 Followed::Response(stored) => (stored, errand.status.collapsed()),
                 Followed::Again(why) => {
                     failure = why;
@@ -498,8 +505,9 @@ enum Followed {
     Other(Vec<u8>),
 }
 
-async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Flight>) -> Followed {
+async fn follow(errand: &Errand, trail: &mut Trail, request: &Request<Incoming>, flight: Arc<Flight>) -> Followed {
     errand.site.metrics.collapsed();
+    trail.aboard(&flight);
     let began = clock::mono();
     let landing = flight.landed().await;
     errand.site.metrics.collapse_waited(clock::mono().saturating_duration_since(began));
@@ -507,7 +515,7 @@ async fn follow(errand: &Errand, request: &Request<Incoming>, flight: &Arc<Fligh
         Landing::Shared(stored) if stored.selection.matches(request.headers()) => match &errand.key {
             // It was purged while it arrived: whoever has not got it yet begins anew.
             Some(key) if !errand.edge.cache.is_current(key, &stored) => {
-                errand.edge.cache.flights().bar(key, flight);
+                errand.edge.cache.flights().bar(key, &flight);
                 Followed::Again(None)
             }
             _ => Followed::Response(stored),
@@ -530,6 +538,7 @@ async fn lead(
         Err(refusal) => return deliver::failed(trail, &refusal),
     };
     let (reply, outcome) = oneshot::channel();
+    trail.aboard(leader.flight());
     let journey = Journey { errand: Arc::clone(&errand), client: request.headers().clone(), leader };
     tokio::spawn(journey.run(head, Some(reply)));
     match outcome.await {
@@ -690,7 +699,8 @@ impl Journey {
             self.leader.deserted().await;
         };
         let mut gone = std::pin::pin!(gone);
-        let fetched = travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut())).await?;
+        let fetched =
+            travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut()), self.leader.in_line()).await?;
         Ok(clean(&self.errand, fetched))
     }
 

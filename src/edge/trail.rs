@@ -1,5 +1,6 @@
 //! What is told about each request, once, when its response has ended: one access line, one set of metrics.
 
+use crate::cache::Flight;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::intake::Approach;
@@ -23,6 +24,8 @@ use http::Version;
 use http::header;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use std::time::SystemTime;
 
@@ -35,6 +38,10 @@ pub struct Trail {
     line: Option<Line>,
     origin_failed: bool,
     told: bool,
+    /// Whether it stands in line for an origin.
+    in_line: AtomicBool,
+    /// The fetch for all with which it waits: that one stands in line for it.
+    aboard: Option<Arc<Flight>>,
 }
 
 /// The client left before the head of an answer came: no status of HTTP's, but the word that access logs have for it.
@@ -97,7 +104,8 @@ impl Trail {
             cache: CacheWord::from_word(status.word()),
             why: None,
         };
-        Self { edge: Arc::clone(edge), began: now, facts, line, origin_failed: false, told: false }
+        let (in_line, aboard) = (AtomicBool::new(false), None);
+        Self { edge: Arc::clone(edge), began: now, facts, line, origin_failed: false, told: false, in_line, aboard }
     }
 
     /// What the client was answered.
@@ -127,6 +135,21 @@ impl Trail {
         }
     }
 
+    /// It waits for what `flight` brings.
+    pub fn aboard(&mut self, flight: &Arc<Flight>) {
+        self.aboard = Some(Arc::clone(flight));
+    }
+
+    /// It travels on its own; gives where is noted whether it stands in line.
+    pub fn alone(&mut self) -> &AtomicBool {
+        self.aboard = None;
+        &self.in_line
+    }
+
+    fn is_in_line(&self) -> bool {
+        self.aboard.as_ref().map_or_else(|| self.in_line.load(Ordering::Relaxed), |flight| flight.is_in_line())
+    }
+
     /// The body broke off on the origin's side.
     pub fn origin_failed(&mut self) {
         self.origin_failed = true;
@@ -143,7 +166,7 @@ impl Trail {
     }
 
     fn left(&mut self, phase: AbortPhase) {
-        self.facts.why = Some("client_left");
+        self.facts.why = Some(if phase == AbortPhase::Queue { "client_left_queue" } else { "client_left" });
         if let Some(site) = &self.facts.site {
             site.metrics.client_abort(phase);
         }
@@ -185,7 +208,7 @@ impl Drop for Trail {
             return;
         }
         self.facts.status = StatusCode::from_u16(CLIENT_LEFT).unwrap_or(self.facts.status);
-        self.left(AbortPhase::Upstream);
+        self.left(if self.is_in_line() { AbortPhase::Queue } else { AbortPhase::Upstream });
         self.tell(0);
     }
 }

@@ -36,6 +36,8 @@ use http::Response;
 use http::StatusCode;
 use http::request::Parts;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -170,11 +172,13 @@ impl Upstream {
         body: RequestBody,
         asker: &Asker,
         gone: Option<Gone<'_>>,
+        in_line: &AtomicBool,
     ) -> Result<Fetched, FetchError> {
         self.retries.earn();
+        in_line.store(true, Ordering::Relaxed);
         let mut gone = gone;
         let fetched = match self.at_the_door(asker, &mut gone).await {
-            Ok(_inside) => self.travel(head, body, asker, gone).await,
+            Ok(_inside) => self.travel(head, body, asker, gone, in_line).await,
             Err(refusal) => Err(FetchError::Queue(refusal)),
         };
         match &fetched {
@@ -225,6 +229,7 @@ impl Upstream {
         body: RequestBody,
         asker: &Asker,
         mut gone: Option<Gone<'_>>,
+        in_line: &AtomicBool,
     ) -> Result<Fetched, FetchError> {
         let mut way = Way {
             asker,
@@ -243,7 +248,9 @@ impl Upstream {
                 Some(gone) => Some(gone.as_mut()),
                 None => None,
             };
+            in_line.store(true, Ordering::Relaxed);
             let lease = self.acquire(asker, way.avoid, gone).await.map_err(FetchError::Queue)?;
+            in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             let endpoint = Arc::clone(&lease.endpoint);
             let sent = clock::mono();

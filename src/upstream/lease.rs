@@ -132,6 +132,7 @@ impl Upstream {
             Asked::Waiting(place, patience) => (place, patience),
         };
         let turn = tokio::time::timeout(patience, place.turn(gone)).await;
+        place.told = true;
         let now = clock::mono();
         let lease = match turn {
             Ok(Some(Ok(turn))) => {
@@ -188,7 +189,10 @@ impl Upstream {
                 let (sender, turn) = oneshot::channel();
                 desk.waiting.insert(ticket, sender);
                 let patience = hold.map_or(desk.patience, |hold| hold.max(desk.patience));
-                Ok(Asked::Waiting(Place { upstream: self, ticket, turn, parked, served: false }, patience))
+                Ok(Asked::Waiting(
+                    Place { upstream: self, ticket, turn, parked, began: now, told: false, served: false },
+                    patience,
+                ))
             }
             Arrival::Refused(refused) => Err(self.refusal(refused)),
         }
@@ -251,6 +255,9 @@ struct Place<'a> {
     turn: oneshot::Receiver<Turn>,
     /// He waits because no endpoint serves, not because all are busy.
     parked: bool,
+    began: Instant,
+    /// He was told what became of it; dropped before that, he has left.
+    told: bool,
     /// His turn came, and the lease is his.
     served: bool,
 }
@@ -271,6 +278,13 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         if self.served {
             return;
+        }
+        if !self.told {
+            let counters = &self.upstream.counters;
+            counters.queue_rejected(QueueRefusal::ClientGone.reason());
+            if self.parked {
+                counters.hold_ended("client_gone", clock::mono().saturating_duration_since(self.began));
+            }
         }
         let mut desk = lock(&self.upstream.desk);
         desk.waiting.remove(&self.ticket);

@@ -191,6 +191,15 @@ fn who_leaves_while_he_waits_costs_the_origin_nothing() {
     until("they wait", || upstream(&edge).view().waiting >= 5);
     drop(leaving);
     until("nobody waits", || upstream(&edge).view().waiting == 0);
+    // Six clients left; of their requests two waited as one.
+    let left = |phase| {
+        edge.metric(&format!("tidegate_http_client_aborts_total{{site=\"www.example.org\",phase=\"{phase}\"}}"))
+    };
+    until("all are seen to have left the line", || left("queue") + left("upstream") >= 6.0);
+    assert!(left("upstream") < 1.0, "nothing of theirs was sent");
+    until("the line says why", || {
+        edge.metric("tidegate_queue_rejected_total{upstream=\"zope\",reason=\"client_gone\"}") >= 5.0
+    });
     gate.open();
     assert_eq!(first.reply().status, 200);
     assert_eq!(edge.ask("/last", ME).status, 200);
