@@ -5,6 +5,7 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::header;
+use http::header::GetAll;
 
 /// A content coding that we make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +71,19 @@ impl Offer {
     #[must_use]
     pub fn choose(self, method: &Method, request: &HeaderMap) -> Option<Coding> {
         let reads = *method == Method::GET || *method == Method::HEAD;
-        if !reads || self.is_empty() || request.contains_key(header::RANGE) {
+        if !reads || self.is_empty() {
             return None;
         }
-        let identity = wishes(request).find(|(name, _)| name.eq_ignore_ascii_case(b"identity")).map_or(0, |(_, q)| q);
-        let any = wishes(request).find(|(name, _)| *name == b"*").map_or(0, |(_, q)| q);
+        // Looked up once: each look-up of a field costs as much as reading it.
+        let lines = request.get_all(header::ACCEPT_ENCODING);
+        if lines.iter().next().is_none() || request.contains_key(header::RANGE) {
+            return None;
+        }
+        let identity = wishes(&lines).find(|(name, _)| name.eq_ignore_ascii_case(b"identity")).map_or(0, |(_, q)| q);
+        let any = wishes(&lines).find(|(name, _)| *name == b"*").map_or(0, |(_, q)| q);
         let mut best = None;
         for coding in self.iter() {
-            let q = wishes(request).find(|(name, _)| coding.is_named(name)).map_or(any, |(_, q)| q);
+            let q = wishes(&lines).find(|(name, _)| coding.is_named(name)).map_or(any, |(_, q)| q);
             // Of equals the first that is offered; the origin's own form only where it is liked better.
             if q > 0 && q >= identity && best.is_none_or(|(_, other)| q > other) {
                 best = Some((coding, q));
@@ -88,15 +94,13 @@ impl Offer {
 }
 
 /// What Accept-Encoding names, each with its weight in thousandths; one that cannot be read has none.
-fn wishes(request: &HeaderMap) -> impl Iterator<Item = (&[u8], u32)> {
-    request.get_all(header::ACCEPT_ENCODING).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(
-        |item| {
-            let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-            let name = parts.next().unwrap_or(&[]);
-            let q = parts.find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")));
-            (name, q.map_or(1000, weight))
-        },
-    )
+fn wishes<'a>(lines: &GetAll<'a, HeaderValue>) -> impl Iterator<Item = (&'a [u8], u32)> {
+    lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(|item| {
+        let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next().unwrap_or(&[]);
+        let q = parts.find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")));
+        (name, q.map_or(1000, weight))
+    })
 }
 
 /// RFC 9110 12.4.2: `0`, `1`, and up to three digits after the point.
