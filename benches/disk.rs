@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::StatusCode;
-use http::header;
 use rustix::time::ClockId;
 use rustix::time::clock_gettime;
 use std::fs::File;
@@ -29,6 +28,7 @@ use tidegate::cache::entry::Kept;
 use tidegate::clock;
 use tidegate::semantics::coding::Offer;
 use tidegate::semantics::freshness::Freshness;
+use tidegate::semantics::pack::Packed;
 use tidegate::semantics::tags::Tag;
 use tidegate::semantics::vary::Selection;
 
@@ -150,15 +150,14 @@ fn response(number: u64) -> Arc<Stored> {
     ] {
         head.insert(http::HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    head.insert(header::CONTENT_LENGTH, HeaderValue::from(BODY));
     let tags = (0..6).map(|tag| Tag::from_value(1 + number * 6 + tag)).collect();
     Arc::new(Stored {
         status: StatusCode::OK,
-        head,
+        head: Packed::of(&head),
         body: StoredBody::Whole(Bytes::from(vec![u8::try_from(number % 251).expect("below 251"); BODY])),
         freshness: Freshness::lasting(Duration::from_secs(86_400), clock::mono()),
         selection: Selection::default(),
-        hidden: None,
+        hidden: Packed::default(),
         tagged: Tagged::new(tags, 0),
         coded: None,
         kept: Some(Arc::new(Kept::under_terms(UNDER))),

@@ -30,6 +30,7 @@ use tidegate::edge::spool::Spool;
 use tidegate::semantics::cache_status::CacheStatus;
 use tidegate::semantics::freshness::Freshness;
 use tidegate::semantics::key::KeyBuf;
+use tidegate::semantics::pack::Packed;
 use tidegate::semantics::vary::Selection;
 use tidegate::snapshot;
 use tidegate::snapshot::Choices;
@@ -105,7 +106,7 @@ fn stored() -> Arc<Stored> {
     ] {
         head.insert(http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
     }
-    deliver::prepare(&mut head, Some(1024), now);
+    let head = deliver::prepare(head, now);
     let freshness = Freshness::lasting(Duration::from_secs(3600), now.mono);
     let body = StoredBody::Whole(Bytes::from(vec![b'x'; 1024]));
     Arc::new(Stored {
@@ -114,7 +115,7 @@ fn stored() -> Arc<Stored> {
         body,
         freshness,
         selection: Selection::default(),
-        hidden: None,
+        hidden: Packed::default(),
         tagged: Tagged::new(Vec::new(), 0),
         coded: None,
         kept: None,

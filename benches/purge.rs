@@ -3,7 +3,6 @@
 //! Stores a million responses with 20 tags each, purges one tag, looks for what should be gone, sweeps, and sends a million
 //! purges of tags that nothing has.
 
-use http::HeaderMap;
 use http::StatusCode;
 use hyper::body::Bytes;
 use std::hint::black_box;
@@ -19,6 +18,7 @@ use tidegate::semantics::accept::AcceptClass;
 use tidegate::semantics::freshness::Freshness;
 use tidegate::semantics::key::KeyBuf;
 use tidegate::semantics::key::Parts;
+use tidegate::semantics::pack::Packed;
 use tidegate::semantics::tags::Mode;
 use tidegate::semantics::tags::Tag;
 use tidegate::semantics::vary::Selection;
@@ -129,11 +129,11 @@ fn stored(at: usize, born: u64) -> Arc<Stored> {
     let freshness = Freshness::lasting(Duration::from_hours(1), Instant::now());
     Arc::new(Stored {
         status: StatusCode::OK,
-        head: HeaderMap::new(),
+        head: Packed::default(),
         body: StoredBody::Whole(Bytes::from_static(b"x")),
         freshness,
         selection: Selection::default(),
-        hidden: None,
+        hidden: Packed::default(),
         tagged: Tagged::new(tags_of(at).map(tag).collect(), born),
         coded: None,
         kept: None,

@@ -546,7 +546,7 @@ fn show_live_state(publisher: &Arc<Publisher>) {
         let house = publisher.house();
         let snapshot = house.snapshots.load_full();
         metrics.certificates(snapshot.certificates.iter().cloned().chain(house.live.until()).collect());
-        metrics.cache_tiers(house.cache.tiers().iter().map(tier).collect());
+        metrics.cache_tiers(vec![tier(&house.cache.tier())]);
         let ledger = house.cache.ledger().view();
         metrics.purge_ledger(metrics::PurgeLedger {
             sequence: ledger.sequence,
@@ -569,5 +569,6 @@ fn tier(tier: &cache::store::Tier) -> metrics::Tier {
         bytes: tier.bytes,
         capacity: tier.capacity,
         evictions: tier.evictions,
+        refusals: tier.refusals,
     }
 }

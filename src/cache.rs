@@ -10,6 +10,7 @@ pub mod disk;
 pub mod entry;
 pub mod ledger;
 pub mod rules;
+pub mod seats;
 pub mod store;
 
 pub use body::BodyReader;

@@ -35,7 +35,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Folders whose files must not do IO, read clocks, lock, log or wait.
-const PURE: &[&str] = &["semantics", "zodb", "zope", "machine", "record"];
+const PURE: &[&str] = &["semantics", "zodb", "zope", "machine", "record", "seats"];
 
 /// What gives away an impure file.
 const IMPURE: &[&str] = &[

@@ -11,6 +11,8 @@
 //! meanwhile. So there is always progress: a piece is given back when its readers have taken it, and readers who take nothing
 //! are ended by their time-outs.
 
+use crate::cache::entry::PIECE;
+use crate::cache::entry::allocated;
 use bytes::Bytes;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
@@ -46,16 +48,26 @@ pub enum StoredBody {
 }
 
 /// The bytes of all fills that are under way, and their bound.
-#[derive(Debug)]
 pub struct FillBudget {
-    used: AtomicU64,
+    books: Mutex<Books>,
     limit: u64,
+    lender: Lender,
     /// Those who wait for room for one piece, the first first.
     line: Mutex<BTreeMap<u64, Waker>>,
     /// How many stand in line, or are about to.
     queued: AtomicUsize,
     tickets: AtomicU64,
 }
+
+#[derive(Clone, Copy)]
+struct Books {
+    used: u64,
+    /// What others have lent: never less than is used, but for a piece of whoever is alone.
+    lent: u64,
+}
+
+/// Has the memory while fills do not need it: asked for so many bytes it makes them free, and gives how many that are.
+pub type Lender = Box<dyn Fn(u64) -> u64 + Send + Sync>;
 
 /// A body that arrives while others read it.
 pub struct Fill {
@@ -152,17 +164,38 @@ pub struct FillReader {
 pub struct Truncated;
 
 impl FillBudget {
-    /// A budget of `limit` bytes for all fills together.
+    /// A budget of `limit` bytes for all fills together, which `lender` has as long as they are not needed.
     #[must_use]
-    pub fn new(limit: u64) -> Arc<Self> {
-        let (used, queued, tickets) = (AtomicU64::new(0), AtomicUsize::new(0), AtomicU64::new(0));
-        Arc::new(Self { used, limit, line: Mutex::default(), queued, tickets })
+    pub fn new(limit: u64, lender: Lender) -> Arc<Self> {
+        let (books, line) = (Mutex::new(Books { used: 0, lent: 0 }), Mutex::default());
+        let (queued, tickets) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Arc::new(Self { books, limit, lender, line, queued, tickets })
     }
 
     /// The bytes held by fills now.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.books().used
+    }
+
+    /// Gives back to the lender what fills have not needed of late: all but what they hold and some pieces more.
+    #[must_use]
+    pub fn give_back(&self) -> u64 {
+        let mut books = self.books();
+        let kept = books.used.saturating_add(2 * self.grain());
+        let back = books.lent.saturating_sub(kept);
+        books.lent -= back;
+        back
+    }
+
+    /// So many bytes are lent at a time.
+    fn grain(&self) -> u64 {
+        (self.limit / 16).max(1)
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Two numbers, changed without anything that could panic between.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A share of the budget, for bytes that are read in one go; `None` if there is no room for them.
@@ -178,8 +211,29 @@ impl FillBudget {
 
     /// Takes so many bytes if no more than `most` are used then. Whoever is alone has one piece, however large.
     fn take(&self, bytes: u64, most: u64) -> bool {
-        let fits = |used: u64| (used == 0 || used.saturating_add(bytes) <= most).then(|| used.saturating_add(bytes));
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+        loop {
+            let missing = {
+                let mut books = self.books();
+                let after = books.used.saturating_add(bytes);
+                if books.used > 0 && after > most {
+                    return false;
+                }
+                if after <= books.lent {
+                    books.used = after;
+                    return true;
+                }
+                after - books.lent
+            };
+            // Not under the lock: the lender has one of his own, under which he is given back what is not needed.
+            let lent = (self.lender)(missing.next_multiple_of(self.grain()));
+            let mut books = self.books();
+            books.lent += lent;
+            if lent < missing {
+                let alone = books.used == 0;
+                books.used += if alone { bytes } else { 0 };
+                return alone;
+            }
+        }
     }
 
     /// Takes one piece in turn; says whether it has. Whoever has not is woken when it is his turn and there may be room.
@@ -209,7 +263,7 @@ impl FillBudget {
     }
 
     fn sub(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::SeqCst);
+        self.books().used -= bytes;
         self.wake_first();
     }
 
@@ -228,7 +282,6 @@ impl FillBudget {
 }
 
 /// A share of the budget, until it is dropped.
-#[derive(Debug)]
 pub struct Share<'b> {
     budget: &'b FillBudget,
     bytes: u64,
@@ -259,6 +312,18 @@ impl StoredBody {
             Self::Whole(bytes) => Some(bytes.len() as u64),
             Self::Segments(_, len) => Some(*len),
             Self::Filling(fill) => fill.promised,
+        }
+    }
+
+    /// The bytes that it takes when it is complete.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let piece = |bytes: &Bytes| allocated(bytes.len()) + PIECE;
+        match self {
+            Self::Whole(bytes) => piece(bytes),
+            Self::Segments(segments, _) => segments.iter().map(|segment| piece(segment) + size_of::<Bytes>()).sum(),
+            // It is counted among the bodies in flight.
+            Self::Filling(_) => 0,
         }
     }
 
@@ -381,6 +446,12 @@ impl Fill {
         }
         state.readers[slot] = Some(Reader { next: 0, waker: None });
         Some(FillReader { fill: Arc::clone(fill), slot })
+    }
+}
+
+impl std::fmt::Debug for FillBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FillBudget").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
@@ -637,8 +708,13 @@ impl Drop for FillReader {
 mod tests {
     use super::*;
 
+    /// Lends whatever is asked for.
+    fn of_its_own() -> Lender {
+        Box::new(|bytes| bytes)
+    }
+
     fn fill(promised: Option<u64>, object_max: u64) -> (FillWriter, Arc<FillBudget>) {
-        let budget = FillBudget::new(u64::MAX / 2);
+        let budget = FillBudget::new(u64::MAX / 2, of_its_own());
         (Fill::start(promised, object_max, Arc::clone(&budget)), budget)
     }
 
@@ -733,7 +809,7 @@ mod tests {
     async fn all_fills_together_hold_no_more_than_their_budget_and_each_of_them_arrives() {
         const LIMIT: u64 = 256 * 1024;
         const PIECE: usize = 8 * 1024;
-        let budget = FillBudget::new(LIMIT);
+        let budget = FillBudget::new(LIMIT, of_its_own());
         let most = Arc::new(AtomicU64::new(0));
         let mut all = Vec::new();
         for number in 0..200_usize {
@@ -776,7 +852,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_room_gets_it_when_others_read_leave_or_are_dropped() {
-        let budget = FillBudget::new(4000);
+        let budget = FillBudget::new(4000, of_its_own());
         let open = || {
             let writer = Fill::relay(None, 4000, Arc::clone(&budget));
             let reader = StoredBody::Filling(writer.fill()).reader().unwrap();

@@ -4,6 +4,9 @@
 
 use crate::cache::Cache;
 use crate::cache::Stored;
+use crate::cache::entry::COUNTERS;
+use crate::cache::entry::PIECE;
+use crate::cache::entry::allocated;
 use crate::semantics::coding::Coding;
 use crate::semantics::coding::Offer;
 use bytes::Bytes;
@@ -58,11 +61,11 @@ impl Coded {
         self.made.bodies.get(coding as usize)?.get()
     }
 
-    /// The bytes it holds.
+    /// The bytes it takes.
     #[must_use]
     pub fn weight(&self) -> usize {
-        // The shared owner, and what the allocator rounds up.
-        size_of::<Made>() + 32 + self.made.bodies.iter().filter_map(OnceLock::get).map(Bytes::len).sum::<usize>()
+        let made = self.made.bodies.iter().filter_map(OnceLock::get);
+        allocated(COUNTERS + size_of::<Made>()) + made.map(|body| allocated(body.len()) + PIECE).sum::<usize>()
     }
 
     /// Adds a coding; made twice, the first one stays.

@@ -3,8 +3,8 @@
 use crate::cache::body::StoredBody;
 use crate::cache::coded::Coded;
 use crate::cache::ledger::Tagged;
-use crate::semantics::downstream::Lines;
 use crate::semantics::freshness::Freshness;
+use crate::semantics::pack::Packed;
 use crate::semantics::vary::Selection;
 use http::HeaderMap;
 use http::StatusCode;
@@ -13,19 +13,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// What a shelf and a response cost beyond the bytes they hold: their structs, counters and allocator rounding.
-const RESPONSE_OVERHEAD: usize = size_of::<Stored>() + 32;
+/// What an `Arc` has besides what it holds.
+pub const COUNTERS: usize = 16;
 
-/// What one header field costs beyond its name's and value's bytes: its place in the map and the values' shared owner.
-const FIELD_OVERHEAD: usize = 96;
+/// What a body's piece has besides its bytes as soon as somebody has been given it.
+pub const PIECE: usize = 32;
 
 /// A response that may be shared.
 #[derive(Debug)]
 pub struct Stored {
     /// The origin's status.
     pub status: StatusCode,
-    /// The head as it is sent: end-to-end fields, `Via` added, `Age` and `Cache-Status` in place to be overwritten.
-    pub head: HeaderMap,
+    /// The head as it is sent: end-to-end fields, `Via` added; without those that each delivery says anew.
+    pub head: Packed,
     /// The body.
     pub body: StoredBody,
     /// How long it may be reused, and how.
@@ -33,7 +33,7 @@ pub struct Stored {
     /// Which requests it answers (`Vary`).
     pub selection: Selection,
     /// The fields of the origin's head that visitors do not get, for a 304 is judged with them; mostly none.
-    pub hidden: Option<Box<Lines>>,
+    pub hidden: Packed,
     /// By what it can be forgotten besides its URL.
     pub tagged: Tagged,
     /// Its codings, if it is worth any.
@@ -121,24 +121,23 @@ impl Stored {
         soft
     }
 
-    /// The bytes it holds, everything counted.
+    /// The bytes it takes, everything counted.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let fields = weight_of(&self.head) + self.hidden.as_deref().map_or(0, weight_of_lines);
-        let body = usize::try_from(self.body.len().unwrap_or(0)).unwrap_or(usize::MAX);
+        let fields = allocated(self.head.len()) + allocated(self.hidden.len());
         let coded = self.coded.as_ref().map_or(0, Coded::weight);
-        let besides = fields.saturating_add(self.tagged.weight()).saturating_add(coded);
-        RESPONSE_OVERHEAD.saturating_add(besides).saturating_add(body)
+        let kept = self.kept.as_ref().map_or(0, |_| allocated(COUNTERS + size_of::<Kept>()));
+        let besides = [fields, self.selection.weight(), allocated(self.tagged.weight()), coded, kept];
+        allocated(COUNTERS + size_of::<Self>()) + self.body.weight() + besides.into_iter().sum::<usize>()
     }
 }
 
-fn weight_of(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum()
-}
-
-/// Of these only the values' bytes and their places are held: the names are known ones.
-fn weight_of_lines(lines: &Lines) -> usize {
-    size_of_val(lines) + lines.iter().map(|(_, value)| value.len()).sum::<usize>()
+/// The bytes that an allocator of size classes takes for so many: four classes between each power of two and the next, and none
+/// closer than 16 bytes.
+#[must_use]
+pub fn allocated(bytes: usize) -> usize {
+    let step = (bytes.saturating_sub(1).checked_ilog2().map_or(0, |power| 1 << power) / 4).max(16);
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
 }
 
 impl Shelf {
@@ -181,10 +180,49 @@ impl Shelf {
         self.variants().iter().find(|response| response.selection.matches(request))
     }
 
+    /// Whether it is the other.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let (own, others) = (self.variants(), other.variants());
+        own.len() == others.len() && own.iter().zip(others).all(|(this, that)| Arc::ptr_eq(this, that))
+    }
+
     /// The bytes it holds, for the cache's budget.
     #[must_use]
-    pub fn weight(&self) -> u32 {
-        let all = self.variants().iter().map(|response| response.weight()).fold(0, usize::saturating_add);
-        u32::try_from(all).unwrap_or(u32::MAX)
+    pub fn weight(&self) -> u64 {
+        let several = match self {
+            Self::One(_) => 0,
+            Self::Many(all) => allocated(COUNTERS + size_of_val(&**all)),
+        };
+        several as u64 + self.variants().iter().map(|response| response.weight() as u64).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allocated_is_somewhat_more_than_what_is_asked_for() {
+        let cases = [
+            (0, 0),
+            (1, 16),
+            (16, 16),
+            (17, 32),
+            (128, 128),
+            (129, 160),
+            (161, 192),
+            (256, 256),
+            (257, 320),
+            (1024, 1024),
+            (1025, 1280),
+            (8192, 8192),
+            (8193, 10_240),
+            (1 << 20, 1 << 20),
+            (usize::MAX, usize::MAX),
+        ];
+        for (asked, given) in cases {
+            assert_eq!(allocated(asked), given, "{asked}");
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! Where stored responses live: two moka caches, one for small and one for large objects, under one byte budget.
+//! Where stored responses live: in one moka cache, which finds them, under one byte budget, which `seats` keeps.
 //!
-//! moka chooses victims by frequency and not by weight, so a few large objects would push out thousands of small ones;
-//! each class therefore has a budget of its own. Small ones that find theirs full are guests in the other's as long as there is
-//! room, and leave when a large one needs it. Weights count key, head, body and bookkeeping.
+//! moka has no bound of its own here. Its admission compares how often a newcomer was asked for with the sum of those whom it would
+//! push out, in four bits, so that a large object would never get in or push out thousands of small ones; and it counts
+//! weights some time after a change. Whoever changes what is stored does so in turn, and makes room first. Weights
+//! count key, head, body and bookkeeping.
 
 use crate::cache::body::FillBudget;
 use crate::cache::coded::Mill;
@@ -12,38 +13,43 @@ use crate::cache::disk::SeenAt;
 use crate::cache::entry::Place;
 use crate::cache::entry::Shelf;
 use crate::cache::entry::Stored;
+use crate::cache::entry::allocated;
 use crate::cache::ledger::Busy;
 use crate::cache::ledger::Ledger;
 use crate::cache::ledger::Order;
 use crate::cache::ledger::Verdict;
 use crate::cache::rules::Rules;
+use crate::cache::seats::Seat;
+use crate::cache::seats::Seats;
 use crate::semantics::coding::Coding;
 use crate::semantics::tags::Mode;
 use crate::units::SiteName;
 use bytes::Bytes;
 use foldhash::quality::RandomState;
-use moka::notification::RemovalCause;
-use moka::ops::compute::CompResult;
-use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache as Moka;
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-/// A shelf that weighs more than this is a large object.
-const LARGE: u32 = 64 * 1024;
+/// What each entry costs beyond its own bytes: moka's nodes and share of its table, its seat (measured, see ARCHITECTURE.md).
+const ENTRY_OVERHEAD: u64 = 336;
 
-/// What each entry costs beyond its own bytes: moka's node, frequency and hash-table share (measured, see ARCHITECTURE.md).
-const MOKA_OVERHEAD: u32 = 224;
+/// How many seats are looked at, or vacated, in one turn by what goes through all of them.
+const AT_A_TIME: usize = 256;
 
 /// How many keys of private answers are remembered, and for how long, so that they are not collapsed again.
 const PRIVATE_KEYS: u64 = 50_000;
@@ -73,19 +79,39 @@ pub struct Settings {
     pub variants: usize,
 }
 
-/// Keys hashed with a random seed by a function quicker than the standard one: an attacker cannot choose collisions without
-/// knowing the seed.
-type Shelves = Moka<Box<[u8]>, Shelf, RandomState>;
+/// What is stored under a key, and its seat. Keys are hashed with a random seed by a function quicker than the standard one: an
+/// attacker cannot choose collisions without knowing the seed.
+type Shelves = Moka<Name, Seated, RandomState>;
+
+/// A key is kept once, in its seat.
+#[derive(Debug, PartialEq, Eq)]
+struct Name(Arc<Seat>);
+
+#[derive(Clone, Debug)]
+struct Seated {
+    seat: Arc<Seat>,
+    shelf: Shelf,
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
 
 /// All stored responses.
 pub struct Cache {
     settings: Settings,
-    small: Shelves,
-    large: Shelves,
+    hall: Arc<Hall>,
     private: Moka<Box<[u8]>, Private, RandomState>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
-    evicted: Arc<[AtomicU64; 2]>,
     places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
     ledger: Ledger,
     rules: Rules,
@@ -93,15 +119,14 @@ pub struct Cache {
     /// URLs dropped because a tag or a pattern of theirs was purged.
     dropped: AtomicU64,
     sweeping: Mutex<()>,
-    writing: Mutex<()>,
     sweep_due: AtomicBool,
     disk: OnceLock<Arc<Disk>>,
 }
 
-/// One size class, as seen by metrics.
+/// What is in memory, as seen by metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Tier {
-    /// `small` or `large`.
+    /// `memory`.
     pub name: &'static str,
     /// URLs stored.
     pub objects: u64,
@@ -111,34 +136,31 @@ pub struct Tier {
     pub capacity: u64,
     /// URLs evicted for want of room since the start.
     pub evictions: u64,
+    /// URLs that were not stored, for all that is stored is asked for more.
+    pub refusals: u64,
 }
 
 impl Cache {
-    /// An empty cache. Half of the budget is for small objects, three eighths for large ones, the rest for fills.
+    /// An empty cache. Up to an eighth of the budget is for fills, when they need it.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let evicted: Arc<[AtomicU64; 2]> = Arc::default();
-        let fills = settings.memory / 8;
-        let small = settings.memory / 2;
-        let large = settings.memory - small - fills;
+        let hall = Arc::new(Hall::new(settings.memory));
+        let lender = Arc::clone(&hall);
         Self {
             settings,
-            small: tier(small, 0, &evicted),
-            large: tier(large, 1, &evicted),
             private: Moka::builder()
                 .max_capacity(PRIVATE_KEYS)
                 .time_to_live(PRIVATE_FOR)
                 .build_with_hasher(RandomState::default()),
             flights: Flights::new(),
-            fills: FillBudget::new(fills),
-            evicted,
+            fills: FillBudget::new(settings.memory / 8, Box::new(move |bytes| lender.lend(bytes))),
+            hall,
             places: Mutex::default(),
             ledger: Ledger::default(),
             rules: Rules::default(),
             mill: Mill::default(),
             dropped: AtomicU64::new(0),
             sweeping: Mutex::default(),
-            writing: Mutex::default(),
             sweep_due: AtomicBool::new(false),
             disk: OnceLock::new(),
         }
@@ -236,22 +258,14 @@ impl Cache {
 
     /// Adds a coding to what is stored under `key`, if that is still the content of `before`.
     pub fn recode(&self, key: &[u8], before: &Stored, coding: Coding, body: &Bytes) {
-        let _turn = self.turn();
-        for cache in [&self.small, &self.large] {
-            cache.entry(key.into()).and_compute_with(|found| {
-                let Some(found) = found.map(moka::Entry::into_value) else { return Op::Nop };
-                let mut changed = false;
-                let recode = |stored: &Arc<Stored>| {
-                    if !stored.has_content_of(before) {
-                        return Arc::clone(stored);
-                    }
-                    changed = true;
-                    Arc::new(stored.recoded(coding, body.clone()))
-                };
-                let after = Shelf::of(found.variants().iter().map(recode).collect());
-                after.filter(|_| changed).map_or(Op::Nop, Op::Put)
-            });
-        }
+        self.turn().change(key, |shelf| {
+            let recode = |stored: &Arc<Stored>| {
+                let same = stored.has_content_of(before);
+                if same { Arc::new(stored.recoded(coding, body.clone())) } else { Arc::clone(stored) }
+            };
+            let concerns = shelf.variants().iter().any(|stored| stored.has_content_of(before));
+            if concerns { Shelf::of(shelf.variants().iter().map(recode).collect()) } else { Some(shelf.clone()) }
+        });
     }
 
     /// URLs dropped so far because of the ledger.
@@ -260,37 +274,30 @@ impl Cache {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The responses stored under `key` that no purge concerns.
+    /// The responses stored under `key` that no purge concerns, for somebody who asks for them.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Shelf> {
-        let found = self.peek(key)?;
+        let Seated { seat, shelf } = self.hall.shelves.get(key)?;
+        seat.asked(self.hall.epoch.load(Ordering::Relaxed));
+        self.clean(key, shelf)
+    }
+
+    /// The same for somebody who looks after them: that counts as no use.
+    #[must_use]
+    pub fn look(&self, key: &[u8]) -> Option<Shelf> {
+        self.clean(key, self.hall.shelves.get(key)?.shelf)
+    }
+
+    fn clean(&self, key: &[u8], found: Shelf) -> Option<Shelf> {
         let sequence = self.ledger.sequence();
-        if found.variants().iter().all(|stored| stored.tagged.is_proved(sequence)) {
+        let is_clean = |stored: &Arc<Stored>| {
+            stored.tagged.is_proved(sequence) || self.ledger.judge(key, &stored.tagged) == Verdict::Clean
+        };
+        if found.variants().iter().all(is_clean) {
             return Some(found);
         }
-        self.prove(key, found)
-    }
-
-    fn peek(&self, key: &[u8]) -> Option<Shelf> {
-        self.small.get(key).or_else(|| self.large.get(key))
-    }
-
-    /// Compares what is stored under `key` with the ledger, and keeps what is left.
-    fn prove(&self, key: &[u8], found: Shelf) -> Option<Shelf> {
-        let clean = |stored: &Arc<Stored>| self.ledger.judge(key, &stored.tagged) == Verdict::Clean;
-        if found.variants().iter().all(clean) {
-            return Some(found);
-        }
-        let turn = self.turn();
-        for cache in [&self.small, &self.large] {
-            // As it is now: another may have been put there meanwhile.
-            cache.entry(key.into()).and_compute_with(|found| match found {
-                Some(found) => self.amended(key, &found.into_value()).map_or(Op::Remove, Op::Put),
-                None => Op::Nop,
-            });
-        }
-        drop(turn);
-        let left = self.peek(key);
+        // As it is now: another may have been put there meanwhile.
+        let left = self.turn().change(key, |shelf| self.amended(key, shelf));
         if left.is_none() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -331,13 +338,11 @@ impl Cache {
         let turn = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.sweep_due.store(false, Ordering::Release);
         let (before, through) = (self.dropped(), self.ledger.sequence());
-        for cache in [&self.small, &self.large] {
-            for (key, shelf) in cache {
-                if !shelf.variants().iter().all(|stored| stored.tagged.is_proved(through)) {
-                    self.prove(&key, shelf);
-                }
+        self.walk(|key, shelf| {
+            if !shelf.variants().iter().all(|stored| stored.tagged.is_proved(through)) {
+                self.clean(key, shelf);
             }
-        }
+        });
         self.ledger.swept(through);
         drop(turn);
         self.dropped() - before
@@ -346,7 +351,7 @@ impl Cache {
     /// Whether something may be found on the disk under `key`, and nothing is in memory: what is there was written from here.
     #[must_use]
     pub fn is_on_disk_only(&self, key: &[u8]) -> bool {
-        self.is_on_disk(key) && self.peek(key).is_none()
+        self.is_on_disk(key) && !self.hall.shelves.contains_key(key)
     }
 
     /// Puts a response on the shelf of `key`, in place of the variant that the same requests would select.
@@ -363,7 +368,7 @@ impl Cache {
 
     /// Puts back what was read from the disk, but for what has been stored or purged since.
     pub fn restore(&self, key: &[u8], read: &Shelf) {
-        let now = self.get(key);
+        let now = self.look(key);
         let known = now.as_ref().map_or(&[][..], Shelf::variants);
         // The newest goes on the shelf last, to stand in front.
         for stored in read.variants().iter().rev() {
@@ -377,67 +382,51 @@ impl Cache {
     /// Has the disk write once more whatever it has let go of.
     pub fn write_again(&self, is_gone: impl Fn(Place) -> bool) {
         let Some(disk) = self.disk() else { return };
-        for cache in [&self.small, &self.large] {
-            for (key, shelf) in cache {
-                let mut places = shelf.variants().iter().filter_map(|stored| stored.kept.as_ref()?.place());
-                if places.any(&is_gone) {
-                    disk.stored(&key, false);
+        self.walk(|key, shelf| {
+            let mut places = shelf.variants().iter().filter_map(|stored| stored.kept.as_ref()?.place());
+            if places.any(&is_gone) {
+                disk.stored(key, false);
+            }
+        });
+    }
+
+    /// Shows all shelves that are there from its beginning to its end, as they are; what is changed or stored meanwhile may be
+    /// missed.
+    fn walk(&self, mut show: impl FnMut(&[u8], Shelf)) {
+        // Backwards: what leaves is replaced by what stands last, which has been seen then.
+        let mut end = usize::MAX;
+        while end > 0 {
+            let some: Vec<Arc<Seat>> = {
+                let seats = self.hall.seats();
+                let upto = end.min(seats.all().len());
+                end = upto.saturating_sub(AT_A_TIME);
+                seats.all()[end..upto].to_vec()
+            };
+            for seat in some.iter().rev() {
+                if let Some(found) = self.hall.shelves.get(seat.key()) {
+                    show(seat.key(), found.shelf);
                 }
             }
         }
     }
 
     fn shelve(&self, key: &[u8], response: &Arc<Stored>) {
-        let before = self.get(key);
-        let _turn = self.turn();
-        let after = Shelf::with(before.as_ref(), response, self.settings.variants);
-        let (is_large, weight) = (after.weight() > LARGE, u64::from(weight(key, &after)));
-        if is_large {
-            self.make_room(weight);
-        }
-        let (tier, other) = if is_large || self.is_guest(key, weight) {
-            (&self.large, &self.small)
-        } else {
-            (&self.small, &self.large)
-        };
-        take(other, key);
+        // What is purged of it is not put back.
+        let _ = self.look(key);
+        let mut turn = self.turn();
+        let found = self.hall.shelves.get(key);
         // Two variants may arrive at once: whoever comes second puts his beside the other's, not over it.
-        tier.entry(key.into()).and_compute_with(|found| {
-            let now = found.map(moka::Entry::into_value);
-            Op::Put(Shelf::with(now.as_ref().or(before.as_ref()), response, self.settings.variants))
-        });
-    }
-
-    /// Whether a small shelf of this weight goes where there is room for large ones. A guest that is stored anew while there is
-    /// none moves among the small ones, if it is asked for more often than what it would displace. Called in turn.
-    fn is_guest(&self, key: &[u8], weight: u64) -> bool {
-        room(&self.small) < weight && weight <= room(&self.large) && !self.small.contains_key(key)
-    }
-
-    /// Lets guests go until a large object of this weight has room. Called in turn.
-    fn make_room(&self, weight: u64) {
-        if weight > capacity(&self.large) {
-            return;
+        let after = Shelf::with(found.as_ref().map(|found| &found.shelf), response, self.settings.variants);
+        let seat = found.map_or_else(|| turn.seats.newcomer(key), |found| found.seat);
+        if turn.seats.is_short_of(weight(key, &after)) {
+            turn.seats.regain(self.fills.give_back());
         }
-        let mut missing = weight.saturating_sub(room(&self.large));
-        for (key, shelf) in self.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE) {
-            if missing == 0 {
-                break;
-            }
-            missing = missing.saturating_sub(u64::from(self::weight(&key, &shelf)));
-            self.large.invalidate(&**key);
-        }
-        self.large.run_pending_tasks();
+        turn.put(seat, after);
     }
 
-    /// The turn to change what is stored. moka takes the weight of what is replaced from its last housekeeping: a key that
-    /// is replaced twice in between would be counted wrongly for ever, and the budget with it. So whoever changes something
-    /// does so alone, and has the changes before him counted first.
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        let turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.small.run_pending_tasks();
-        self.large.run_pending_tasks();
-        turn
+    /// The turn to change what is stored: one at a time, so that the seats and what is found are the same at its end.
+    fn turn(&self) -> Turn<'_> {
+        self.hall.turn()
     }
 
     /// Forgets all variants of `key`, or makes them stale, and bars what is being fetched for it; says whether anything was
@@ -457,21 +446,17 @@ impl Cache {
 
     fn soften(&self, key: &[u8], now: Instant) -> bool {
         self.flights.purge(key);
-        let _turn = self.turn();
         let mut found = false;
-        for cache in [&self.small, &self.large] {
-            cache.entry(key.into()).and_compute_with(|before| {
-                let Some(before) = before.map(moka::Entry::into_value) else { return Op::Nop };
-                found = true;
-                let sequence = self.ledger.sequence();
-                let soften = |stored: &Arc<Stored>| match self.ledger.judge(key, &stored.tagged) {
-                    Verdict::Gone => None,
-                    Verdict::Clean => Some(Arc::new(stored.softened(now, sequence))),
-                    Verdict::Soft(at, sequence) => Some(Arc::new(stored.softened(at.min(now), sequence))),
-                };
-                Shelf::of(before.variants().iter().filter_map(soften).collect()).map_or(Op::Remove, Op::Put)
-            });
-        }
+        self.turn().change(key, |before| {
+            found = true;
+            let sequence = self.ledger.sequence();
+            let soften = |stored: &Arc<Stored>| match self.ledger.judge(key, &stored.tagged) {
+                Verdict::Gone => None,
+                Verdict::Clean => Some(Arc::new(stored.softened(now, sequence))),
+                Verdict::Soft(at, sequence) => Some(Arc::new(stored.softened(at.min(now), sequence))),
+            };
+            Shelf::of(before.variants().iter().filter_map(soften).collect())
+        });
         found
     }
 
@@ -501,9 +486,12 @@ impl Cache {
     fn purge_memory(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.private.invalidate(key);
-        let _turn = self.turn();
-        let small = take(&self.small, key);
-        take(&self.large, key) || small
+        let mut found = false;
+        self.turn().change(key, |_| {
+            found = true;
+            None
+        });
+        found
     }
 
     /// Forgets everything.
@@ -516,21 +504,26 @@ impl Cache {
         self.ledger.purge_all();
         self.flights.purge_all();
         self.private.invalidate_all();
-        self.small.invalidate_all();
-        self.large.invalidate_all();
+        let mut turn = self.turn();
+        turn.seats.clear();
+        self.hall.shelves.invalidate_all();
     }
 
-    /// Forgets a quarter of what is stored, for memory is short. Takes seconds for a million URLs: not on the path of a request.
-    /// Gives how many URLs it forgot.
+    /// Forgets a quarter of what is stored, by bytes, for memory is short. Takes seconds for a million URLs: not on the path of a
+    /// request. Gives how many URLs it forgot.
     pub fn shrink(&self) -> u64 {
+        let mut left = self.hall.seats().used() / 4;
         let mut forgotten = 0;
-        for cache in [&self.small, &self.large] {
-            // Keys are spread by a random hash, so each fourth is a fair choice.
-            for (key, shelf) in cache.iter().skip(3).step_by(4) {
-                drop(shelf);
-                let _turn = self.turn();
-                forgotten += u64::from(take(cache, &key));
+        while left > 0 {
+            let mut turn = self.turn();
+            let before = turn.seats.used();
+            let gone = turn.seats.give_up(left, AT_A_TIME);
+            if gone.is_empty() {
+                break;
             }
+            left = left.saturating_sub(before - turn.seats.used());
+            forgotten += gone.len() as u64;
+            turn.evict(&gone);
         }
         forgotten
     }
@@ -563,60 +556,117 @@ impl Cache {
         }
     }
 
-    /// The two size classes as they are now.
+    /// What is in memory now.
     #[must_use]
-    pub fn tiers(&self) -> [Tier; 2] {
-        let view = |name, cache: &Shelves, at: usize| {
-            cache.run_pending_tasks();
-            Tier {
-                name,
-                objects: cache.entry_count(),
-                bytes: cache.weighted_size(),
-                capacity: capacity(cache),
-                evictions: self.evicted[at].load(Ordering::Relaxed),
-            }
-        };
-        [view("small", &self.small, 0), view("large", &self.large, 1)]
+    pub fn tier(&self) -> Tier {
+        let seats = self.hall.seats();
+        Tier {
+            name: "memory",
+            objects: seats.all().len() as u64,
+            bytes: seats.used(),
+            capacity: seats.capacity(),
+            evictions: self.hall.evicted.load(Ordering::Relaxed),
+            refusals: self.hall.refused.load(Ordering::Relaxed),
+        }
     }
 }
 
-fn capacity(tier: &Shelves) -> u64 {
-    tier.policy().max_capacity().unwrap_or(0)
+/// Where all that is stored sits, and is found.
+struct Hall {
+    shelves: Shelves,
+    seats: Mutex<Seats<RandomState>>,
+    /// As the seats have it.
+    epoch: AtomicU32,
+    /// URLs that had to leave for want of room, and those that were refused a seat.
+    evicted: AtomicU64,
+    refused: AtomicU64,
 }
 
-/// The bytes that are free in it, as of its last housekeeping.
-fn room(tier: &Shelves) -> u64 {
-    capacity(tier).saturating_sub(tier.weighted_size())
+impl Hall {
+    fn new(memory: u64) -> Self {
+        let hasher = RandomState::default();
+        let capacity = memory.saturating_sub(Seats::<RandomState>::overhead(memory));
+        Self {
+            shelves: Moka::builder().eviction_policy(EvictionPolicy::lru()).build_with_hasher(hasher.clone()),
+            seats: Mutex::new(Seats::new(capacity, hasher)),
+            epoch: AtomicU32::new(0),
+            evicted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats<RandomState>> {
+        // Whoever panicked under it has at worst forgotten to count something out.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        Turn { hall: self, seats: self.seats() }
+    }
+
+    /// Makes so many bytes free for bodies in flight; gives how many.
+    fn lend(&self, bytes: u64) -> u64 {
+        let mut turn = self.turn();
+        let (lent, gone) = turn.seats.lend(bytes);
+        turn.evict(&gone);
+        lent
+    }
 }
 
-/// Removes a shelf, and says whether there was one. Like all that changes a shelf it waits its turn: whoever read the shelf
-/// before, to add something, must not put it back afterwards.
-fn take(cache: &Shelves, key: &[u8]) -> bool {
-    let taken = cache.entry(key.into()).and_compute_with(|found| if found.is_some() { Op::Remove } else { Op::Nop });
-    matches!(taken, CompResult::Removed(_))
+/// The turn to change what is stored.
+struct Turn<'c> {
+    hall: &'c Hall,
+    seats: MutexGuard<'c, Seats<RandomState>>,
 }
 
-fn tier(capacity: u64, at: usize, evicted: &Arc<[AtomicU64; 2]>) -> Shelves {
-    let evicted = Arc::clone(evicted);
-    Moka::builder()
-        .max_capacity(capacity)
-        .weigher(weigh)
-        .eviction_listener(move |_, _, cause| {
-            if cause == RemovalCause::Size {
-                evicted[at].fetch_add(1, Ordering::Relaxed);
+impl Turn<'_> {
+    /// Puts in place of the shelf under `key` what `change` makes of it, if there is one; gives what stands there then.
+    fn change(&mut self, key: &[u8], change: impl FnOnce(&Shelf) -> Option<Shelf>) -> Option<Shelf> {
+        let Seated { seat, shelf } = self.hall.shelves.get(key)?;
+        match change(&shelf) {
+            Some(after) if after.is(&shelf) => Some(after),
+            Some(after) => self.put(seat, after.clone()).then_some(after),
+            None => {
+                self.seats.leave(&seat);
+                self.hall.shelves.invalidate(key);
+                None
             }
-        })
-        .build_with_hasher(RandomState::default())
+        }
+    }
+
+    /// Puts a shelf where its seat is, if there is room for it; otherwise nothing is there. Says whether there is.
+    fn put(&mut self, seat: Arc<Seat>, whole: Shelf) -> bool {
+        let hall = self.hall;
+        let placed = self.seats.place(&seat, weight(seat.key(), &whole));
+        self.evict(&placed.gone);
+        if placed.seated {
+            hall.shelves.insert(Name(Arc::clone(&seat)), Seated { seat, shelf: whole });
+        } else {
+            hall.refused.fetch_add(1, Ordering::Relaxed);
+            hall.shelves.invalidate(seat.key());
+        }
+        placed.seated
+    }
+
+    /// Those who have no seat any more are not found any more.
+    fn evict(&self, gone: &[Arc<Seat>]) {
+        self.hall.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
+        for seat in gone {
+            self.hall.shelves.invalidate(seat.key());
+        }
+    }
 }
 
-#[expect(clippy::borrowed_box, reason = "moka's weigher is given the key as it is stored")]
-fn weigh(key: &Box<[u8]>, shelf: &Shelf) -> u32 {
-    weight(key, shelf)
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.hall.epoch.store(self.seats.epoch(), Ordering::Relaxed);
+        // moka lets go of what is gone when it does its housekeeping; the bytes are counted as free now.
+        self.hall.shelves.run_pending_tasks();
+    }
 }
 
-fn weight(key: &[u8], shelf: &Shelf) -> u32 {
-    let key = u32::try_from(key.len()).unwrap_or(u32::MAX);
-    shelf.weight().saturating_add(key).saturating_add(MOKA_OVERHEAD)
+fn weight(key: &[u8], shelf: &Shelf) -> u64 {
+    shelf.weight() + allocated(key.len()) as u64 + ENTRY_OVERHEAD
 }
 
 #[cfg(test)]

@@ -37,15 +37,9 @@ pub fn json(publisher: &Publisher) -> Value {
                 "frontend": site.frontend.as_ref().map(|frontend| frontend.name().to_string()), "cache": site.cache })
         })
         .collect();
-    let tiers: Vec<Value> = house
-        .cache
-        .tiers()
-        .iter()
-        .map(|tier| {
-            json!({ "name": tier.name, "objects": tier.objects, "bytes": tier.bytes, "capacity": tier.capacity,
-                "evictions": tier.evictions })
-        })
-        .collect();
+    let tier = house.cache.tier();
+    let memory = json!({ "name": tier.name, "objects": tier.objects, "bytes": tier.bytes, "capacity": tier.capacity,
+        "evictions": tier.evictions, "refusals": tier.refusals });
     let told = house.access.told();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -56,7 +50,7 @@ pub fn json(publisher: &Publisher) -> Value {
         "listeners": listeners,
         "sites": sites,
         "upstreams": upstreams,
-        "cache": { "tiers": tiers, "disk": disk(publisher), "filling_bytes": house.cache.fills().used() },
+        "cache": { "tiers": [memory], "disk": disk(publisher), "filling_bytes": house.cache.fills().used() },
         "access_log": { "written": told.written, "dropped": told.dropped, "failed": told.failed },
     })
 }

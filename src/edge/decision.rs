@@ -56,7 +56,7 @@ impl<'s> Look<'s> {
         // RFC 9110 13.2.2: a condition that what is stored does not meet is the origin's to judge.
         let unmet = conditional::is_for_origin(headers)
             && found.is_some_and(|stored| {
-                conditional::evaluate(headers, stored.status, &stored.head) == Conditional::AskOrigin
+                conditional::evaluate(headers, stored.status, &stored.head.open(0)) == Conditional::AskOrigin
             });
         Self { found, reuse, directives, shelved: shelf.is_some(), unmet, authorized, now }
     }

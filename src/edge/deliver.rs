@@ -16,7 +16,7 @@ use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
 use crate::semantics::delivery;
 use crate::semantics::delivery::Shape;
-use crate::semantics::pack;
+use crate::semantics::pack::Packed;
 use crate::semantics::range;
 use crate::semantics::range::Span;
 use crate::snapshot::Site;
@@ -40,12 +40,15 @@ use std::time::Instant;
 /// What RFC 9211 calls itself.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// What each delivery says anew: the length, Age, Cache-Status, and what the site adds.
+const SAID_ANEW: usize = 4;
+
 /// A stored body up to this size counts as sent when it is handed to hyper; a larger one is told when it has gone.
 pub const TOLD_AT_ONCE: u64 = 64 * 1024;
 
-/// Makes an origin's head fit to be stored: with its date, our name, and the places that each delivery overwrites.
-pub fn prepare(head: &mut HeaderMap, len: Option<u64>, now: Now) {
-    set_length(head, len);
+/// Makes an origin's head fit to be stored: with its date and our name.
+#[must_use]
+pub fn prepare(mut head: HeaderMap, now: Now) -> Packed {
     if !head.contains_key(header::DATE)
         && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now.wall))
     {
@@ -53,18 +56,20 @@ pub fn prepare(head: &mut HeaderMap, len: Option<u64>, now: Now) {
         head.insert(header::DATE, date);
     }
     head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
-    decorate(head);
+    keep(head)
 }
 
-/// Makes room for what each delivery writes, so that it need not grow the head, and lets go of the buffer it was read into.
-pub fn decorate(head: &mut HeaderMap) {
-    pack::pack(head);
-    head.insert(header::AGE, HeaderValue::from_static("0"));
-    head.insert(CACHE_STATUS, HeaderValue::from_static("tidegate"));
+/// A head as it is stored: without what each delivery says anew.
+#[must_use]
+pub fn keep(mut head: HeaderMap) -> Packed {
+    for name in [header::CONTENT_LENGTH, header::AGE, CACHE_STATUS] {
+        head.remove(name);
+    }
+    Packed::of(&head)
 }
 
 /// Announces the body's length, once it is known.
-pub fn set_length(head: &mut HeaderMap, len: Option<u64>) {
+fn set_length(head: &mut HeaderMap, len: Option<u64>) {
     if let Some(len) = len {
         head.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
     }
@@ -102,23 +107,21 @@ fn respond(
     told: Option<HeaderValue>,
     now: Instant,
 ) -> Option<Response<OutBody>> {
-    let mut head = stored.head.clone();
+    let mut head = stored.head.open(SAID_ANEW);
+    set_length(&mut head, stored.body.len());
     let age = stored.freshness.age(now).as_secs();
     if age > 0 || status.is_hit() {
-        head.insert(header::AGE, HeaderValue::from(age));
-    } else {
         // RFC 9111 5.1: Age says that the response was not made for this request.
-        head.remove(header::AGE);
+        head.insert(header::AGE, HeaderValue::from(age));
     }
-    match told {
-        Some(told) => head.insert(CACHE_STATUS, told),
-        None => head.remove(CACHE_STATUS),
-    };
+    if let Some(told) = told {
+        head.insert(CACHE_STATUS, told);
+    }
     let coded = stored.coded.as_ref().and_then(|coded| {
         let coding = coded.choose(method, asked)?;
         Some((coding, coded.body(coding)?))
     });
-    match delivery::shape(method, asked, stored.status, &stored.head, stored.body.len()) {
+    match delivery::shape(method, asked, stored.status, &head, stored.body.len()) {
         Shape::NotModified => {
             if let Some((coding, _)) = coded {
                 coding::recode(&mut head, coding, None);
@@ -170,7 +173,7 @@ fn parts(head: &mut HeaderMap, stored: &Stored, spans: &[Span]) -> Option<OutBod
     let len = stored.body.len()?;
     // No content can hold it: it is drawn anew for each answer.
     let boundary = format!("tidegate-{:016x}", RandomState::new().hash_one(len));
-    let (heads, end) = range::part_heads(&boundary, &stored.head, spans, len);
+    let (heads, end) = range::part_heads(&boundary, head, spans, len);
     let mut pieces = Vec::new();
     for (part_head, span) in heads.into_iter().zip(spans) {
         pieces.push(part_head);

@@ -157,18 +157,18 @@ impl Errand {
     #[must_use]
     pub fn for_all(mut self, key: &[u8], headers: &HeaderMap) -> Arc<Self> {
         // RFC 9110 13.1.3: beside a list of tags the date of what has none would not count.
-        let askable = self.found.as_ref().is_none_or(|found| found.head.contains_key(header::ETAG));
-        let Some(stored) = self.edge.cache.get(key).filter(|_| askable) else { return Arc::new(self) };
-        let mut tags: Vec<&HeaderValue> = self.found.iter().filter_map(|found| found.head.get(header::ETAG)).collect();
+        let askable = self.found.as_ref().is_none_or(|found| found.head.get(&header::ETAG).is_some());
+        let Some(stored) = self.edge.cache.look(key).filter(|_| askable) else { return Arc::new(self) };
+        let mut tags: Vec<HeaderValue> = self.found.iter().filter_map(|found| found.head.get(&header::ETAG)).collect();
         let mut others = Vec::new();
-        let may_be_meant = |other: &&Arc<Stored>| conduct::may_serve_more(&other.head, &other.selection, headers);
+        let may_be_meant =
+            |other: &&Arc<Stored>| conduct::may_serve_more(&other.head.open(0), &other.selection, headers);
         for other in stored.variants().iter().filter(may_be_meant) {
-            if let Some(tag) = other.head.get(header::ETAG).filter(|tag| !tags.contains(tag)) {
+            if let Some(tag) = other.head.get(&header::ETAG).filter(|tag| !tags.contains(tag)) {
                 tags.push(tag);
                 others.push(Arc::clone(other));
             }
         }
-        drop(tags);
         self.others = others.into();
         Arc::new(self)
     }
@@ -245,9 +245,9 @@ impl Errand {
             parts.headers.remove(name);
         }
         if let Some(found) = &self.found {
-            validator::make_conditional(&found.head, &mut parts.headers);
+            validator::make_conditional(&found.head.open(0), &mut parts.headers);
         }
-        validator::ask_about(self.others.iter().map(|other| &other.head), &mut parts.headers);
+        validator::ask_about(self.others.iter().filter_map(|other| other.head.get(&header::ETAG)), &mut parts.headers);
         Ok(parts)
     }
 }

@@ -238,7 +238,7 @@ fn about_cache(
         "key",
         format!("{}://{place}{}{query} ({})", question.scheme, question.target.path, question.accept.as_str()),
     );
-    let mut shelf = cache.get(key);
+    let mut shelf = cache.look(key);
     let on_disk = cache.disk().filter(|disk| shelf.is_none() && disk.has(key));
     if let Some(disk) = on_disk {
         let terms = Terms { under: question.site.terms, codings: question.site.codings };
@@ -302,8 +302,7 @@ fn about_variants(shelf: &Shelf) -> String {
 }
 
 fn about_stored(told: &mut Explanation, stored: &Stored, now: Now) {
-    let hidden = stored.hidden.as_deref();
-    let head = hidden.map_or_else(|| stored.head.clone(), |hidden| downstream::reveal(&stored.head, hidden));
+    let head = downstream::reveal(&stored.head, &stored.hidden);
     let len = stored.body.len().map_or_else(|| "still arriving".to_owned(), |len| format!("{len} bytes"));
     told.say("stored", format!("{}, {len}", stored.status.as_u16()));
     about_freshness(told, &stored.freshness, &head);

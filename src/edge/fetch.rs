@@ -37,7 +37,6 @@ use crate::semantics::cache_status::Why;
 use crate::semantics::coding;
 use crate::semantics::conditional;
 use crate::semantics::downstream;
-use crate::semantics::downstream::Lines;
 use crate::semantics::framing;
 use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
@@ -488,7 +487,7 @@ async fn from_disk(
 
 /// What another fetch has stored since this request looked, and what to do with it.
 fn arrived(errand: &Errand, key: &[u8], headers: &HeaderMap) -> Option<(Arc<Stored>, Reuse)> {
-    let shelf = errand.edge.cache.get(key)?;
+    let shelf = errand.edge.cache.look(key)?;
     let stored = shelf.select(headers)?;
     let honour = errand.snapshot.cache.honour_client;
     let directives = cache_control::parse_request(headers);
@@ -603,7 +602,7 @@ fn fetch_whole(errand: Errand, client: &HeaderMap) {
     // Where the whole was refused a moment ago, it is not asked for again with each part.
     let Some(key) = errand.key.clone().filter(|key| !errand.edge.cache.is_private(key)) else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
-    if errand.edge.cache.get(&key).is_some_and(|shelf| shelf.select(client).is_some()) {
+    if errand.edge.cache.look(&key).is_some_and(|shelf| shelf.select(client).is_some()) {
         return;
     }
     set_out(errand, &key, client, leader);
@@ -771,7 +770,7 @@ impl Journey {
         if several && !answered.head.contains_key(header::ETAG) {
             return None;
         }
-        asked_about.into_iter().find(|stored| validator::speaks_of(&stored.head, &answered.head)).cloned()
+        asked_about.into_iter().find(|stored| validator::speaks_of(&stored.head.open(0), &answered.head)).cloned()
     }
 
     /// It speaks of something else than we asked about: what is stored cannot be trusted. It is forgotten, and asked for without
@@ -785,24 +784,22 @@ impl Journey {
     /// The origin says that `found` is still good.
     fn revalidated(mut self, reply: Reply, answered: &Answered, found: &Stored) {
         self.errand.site.metrics.revalidation(Revalidation::NotModified);
-        let before = found.hidden.as_deref().map(|hidden| downstream::reveal(&found.head, hidden));
         let rules = &self.errand.snapshot.cache;
-        let trust = rules.bounds.trust_origin;
-        let mut head = validator::freshen(before.as_ref().unwrap_or(&found.head), &answered.head, trust);
+        let before = downstream::reveal(&found.head, &found.hidden);
+        let mut head = validator::freshen(&before, &answered.head, rules.bounds.trust_origin);
         for name in storable::withheld(&head) {
             head.remove(name);
         }
         let _ = self.errand.site.conduct(self.errand.rule.as_deref()).speak(found.status, &mut head);
         let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
-        let hidden = hide(&mut head, rules.hide_shared);
+        let hidden = downstream::conceal(&mut head, rules.hide_shared);
         let coded = found.coded.clone().filter(|_| coding::is_worth(found.status, &head, u64::MAX, 0));
         if coded.is_some() {
             coding::vary(&mut head);
         }
-        deliver::decorate(&mut head);
         let stored = Arc::new(Stored {
             status: found.status,
-            head,
+            head: deliver::keep(head),
             body: found.body.clone(),
             freshness,
             selection: found.selection.for_request(&self.client),
@@ -842,13 +839,13 @@ impl Journey {
         }
         let selection = Selection::of(&terms.vary, &self.client);
         let own = withhold(&mut head, &terms.withheld);
-        let hidden = hide(&mut head, self.errand.snapshot.cache.hide_shared);
+        let hidden = downstream::conceal(&mut head, self.errand.snapshot.cache.hide_shared);
         let coded = self.offer_codings(status, &mut head, len);
-        deliver::prepare(&mut head, len, times.answered);
         let writer = Fill::start(len, self.errand.snapshot.cache.object_max, Arc::clone(cache.fills()));
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
         let tagged = Tagged::new(self.errand.tags(&head, &tags), self.errand.born);
+        let head = deliver::prepare(head, times.answered);
         let kept = cache.disk().map(|_| Arc::new(Kept::under_terms(self.errand.site.terms)));
         let stored =
             Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded, kept });
@@ -885,9 +882,7 @@ impl Journey {
     /// Stores the response, if `last` brings the rest of its body and all of it was kept.
     fn store_whole(&self, stored: &Stored, writer: &FillWriter, last: &Bytes, epoch: u64) {
         let Some(body) = writer.whole(last) else { return };
-        let mut whole = stored.completed(body);
-        deliver::set_length(&mut whole.head, whole.body.len());
-        let whole = Arc::new(whole);
+        let whole = Arc::new(stored.completed(body));
         self.store(&whole, epoch);
         // Whoever asked for it is likely to come again, and so are those who accept what he does.
         let cache = &self.errand.edge.cache;
@@ -909,12 +904,6 @@ impl Journey {
 /// Work that blocks is done by a thread that serves no requests.
 pub fn in_the_background(work: Box<dyn FnOnce() + Send>) {
     drop(tokio::task::spawn_blocking(work));
-}
-
-/// Takes out of a head what visitors do not get.
-fn hide(head: &mut HeaderMap, hide_shared: bool) -> Option<Box<Lines>> {
-    let hidden = downstream::conceal(head, hide_shared);
-    (!hidden.is_empty()).then(|| hidden.into())
 }
 
 /// Takes out of a head what is for the one who asked.

@@ -3,14 +3,12 @@
 //! It is taken out of the head that visitors get and kept aside, for a later 304 is judged with it.
 
 use crate::semantics::cache_control;
+use crate::semantics::pack::Packed;
 use crate::semantics::policy;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
-
-/// Lines of a head: few, so that a list takes a tenth of what a map would.
-pub type Lines = [(HeaderName, HeaderValue)];
 
 /// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
 /// Plone's word about which of its rules made the others is for operators (`tidegate explain`, metrics).
@@ -24,7 +22,7 @@ const OURS: [HeaderName; 5] = [
 
 /// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
 /// in front of us hears of no purge.
-pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Vec<(HeaderName, HeaderValue)> {
+pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Packed {
     let mut hidden = Vec::new();
     // Hardly ever there is any: one look at the names is cheaper than four searches.
     let ours: Vec<HeaderName> = head.keys().filter(|name| OURS.contains(name)).cloned().collect();
@@ -38,7 +36,7 @@ pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Vec<(HeaderName, Head
         take(head, &mut hidden, &header::CACHE_CONTROL);
         head.insert(header::CACHE_CONTROL, line);
     }
-    hidden
+    Packed::of(hidden.iter().map(|(name, value)| (name, value)))
 }
 
 fn take(head: &mut HeaderMap, hidden: &mut Vec<(HeaderName, HeaderValue)>, name: &HeaderName) {
@@ -48,13 +46,13 @@ fn take(head: &mut HeaderMap, hidden: &mut Vec<(HeaderName, HeaderValue)>, name:
 
 /// The head as the origin sent it.
 #[must_use]
-pub fn reveal(head: &HeaderMap, hidden: &Lines) -> HeaderMap {
-    let mut whole = head.clone();
-    for (name, _) in hidden {
+pub fn reveal(head: &Packed, hidden: &Packed) -> HeaderMap {
+    let mut whole = head.open(0);
+    for (name, _) in hidden.lines() {
         whole.remove(name);
     }
-    for (name, value) in hidden {
-        whole.append(name.clone(), value.clone());
+    for (name, value) in hidden.lines() {
+        whole.append(name, value);
     }
     whole
 }
@@ -77,7 +75,7 @@ mod tests {
         let mut head = said.clone();
         let hidden = conceal(&mut head, true);
         assert_eq!(head, headers(&[("cache-control", "max-age=0, s-maxage=0"), ("cdn-cache-control", "max-age=7")]));
-        assert_eq!(reveal(&head, &hidden), said);
+        assert_eq!(reveal(&Packed::of(&head), &hidden), said);
         let mut head = said.clone();
         conceal(&mut head, false);
         assert_eq!(head.get_all("cache-control").iter().count(), 2);

@@ -48,9 +48,9 @@ pub fn make_conditional(stored: &HeaderMap, request: &mut HeaderMap) {
 
 /// Asks about other variants as well (RFC 9111 4.3.1): which of them would be the answer, the origin says by its entity tag.
 /// In one line, for not every origin reads a second one; what would make it too long is left out.
-pub fn ask_about<'s>(others: impl Iterator<Item = &'s HeaderMap>, request: &mut HeaderMap) {
+pub fn ask_about(tags: impl Iterator<Item = HeaderValue>, request: &mut HeaderMap) {
     let mut list = request.get(header::IF_NONE_MATCH).map_or_else(Vec::new, |tag| tag.as_bytes().to_vec());
-    for tag in others.filter_map(|stored| stored.get(header::ETAG)) {
+    for tag in tags {
         if list.len() + tag.len() > TAGS_BYTES_MAX {
             break;
         }

@@ -147,7 +147,7 @@ pub struct PurgeLedger {
 /// One tier of the cache, as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tier {
-    /// Its name, such as `small`.
+    /// Its name, such as `memory`.
     pub name: &'static str,
     /// URLs stored.
     pub objects: u64,
@@ -157,6 +157,8 @@ pub struct Tier {
     pub capacity: u64,
     /// URLs evicted for want of room since the start.
     pub evictions: u64,
+    /// URLs that were not stored since the start, for all that was is asked for more.
+    pub refusals: u64,
 }
 
 /// The part of the cache on the disk, as it is now.

@@ -208,7 +208,7 @@ impl Keeper<'_> {
             // Which queries are one URL is known from what is stored.
             let newest = written.variants.first().filter(|variant| variant.stored.status == StatusCode::OK);
             if let (Some(cache), Some(newest)) = (&cache, newest)
-                && let Some(rule) = no_vary_search::parse(&newest.stored.head)
+                && let Some(rule) = no_vary_search::parse(&newest.stored.head.open(0))
             {
                 cache.rules().learn_if_new(&written.key, rule);
             }
@@ -277,7 +277,7 @@ impl Keeper<'_> {
         let inbox = disk.inbox();
         let stamp = disk.ledger.sequence();
         drop(inbox);
-        let Some(now) = cache.get(key) else { return Ok(()) };
+        let Some(now) = cache.look(key) else { return Ok(()) };
         let is_there = |place: Place| disk.segment(place.segment).is_some();
         let Some(draft) = record::draft(key, &now, (stamp, disk.moment(), clock::mono()), is_there) else {
             return Ok(());

@@ -11,15 +11,13 @@ use crate::cache::entry::Kept;
 use crate::cache::entry::Place;
 use crate::cache::ledger::Order;
 use crate::cache::ledger::Reach;
-use crate::semantics::downstream::Lines;
 use crate::semantics::freshness::Freshness;
-use crate::semantics::pack;
+use crate::semantics::pack::Packed;
 use crate::semantics::pattern::Pattern;
 use crate::semantics::tags::Mode;
 use crate::semantics::tags::Tag;
 use crate::semantics::vary::Selection;
 use bytes::Bytes;
-use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::StatusCode;
@@ -394,9 +392,9 @@ impl Pen {
         }
     }
 
-    fn lines<'a>(&mut self, count: usize, lines: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) {
-        self.u32(u32::try_from(count).unwrap_or(u32::MAX));
-        for (name, value) in lines {
+    fn lines(&mut self, lines: &Packed) {
+        self.u32(u32::try_from(lines.lines().count()).unwrap_or(u32::MAX));
+        for (name, value) in lines.lines() {
             self.bytes(name.as_str().as_bytes());
             self.bytes(value.as_bytes());
         }
@@ -406,9 +404,8 @@ impl Pen {
         let Freshness { lifetime, while_revalidate, if_error, .. } = stored.freshness;
         self.u32(u32::from(stored.status.as_u16()));
         self.u64(stored.kept.as_ref().map_or(0, |kept| kept.under()));
-        self.lines(stored.head.len(), stored.head.iter());
-        let hidden: &Lines = stored.hidden.as_deref().unwrap_or(&[]);
-        self.lines(hidden.len(), hidden.iter().map(|(name, value)| (name, value)));
+        self.lines(&stored.head);
+        self.lines(&stored.hidden);
         for duration in [lifetime, stored.freshness.age(now), while_revalidate, if_error] {
             self.duration(duration);
         }
@@ -480,20 +477,17 @@ impl<'a> Eye<'a> {
         HeaderName::from_bytes(self.bytes()?).ok()
     }
 
-    fn lines(&mut self) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    fn lines(&mut self) -> Option<Packed> {
         let count = self.u32()?;
-        (0..count).map(|_| Some((self.name()?, HeaderValue::from_bytes(self.bytes()?).ok()?))).collect()
+        let line = |_| Some((self.name()?, HeaderValue::from_bytes(self.bytes()?).ok()?));
+        let lines: Vec<_> = (0..count).map(line).collect::<Option<_>>()?;
+        Some(Packed::of(lines.iter().map(|(name, value)| (name, value))))
     }
 
     fn variant(&mut self, now: Instant) -> Option<Variant> {
         let status = StatusCode::from_u16(u16::try_from(self.u32()?).ok()?).ok()?;
         let under = self.u64()?;
-        let mut head = HeaderMap::new();
-        for (name, value) in self.lines()? {
-            head.append(name, value);
-        }
-        pack::pack(&mut head);
-        let hidden = self.lines()?;
+        let (head, hidden) = (self.lines()?, self.lines()?);
         let (lifetime, initial_age, while_revalidate, if_error) =
             (self.duration()?, self.duration()?, self.duration()?, self.duration()?);
         let (always_ask, heuristic, explicit, strict, coded) =
@@ -521,7 +515,7 @@ impl<'a> Eye<'a> {
             body: StoredBody::Whole(Bytes::new()),
             freshness,
             selection: Selection::restored(fields),
-            hidden: (!hidden.is_empty()).then(|| hidden.into()),
+            hidden,
             tagged: Tagged::new(tags, 0),
             coded: None,
             kept: Some(Arc::new(Kept::under_terms(under))),

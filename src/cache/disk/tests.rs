@@ -4,6 +4,7 @@ use crate::semantics::accept::AcceptClass;
 use crate::semantics::freshness::Freshness;
 use crate::semantics::key::KeyBuf;
 use crate::semantics::key::Parts;
+use crate::semantics::pack::Packed;
 use crate::semantics::pattern::Pattern;
 use crate::semantics::vary::Selection;
 use cache::entry::Kept;
@@ -117,7 +118,7 @@ fn page(cache: &Cache, body: &str, language: &'static str, tags: &[u64]) -> Arc<
     let seconds = Duration::from_secs;
     Arc::new(Stored {
         status: StatusCode::OK,
-        head,
+        head: Packed::of(&head),
         body: StoredBody::whole(Bytes::copy_from_slice(body.as_bytes())),
         freshness: Freshness {
             initial_age: seconds(20),
@@ -126,7 +127,7 @@ fn page(cache: &Cache, body: &str, language: &'static str, tags: &[u64]) -> Arc<
             ..Freshness::lasting(seconds(600), clock::mono())
         },
         selection: Selection::of(fields, &request),
-        hidden: Some(Box::new([(HeaderName::from_static("x-cache-rule"), HeaderValue::from_static("r"))])),
+        hidden: Packed::of([(&HeaderName::from_static("x-cache-rule"), &HeaderValue::from_static("r"))]),
         tagged: Tagged::new(tags.iter().map(|tag| Tag::from_value(*tag)).collect(), cache.ledger().sequence()),
         coded: None,
         kept: Some(Arc::new(Kept::under_terms(UNDER))),

@@ -5,6 +5,7 @@ use crate::cache::coded::Coded;
 use crate::cache::ledger::Tagged;
 use crate::semantics::coding::Offer;
 use crate::semantics::freshness::Freshness;
+use crate::semantics::pack::Packed;
 use crate::semantics::vary::Selection;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -29,11 +30,11 @@ fn stored(head_len: usize, body_len: usize, language: u64) -> Arc<Stored> {
     let freshness = Freshness::lasting(Duration::from_secs(60), crate::clock::mono());
     Arc::new(Stored {
         status: StatusCode::OK,
-        head,
+        head: Packed::of(&head),
         body: StoredBody::Whole(Bytes::from(vec![b'x'; body_len])),
         freshness,
         selection: Selection::of(&[header::ACCEPT_LANGUAGE], &request),
-        hidden: None,
+        hidden: Packed::default(),
         tagged: Tagged::new(Vec::new(), 0),
         coded: Some(Coded::offering(Offer::of(&[Coding::Gzip, Coding::Br]))),
         kept: None,
@@ -43,7 +44,7 @@ fn stored(head_len: usize, body_len: usize, language: u64) -> Arc<Stored> {
 /// The bytes of a shelf and its key that nobody can argue about.
 fn plain_bytes(key: &[u8], shelf: &Shelf) -> u64 {
     let of = |stored: &Arc<Stored>| {
-        let head: usize = stored.head.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let head: usize = stored.head.lines().map(|(_, value)| value.len()).sum();
         head as u64 + stored.body.len().unwrap()
     };
     key.len() as u64 + shelf.variants().iter().map(of).sum::<u64>()
@@ -73,22 +74,19 @@ fn whatever_is_put_by_whomever_the_budget_holds_everything() {
             });
         }
     });
-    let tiers = cache.tiers();
-    let mut plain = 0;
-    for (tier, shelves) in tiers.iter().zip([&cache.small, &cache.large]) {
-        assert!(tier.evictions > 0 && tier.bytes <= tier.capacity, "{tier:?}");
-        let mut counted = 0;
-        for (key, shelf) in shelves {
-            counted += u64::from(weigh(&key, &shelf));
-            plain += plain_bytes(&key, &shelf);
-            assert!(u64::from(weigh(&key, &shelf)) > plain_bytes(&key, &shelf));
-            assert!(shelf.variants().len() <= 4);
-        }
-        assert!(counted <= tier.capacity, "what can be found weighs {counted}: {tier:?}");
+    let tier = cache.tier();
+    let (mut plain, mut counted) = (0, 0);
+    for (name, Seated { shelf, .. }) in &cache.hall.shelves {
+        let (key, weight) = (name.0.key(), weight(name.0.key(), &shelf));
+        counted += weight;
+        plain += plain_bytes(key, &shelf);
+        assert!(weight > plain_bytes(key, &shelf));
+        assert!(shelf.variants().len() <= 4);
     }
-    let capacity: u64 = tiers.iter().map(|tier| tier.capacity).sum();
-    assert!(plain > MEMORY / 4, "the test fills it: {plain}");
-    assert_eq!(capacity + MEMORY / 8, MEMORY, "the rest is for fills");
+    assert!(tier.evictions > 0 && tier.refusals > 0, "{tier:?}");
+    assert!(plain > MEMORY / 2, "the test fills it: {plain}");
+    assert_eq!((counted, cache.hall.shelves.entry_count()), (tier.bytes, tier.objects), "what can be found has a seat");
+    assert!(tier.bytes <= tier.capacity && tier.capacity <= MEMORY, "{tier:?}");
 }
 
 /// What the mill has to do for a client of what is stored, to be done later.
@@ -110,13 +108,13 @@ fn a_coding_is_made_once_beside_the_others_and_counts_for_the_budget() {
     let cache = Arc::new(cache());
     let page = stored(10, 10_000, 1);
     cache.put(b"page", &page);
-    let before = cache.tiers()[0].bytes;
+    let before = cache.tier().bytes;
     let gzip = work(&cache, &page, "gzip").expect("it is not made yet");
     assert!(work(&cache, &page, "gzip").is_none(), "somebody is about it");
     work(&cache, &page, "br").expect("another coding")();
     gzip();
     let (gzip, br) = (body(&cache, Coding::Gzip).unwrap(), body(&cache, Coding::Br).unwrap());
-    assert!(cache.tiers()[0].bytes >= before + (gzip.len() + br.len()) as u64, "{before}: {:?}", cache.tiers());
+    assert!(cache.tier().bytes >= before + (gzip.len() + br.len()) as u64, "{before}: {:?}", cache.tier());
     assert!(work(&cache, &page, "gzip").is_none());
 }
 
@@ -161,6 +159,10 @@ async fn bodies_in_flight_hold_no_more_than_their_share() {
     const FILLS: u64 = 60;
     const PIECE: u64 = 32 * 1024;
     let cache = cache();
+    let page = stored(10, 10_000, 1);
+    let fill_up = || (0..900).for_each(|number: u64| cache.put(&number.to_le_bytes(), &page));
+    fill_up();
+    let before = cache.tier();
     let mut open = Vec::new();
     for _ in 0..FILLS {
         let writer = Fill::start(None, 1 << 20, Arc::clone(cache.fills()));
@@ -175,11 +177,15 @@ async fn bodies_in_flight_hold_no_more_than_their_share() {
             }
         }
         open.push((writer, reader));
-        assert!(cache.fills().used() <= MEMORY / 8, "{}", cache.fills().used());
+        let (used, stored) = (cache.fills().used(), cache.tier().bytes);
+        assert!(used <= MEMORY / 8 && used + stored <= before.capacity, "{used} and {stored}");
     }
     assert!(cache.fills().used() > MEMORY / 8 - PIECE, "the test fills the share");
     drop(open);
     assert_eq!(cache.fills().used(), 0, "and nothing is left of it");
+    assert!(before.bytes > MEMORY / 10 * 9, "what they do not need is for what is stored");
+    fill_up();
+    assert!(cache.tier().bytes > before.bytes - MEMORY / 32, "and is so again: {before:?} {:?}", cache.tier());
 }
 
 /// What a future gives without waiting.
@@ -199,33 +205,32 @@ fn when_memory_is_short_a_quarter_of_what_is_stored_is_forgotten() {
             cache.put(format!("{body}/{number}").as_bytes(), &stored(10, body, 1));
         }
     }
-    let stored = || cache.tiers().iter().map(|tier| tier.objects).sum::<u64>();
-    assert_eq!((stored(), cache.shrink(), stored()), (408, 102, 306));
+    let before = cache.tier();
+    let forgotten = cache.shrink();
+    let after = cache.tier();
+    assert_eq!((before.objects, after.objects), (408, 408 - forgotten));
+    assert!(after.bytes <= before.bytes / 4 * 3 && after.bytes > before.bytes / 2, "{before:?} {after:?}");
+    assert_eq!(cache.hall.shelves.iter().count() as u64, after.objects);
 }
 
 #[test]
-fn small_pages_use_the_room_that_large_files_leave_and_give_it_back() {
+fn pages_use_all_the_room_and_make_place_for_a_file_that_many_ask_for() {
     let cache = cache();
-    // As many pages as small and large objects may have together, and a few more.
     let (page, pages) = (stored(10, 10_000, 1), MEMORY / 10_000);
     let key = |number: u64| format!("/page-{number}").into_bytes();
-    for number in 0..pages {
-        cache.put(&key(number), &page);
-    }
-    let bytes = |cache: &Cache| cache.tiers().map(|tier| (tier.bytes, tier.capacity));
-    let [(small, small_max), (large, large_max)] = bytes(&cache);
-    assert!(small_max - small < 20_000 && large_max - large < 20_000, "all room is used: {small} {large}");
-    // A page that was a guest is found, replaced and forgotten as any other.
-    let guest = (0..pages).map(key).find(|key| cache.large.contains_key(&**key)).expect("there are guests");
-    assert!(cache.forget(&guest, Mode::Hard, Instant::now()) && cache.get(&guest).is_none());
+    (0..pages).for_each(|number| cache.put(&key(number), &page));
+    let tier = cache.tier();
+    assert!(tier.capacity - tier.bytes < 11_000, "all room is used: {tier:?}");
     let file = stored(10, 900_000, 1);
-    for number in 0..3 {
-        cache.put(format!("/file-{number}").as_bytes(), &file);
+    let mut asked = 0;
+    while cache.get(b"/file").is_none() {
+        asked += 1;
+        cache.put(b"/file", &file);
+        assert!(asked < 100, "it finds room");
     }
-    let kept = (0..3).filter(|number| cache.get(format!("/file-{number}").as_bytes()).is_some()).count();
-    let [(small, _), (large, _)] = bytes(&cache);
-    assert_eq!(kept, 3, "guests leave");
-    assert!(large <= large_max && small_max - small < 20_000, "{small} {large}");
-    let guests = cache.large.iter().filter(|(_, shelf)| shelf.weight() <= LARGE).count();
-    assert!(guests > 0, "only as many as had to");
+    assert!(asked > 3, "not at once: {asked}");
+    let left = (0..pages).filter(|number| cache.look(&key(*number)).is_some()).count();
+    let made_place = tier.objects - left as u64;
+    assert!((80..100).contains(&made_place), "only as many as had to leave: {made_place}");
+    assert!(cache.tier().bytes <= tier.capacity);
 }

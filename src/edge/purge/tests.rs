@@ -8,6 +8,7 @@ use crate::cache::Tagged;
 use crate::config;
 use crate::semantics::accept::AcceptClass;
 use crate::semantics::freshness::Freshness;
+use crate::semantics::pack::Packed;
 use crate::semantics::vary::Selection;
 use crate::snapshot;
 use crate::snapshot::Choices;
@@ -93,11 +94,11 @@ impl Stand {
         };
         let stored = Arc::new(Stored {
             status: StatusCode::OK,
-            head: HeaderMap::new(),
+            head: Packed::default(),
             body: StoredBody::Whole(Bytes::from_static(b"x")),
             freshness,
             selection: Selection::default(),
-            hidden: None,
+            hidden: Packed::default(),
             tagged: Tagged::new(tags, self.house.cache.ledger().sequence()),
             coded: None,
             kept: None,

@@ -178,6 +178,11 @@ impl Out<'_> {
         tiers.iter().try_for_each(|tier| self.gauge(&[tier.name], value(tier)))
     }
 
+    pub fn counter_per_tier(&mut self, book: &Book, value: impl Fn(&Tier) -> u64) -> fmt::Result {
+        let tiers = lock(&book.tiers).clone();
+        tiers.iter().try_for_each(|tier| self.counter(&[tier.name], value(tier)))
+    }
+
     pub fn disk_gauge(&mut self, book: &Book, value: impl Fn(&DiskFacts) -> u64) -> fmt::Result {
         let facts = lock(&book.disk).clone();
         facts.map_or(Ok(()), |facts| self.gauge(&[], value(&facts)))

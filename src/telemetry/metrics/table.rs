@@ -222,10 +222,14 @@ const CACHE: &[Row] = &[
         kind: Kind::Counter,
         labels: &["tier"],
         help: "URLs evicted for want of room",
-        write: |book, out| {
-            let tiers = lock(&book.tiers).clone();
-            tiers.iter().try_for_each(|tier| out.counter(&[tier.name], tier.evictions))
-        },
+        write: |book, out| out.counter_per_tier(book, |tier| tier.evictions),
+    },
+    Row {
+        name: "tidegate_cache_admissions_rejected_total",
+        kind: Kind::Counter,
+        labels: &["tier"],
+        help: "URLs that were not stored because all that is stored is asked for more",
+        write: |book, out| out.counter_per_tier(book, |tier| tier.refusals),
     },
     Row {
         name: "tidegate_cache_disk_up",

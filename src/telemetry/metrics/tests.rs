@@ -115,7 +115,14 @@ fn busy() -> Arc<Metrics> {
             skipped: 8,
             errors: 9,
         }));
-        metrics.cache_tiers(vec![Tier { name: "small", objects: 1, bytes: 2, capacity: 3, evictions: 4 }]);
+        metrics.cache_tiers(vec![Tier {
+            name: "memory",
+            objects: 1,
+            bytes: 2,
+            capacity: 3,
+            evictions: 4,
+            refusals: 5,
+        }]);
     });
     metrics
 }
@@ -164,7 +171,8 @@ fn the_page_says_what_was_counted() {
         "tidegate_limit_decisions_total{limit=\"per-client\",decision=\"reject\"} 1",
         "tidegate_connections_current{listener=\"[::1]:443\",protocol=\"h2\"} 1",
         "tidegate_tls_handshakes_total{version=\"TLSv1.3\",resumed=\"true\",result=\"ok\"} 1",
-        "tidegate_cache_evictions_total{tier=\"small\"} 4",
+        "tidegate_cache_evictions_total{tier=\"memory\"} 4",
+        "tidegate_cache_admissions_rejected_total{tier=\"memory\"} 5",
         "tidegate_config_last_reload_timestamp_seconds 7.0",
         "# TYPE tidegate_http_requests counter",
     ] {
