@@ -123,6 +123,8 @@ pub struct Queue {
     line: Line,
     paused: bool,
     grants: u64,
+    /// How far the endpoints' turns have come.
+    turn: u64,
     /// Smoothed time that a thread is taken for; none before the first release.
     service: Option<Duration>,
 }
@@ -135,13 +137,17 @@ struct Endpoint {
     in_flight: usize,
     /// The number of the last grant it got: breaks ties in turn.
     last_grant: u64,
-    /// Grants so far, for taking turns by weight.
-    turns: u64,
+    /// When, in the time of `Queue::turn`, it is due: later by the inverse of its weight with each grant.
+    due: u64,
     /// After a pause: what it has shown that it can take, however many its limit grants.
     window: usize,
 }
 
 impl Endpoint {
+    fn new(limit: usize) -> Self {
+        Self { open: true, limit, in_flight: 0, last_grant: 0, due: 0, window: usize::MAX }
+    }
+
     fn has_room(&self) -> bool {
         self.in_flight < self.limit.min(self.window)
     }
@@ -158,13 +164,14 @@ impl Queue {
             line: Line::default(),
             paused: false,
             grants: 0,
+            turn: 0,
             service: None,
         }
     }
 
     /// Adds an endpoint, open, with `limit` threads, that serves only once a set names it.
     pub fn add_endpoint(&mut self, limit: usize) -> EndpointId {
-        self.endpoints.push(Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0, window: usize::MAX });
+        self.endpoints.push(Endpoint::new(limit));
         EndpointId(self.endpoints.len() - 1)
     }
 
@@ -201,7 +208,7 @@ impl Queue {
     /// Makes the place of an endpoint that is not needed any more that of a new one, open, with `limit` threads.
     pub fn renew_endpoint(&mut self, id: EndpointId, limit: usize) {
         if let Some(found) = self.endpoints.get_mut(id.0) {
-            *found = Endpoint { open: true, limit, in_flight: 0, last_grant: 0, turns: 0, window: usize::MAX };
+            *found = Endpoint::new(limit);
         }
     }
 
@@ -349,18 +356,14 @@ impl Queue {
         }
         let free = || self.usable().filter(|(_, endpoint)| endpoint.has_room());
         let avoided = |server: &Server| Some(server.id) == ask.avoid;
+        // Whose turn it is, by weight. Who was away, or is new, has nothing saved up.
+        let turn = |endpoint: &Endpoint| (endpoint.due.max(self.turn), endpoint.last_grant);
         let load = |server: &Server, endpoint: &Endpoint| {
-            // In flight for its weight; 840 has all small divisors.
-            (endpoint.in_flight as u64 * 840 / u64::from(server.weight.max(1)), endpoint.last_grant)
+            (endpoint.in_flight as u64 * ROUND / u64::from(server.weight.max(1)), turn(endpoint))
         };
         let best = match self.bounds.balance {
             Balance::LeastBusy => free().min_by_key(|(server, endpoint)| (avoided(server), load(server, endpoint))),
-            Balance::RoundRobin => {
-                let turn = |(server, endpoint): &(&Server, &Endpoint)| {
-                    (avoided(server), endpoint.turns * 840 / u64::from(server.weight.max(1)), endpoint.last_grant)
-                };
-                free().min_by_key(turn)
-            }
+            Balance::RoundRobin => free().min_by_key(|(server, endpoint)| (avoided(server), turn(endpoint))),
             Balance::RandomTwo => {
                 let chance = |server: &Server| mix(self.grants ^ mix(server.id.0 as u64));
                 let mut two: Vec<_> = free().collect();
@@ -380,10 +383,12 @@ impl Queue {
 
     fn grant(&mut self, id: EndpointId) -> EndpointId {
         self.grants += 1;
+        let weight = self.serving.iter().find(|server| server.id == id).map_or(1, |server| server.weight.max(1));
         if let Some(endpoint) = self.endpoints.get_mut(id.0) {
             endpoint.in_flight += 1;
             endpoint.last_grant = self.grants;
-            endpoint.turns += 1;
+            self.turn = self.turn.max(endpoint.due);
+            endpoint.due = self.turn + ROUND / u64::from(weight);
         }
         id
     }
@@ -410,6 +415,9 @@ impl Queue {
         self.usable().any(|(_, endpoint)| endpoint.has_room())
     }
 }
+
+/// The turn of an endpoint of weight 1; it has all small divisors.
+const ROUND: u64 = 840;
 
 /// Scatters the bits of `value` (the finaliser of splitmix64).
 fn mix(value: u64) -> u64 {

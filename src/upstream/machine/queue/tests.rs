@@ -226,6 +226,43 @@ fn weights_share_the_load_and_backups_serve_only_when_nobody_else_does() {
     }
 }
 
+/// Where requests go that come one after the other, `free` of them.
+fn one_by_one(queue: &mut Queue, count: usize) -> BTreeMap<EndpointId, usize> {
+    let mut went = BTreeMap::new();
+    for _ in 0..count {
+        let Arrival::Granted(endpoint) = queue.arrive(ask(1), false) else { panic!("somebody is free") };
+        *went.entry(endpoint).or_default() += 1;
+        let _ = queue.release(endpoint, Duration::ZERO);
+    }
+    went
+}
+
+#[test]
+fn weights_count_also_when_nobody_is_busy() {
+    for balance in [Balance::LeastBusy, Balance::RoundRobin] {
+        let bounds = Bounds { balance, ..BOUNDS };
+        let (mut queue, ids) = queue(bounds, 2, 4);
+        let server = |at: usize, weight| Server { id: ids[at], weight, backup: false };
+        let _ = queue.serve(bounds, vec![server(0, 3), server(1, 1)]);
+        assert_eq!(one_by_one(&mut queue, 40), BTreeMap::from([(ids[0], 30), (ids[1], 10)]), "{balance:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_was_away_gets_its_share_and_not_what_it_missed() {
+    for balance in [Balance::LeastBusy, Balance::RoundRobin] {
+        let bounds = Bounds { balance, ..BOUNDS };
+        let (mut queue, ids) = queue(bounds, 2, 4);
+        let _ = queue.set_open(ids[1], false, 4);
+        one_by_one(&mut queue, 1000);
+        let _ = queue.set_open(ids[1], true, 4);
+        let fresh = queue.add_endpoint(4);
+        let _ = queue.serve(bounds, [ids[0], ids[1], fresh].map(|id| Server { id, weight: 1, backup: false }).into());
+        let went = one_by_one(&mut queue, 30);
+        assert_eq!(went, BTreeMap::from([(ids[0], 10), (ids[1], 10), (fresh, 10)]), "{balance:?}");
+    }
+}
+
 #[test]
 fn equal_paths_go_to_the_same_endpoint_unless_it_has_too_much_to_do() {
     let bounds = Bounds { balance: Balance::PathHash, ..BOUNDS };
