@@ -4,6 +4,8 @@ use crate::units::OriginAddr;
 use crate::upstream::exchange::Connection;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use socket2::TcpKeepalive;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -18,6 +20,9 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// After so long without a byte the other machine is asked whether it is there; as long again without a reply, and it is not.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// A socket to an endpoint.
 pub enum Socket {
@@ -87,6 +92,11 @@ pub async fn tcp(addr: &OriginAddr, within: Duration) -> Result<TcpStream, Conne
         Err(_) => return Err(ConnectError::Timeout(addr.clone())),
     };
     stream.set_nodelay(true).map_err(fail)?;
+    // A machine that lost its power, or a way that broke, says nothing; a process that works on an answer says nothing either,
+    // but its kernel does. Without this a thread would be taken until the time for the answer is over, also when the machine
+    // has long been back.
+    let alive = TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 3).with_retries(3);
+    SockRef::from(&stream).set_tcp_keepalive(&alive).map_err(fail)?;
     Ok(stream)
 }
 
@@ -149,5 +159,22 @@ impl AsyncWrite for Socket {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_machine_that_is_gone_without_a_word_is_found_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = OriginAddr::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let stream = tcp(&addr, Duration::from_secs(10)).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let within = socket.tcp_keepalive_time().unwrap()
+            + socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(within, 2 * SILENCE);
     }
 }
