@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 
 /// A thread of an endpoint, given back when dropped.
 pub struct Lease {
@@ -127,11 +128,11 @@ impl Upstream {
         gone: Option<Gone<'_>>,
     ) -> Result<Lease, QueueRefusal> {
         let began = clock::mono();
-        let (mut place, patience) = match self.ask(asker, avoid, began)? {
+        let mut place = match self.ask(asker, avoid, began)? {
             Asked::Granted(lease) => return Ok(lease),
-            Asked::Waiting(place, patience) => (place, patience),
+            Asked::Waiting(place) => place,
         };
-        let turn = tokio::time::timeout(patience, place.turn(gone)).await;
+        let turn = place.keep(gone).await;
         place.told = true;
         let now = clock::mono();
         let lease = match turn {
@@ -158,7 +159,7 @@ impl Upstream {
         lease
     }
 
-    /// Asks the queue: a thread at once, or a place in the line and how long it is worth keeping.
+    /// Asks the queue: a thread at once, or a place in the line.
     fn ask<'a>(
         self: &'a Arc<Self>,
         asker: &Asker,
@@ -188,11 +189,10 @@ impl Upstream {
             Arrival::Waiting(ticket) => {
                 let (sender, turn) = oneshot::channel();
                 desk.waiting.insert(ticket, sender);
-                let patience = hold.map_or(desk.patience, |hold| hold.max(desk.patience));
-                Ok(Asked::Waiting(
-                    Place { upstream: self, ticket, turn, parked, began: now, told: false, served: false },
-                    patience,
-                ))
+                let patience = desk.patience;
+                let (began, told, served) = (now, false, false);
+                let place = Place { upstream: self, ticket, turn, parked, hold, patience, began, told, served };
+                Ok(Asked::Waiting(place))
             }
             Arrival::Refused(refused) => Err(self.refusal(refused)),
         }
@@ -245,7 +245,7 @@ impl Desk {
 /// What came of asking.
 enum Asked<'a> {
     Granted(Lease),
-    Waiting(Place<'a>, Duration),
+    Waiting(Place<'a>),
 }
 
 /// Somebody's place in the line; dropped, he leaves it.
@@ -255,6 +255,10 @@ struct Place<'a> {
     turn: oneshot::Receiver<Turn>,
     /// He waits because no endpoint serves, not because all are busy.
     parked: bool,
+    /// How long it is worth waiting for an endpoint to serve; none when one does.
+    hold: Option<Duration>,
+    /// How long it is worth waiting for a thread of those that serve.
+    patience: Duration,
     began: Instant,
     /// He was told what became of it; dropped before that, he has left.
     told: bool,
@@ -263,6 +267,25 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Keeps the place for as long as it is worth: through an outage to the end of what is waited for that, and then like
+    /// everybody else who waits for a thread.
+    async fn keep(
+        &mut self,
+        mut gone: Option<Gone<'_>>,
+    ) -> Result<Option<Result<Turn, oneshot::error::RecvError>>, Elapsed> {
+        if let Some(hold) = self.hold {
+            let gone: Option<Gone<'_>> = match &mut gone {
+                Some(gone) => Some(gone.as_mut()),
+                None => None,
+            };
+            match tokio::time::timeout(hold, self.turn(gone)).await {
+                Err(_) if !self.upstream.is_out() => {}
+                ended => return ended,
+            }
+        }
+        tokio::time::timeout(self.patience, self.turn(gone)).await
+    }
+
     /// His turn, or nothing when `gone`. Cancel-safe: a turn that was sent stays in the channel until it is taken.
     async fn turn(&mut self, gone: Option<Gone<'_>>) -> Option<Result<Turn, oneshot::error::RecvError>> {
         let Some(gone) = gone else { return Some((&mut self.turn).await) };

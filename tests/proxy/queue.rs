@@ -215,6 +215,17 @@ fn while_an_upstream_is_held_visitors_wait_or_read_what_is_stored() {
 }
 
 #[test]
+fn while_an_upstream_is_held_nobody_waits_longer_than_the_hold_says() {
+    let origin = Origin::saying(PRIVATE);
+    let upstream = "queue = { hold = \"300ms\", wait = \"10min\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream, ..Change::default() });
+    edge.publisher.hold("zope", true).expect("there is such an upstream");
+    assert_eq!(edge.ask("/", ME).status, 503, "although for a thread alone he would wait longer");
+    edge.publisher.hold("zope", false).expect("there is such an upstream");
+    assert_eq!(edge.ask("/", ME).status, 200);
+}
+
+#[test]
 fn a_short_outage_is_waited_for_and_a_long_one_is_told() {
     let place = nowhere();
     let upstream = "queue = { hold = \"5s\" }\ncheck = { kind = \"tcp\", every = \"20ms\", rise = 1, fall = 1 }\n\
