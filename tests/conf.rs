@@ -31,6 +31,16 @@ fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
 }
 
 #[test]
+fn an_endpoint_of_several_upstreams_is_warned_of_with_the_requests_that_it_will_get() {
+    let text = "version = 1\n[site.\"a.example.org\"]\nupstream = [\"10.0.0.1:8080\"]\n\
+                [site.\"b.example.org\"]\nupstream = \"zope\"\n\
+                [upstream.zope]\nthreads = 2\nservers = [\"10.0.0.1:8080\", \"10.0.0.2:8080\"]\n";
+    let loaded = config::parse("tidegate.toml", text).expect("it can be used");
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.contains("10.0.0.1:8080") && warning.contains("6 requests at once"), "{warning}");
+}
+
+#[test]
 fn the_reference_is_that_of_the_source_and_is_itself_a_configuration_without_errors_but_for_its_sites() {
     let reference = config::reference::reference();
     compare(&root().join("conf/reference.toml"), &reference);

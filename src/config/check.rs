@@ -16,9 +16,11 @@ use crate::config::values::NodeLabel;
 use crate::config::values::Preset;
 use crate::config::values::ProxyProtocol;
 use crate::config::values::Scheme;
+use crate::config::values::Server;
 use crate::config::values::Switchable;
 use crate::config::values::UpstreamRef;
 use crate::units::ByteSize;
+use crate::units::OriginAddr;
 use crate::units::SetName;
 use crate::units::SiteName;
 use crate::units::UpstreamName;
@@ -167,6 +169,7 @@ pub fn check(config: &Config, context: &mut Context<'_>) {
         check_upstream(&format!("upstream.{name}"), upstream, context);
     }
     unused_upstreams(config, context);
+    shared_endpoints(config, context);
     heartbeat(config, context);
 }
 
@@ -587,6 +590,35 @@ fn check_active(path: &str, upstream: &Upstream, context: &mut Context<'_>) {
             context.error("E0322", &format!("{path}.active"), message, &format!("defined: {}", known.join(", ")));
         }
         Some(_) => {}
+    }
+}
+
+/// Threads are counted by upstream: an endpoint that several have gets as many requests as they allow together.
+fn shared_endpoints(config: &Config, context: &mut Context<'_>) {
+    let named = config.upstream.iter().map(|(name, upstream)| {
+        (format!("upstream.{name}"), upstream.threads, upstream.sets().into_values().flatten().collect())
+    });
+    let inline = config.site.iter().filter_map(|(name, site)| match &site.upstream {
+        Some(UpstreamRef::Inline(servers)) => {
+            Some((format!("site.{name}.upstream"), Upstream::default().threads, servers.clone()))
+        }
+        _ => None,
+    });
+    let mut first: BTreeMap<OriginAddr, (String, u32)> = BTreeMap::new();
+    let all: Vec<(String, u32, Vec<Server>)> = named.chain(inline).collect();
+    for (path, threads, servers) in all {
+        let addresses: BTreeSet<OriginAddr> = servers.into_iter().map(|server| server.addr).collect();
+        for addr in addresses {
+            let Some((other, others)) = first.get(&addr) else {
+                first.insert(addr, (path.clone(), threads));
+                continue;
+            };
+            let message = format!(
+                "{addr} is in [{other}] as well: it gets {} requests at once, {others} from there and {threads} from here",
+                threads + others
+            );
+            context.warning("W0345", &path, message, "let the sites share one [upstream.NAME]");
+        }
     }
 }
 
