@@ -273,10 +273,15 @@ impl Publisher {
         }
         state.choices.choose(name.clone(), wanted.clone());
         self.house.snapshots.store(state.compiled.put_in_force(&state.choices, &self.house));
-        self.house.metrics.set_switched(&name, &wanted, cause);
+        self.switched(&found, &plan.active, &wanted, cause);
         self.changed.send_replace(());
-        info!(upstream, from = %plan.active, to = set, "upstream set switched");
-        Ok(format!("upstream `{upstream}` now uses set `{set}`; requests under way on `{}` finish there", plan.active))
+        let told =
+            format!("upstream `{upstream}` now uses set `{set}`; requests under way on `{}` finish there", plan.active);
+        if found.anyone_open() {
+            return Ok(told);
+        }
+        let wait = format_duration(plan.hold);
+        Ok(format!("{told}\nno endpoint of `{set}` is up: for {wait} requests wait, then they are answered 503"))
     }
 
     /// Forgets what an operator wants forgotten, and waits until it is done, to tell how much it was.
@@ -337,14 +342,23 @@ impl Publisher {
         let before = self.actives();
         self.house.snapshots.store(compiled.put_in_force(&choices, &self.house));
         for (name, set) in self.actives() {
-            if before.get(&name).is_some_and(|before| *before != set) {
-                self.house.metrics.set_switched(&name, &set, SwitchCause::Reload);
+            if let (Some(before), Ok(upstream)) =
+                (before.get(&name).filter(|before| **before != set), self.upstream(name.as_str()))
+            {
+                self.switched(&upstream, before, &set, SwitchCause::Reload);
             }
         }
         self.doors.send_replace(doors);
         *state = State { compiled, choices };
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Tells of a switch that has happened.
+    fn switched(&self, upstream: &Upstream, from: &SetName, to: &SetName, cause: SwitchCause) {
+        self.house.metrics.set_switched(upstream.name(), to, cause);
+        let (name, epoch, cause) = (upstream.name(), upstream.epoch(), cause.as_str());
+        info!(upstream = %name, %from, %to, cause, epoch, "upstream set switched");
     }
 
     /// The sets that serve.

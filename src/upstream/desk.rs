@@ -36,6 +36,8 @@ pub(super) struct Desk {
     pub holds: BTreeMap<Hold, Instant>,
     /// Since when no endpoint serves.
     out_since: Option<Instant>,
+    /// An endpoint has served: that none does is news.
+    has_served: bool,
     /// When the last hold ended, as long as the beginning after it is careful.
     released: Option<Instant>,
     /// What is under way, by endpoint.
@@ -54,6 +56,15 @@ pub enum Hold {
     Storage,
     /// The storage pair is failing over.
     Takeover,
+}
+
+/// News of an outage: no endpoint of the serving set answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outage {
+    /// It has begun.
+    Began,
+    /// It is over, after so long.
+    Ended(Duration),
 }
 
 impl Hold {
@@ -83,6 +94,7 @@ impl Desk {
             hold,
             holds: BTreeMap::new(),
             out_since: None,
+            has_served: false,
             released: None,
             underway: Vec::new(),
             hanging: HashMap::new(),
@@ -93,22 +105,16 @@ impl Desk {
     /// Tells the queue what an endpoint's condition means for it. Nobody rises slowly while there is no other.
     pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
         let open = condition.is_open();
-        let mut granted = Vec::new();
         let mut limit = plan.threads;
         if open {
-            limit = condition.phase.limit(now, plan.threads, &warmup_rules(plan));
-            if limit < plan.threads {
-                granted = self.queue.set_open(id, false, limit);
-                if !self.queue.anyone_open() {
-                    limit = plan.threads;
-                }
+            if self.queue.open().any(|other| other != id) {
+                limit = condition.phase.limit(now, plan.threads, &warmup_rules(plan));
             }
             if let Some(hanging) = self.hanging.get(&id) {
                 limit = limit.min(stuck::limit(plan.threads, *hanging));
             }
         }
-        granted.extend(self.queue.set_open(id, open, limit));
-        granted
+        self.queue.set_open(id, open, limit)
     }
 
     /// Whether an endpoint of the serving set answers: it is open and not stuck.
@@ -121,12 +127,18 @@ impl Desk {
         self.queue.is_paused() || !self.anyone_serves()
     }
 
-    pub fn note_outage(&mut self, now: Instant) {
+    /// Notes whether any endpoint serves; says if that is news.
+    pub fn note_outage(&mut self, now: Instant) -> Option<Outage> {
         if self.anyone_serves() {
-            self.out_since = None;
-        } else if self.out_since.is_none() {
-            self.out_since = Some(now);
+            let since = self.out_since.take();
+            let known = std::mem::replace(&mut self.has_served, true);
+            return since.filter(|_| known).map(|since| Outage::Ended(now.saturating_duration_since(since)));
         }
+        if self.out_since.is_some() {
+            return None;
+        }
+        self.out_since = Some(now);
+        self.has_served.then_some(Outage::Began)
     }
 
     /// How long it is worth waiting for an endpoint to open; none when one is open, or the outage has lasted too long.

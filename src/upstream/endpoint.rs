@@ -88,7 +88,8 @@ impl Condition {
     /// Since when it is in this state.
     #[must_use]
     pub fn lasting(&self, now: Instant) -> Duration {
-        self.drained.map_or_else(|| self.health.lasting(now), |since| now.saturating_duration_since(since))
+        let since = self.drained.or(self.rest.since());
+        since.map_or_else(|| self.health.lasting(now), |since| now.saturating_duration_since(since))
     }
 }
 

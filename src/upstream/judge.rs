@@ -4,6 +4,7 @@ use crate::clock;
 use crate::units::OriginAddr;
 use crate::upstream::CheckKind;
 use crate::upstream::Plan;
+use crate::upstream::desk::Outage;
 use crate::upstream::desk::warmup_rules;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Member;
@@ -24,6 +25,16 @@ use std::time::Duration;
 use std::time::Instant;
 use tracing::info;
 use tracing::warn;
+
+/// What is left when the condition of an endpoint has changed.
+struct Left {
+    /// The endpoints of the serving set that take requests.
+    open: usize,
+    /// What is in flight at that endpoint.
+    in_flight: usize,
+    /// The requests that wait.
+    waiting: usize,
+}
 
 impl Upstream {
     /// Takes evidence about `endpoint`, and lets the queue know if it changes anything.
@@ -47,20 +58,24 @@ impl Upstream {
             }
             changed
         };
+        let name = self.name();
         match changed {
-            None => return,
+            None => {}
             Some(State::Up) => {
                 endpoint.forget_samples();
-                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint is up");
+                self.changed(endpoint, now, |Left { open, .. }| {
+                    info!(upstream = %name, endpoint = %endpoint.addr, open, "endpoint is up");
+                });
             }
             Some(State::Down) => {
                 endpoint.pool.clear();
                 endpoint.fallen.notify_waiters();
                 let error = endpoint.last_error();
-                warn!(upstream = %self.name(), endpoint = %endpoint.addr, error, "endpoint is down");
+                self.changed(endpoint, now, |Left { open, in_flight, .. }| {
+                    warn!(upstream = %name, endpoint = %endpoint.addr, error, in_flight, open, "endpoint is down");
+                });
             }
         }
-        self.changed(endpoint, &standing, now);
     }
 
     /// Goes on with warming `endpoint` up; `slowest`: the slowest page of a round of warm-up paths, if one was made.
@@ -68,19 +83,21 @@ impl Upstream {
         let standing = self.standing();
         let plan = &standing.plan;
         let now = clock::mono();
-        {
+        let is_warm = {
             let mut condition = lock(&endpoint.condition);
             if condition.phase == Phase::Warm || condition.health.state() == State::Down {
                 return;
             }
             let rules = warmup_rules(plan);
-            let next = condition.phase.next(now, slowest, &rules);
-            if matches!((condition.phase, next), (Phase::Cold { .. }, Phase::Rising { .. })) {
+            let before = condition.phase;
+            condition.phase = before.next(now, slowest, &rules);
+            matches!((before, condition.phase), (Phase::Cold { .. }, Phase::Rising { .. }))
+        };
+        self.changed(endpoint, now, |_| {
+            if is_warm {
                 info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint is warm");
             }
-            condition.phase = next;
-        }
-        self.changed(endpoint, &standing, now);
+        });
     }
 
     /// Takes an endpoint out of service, or back in: it finishes what it has and gets nothing new.
@@ -96,21 +113,40 @@ impl Upstream {
         };
         let now = clock::mono();
         lock(&member.endpoint.condition).drained = out.then_some(now);
-        info!(upstream = %self.name(), endpoint = %addr, out, "endpoint is drained by order");
-        self.changed(&member.endpoint, &standing, now);
+        self.changed(&member.endpoint, now, |Left { open, in_flight, .. }| {
+            let what = if out { "endpoint is taken out by order" } else { "endpoint is put back by order" };
+            info!(upstream = %self.name(), endpoint = %addr, in_flight, open, "{what}");
+        });
         Ok(())
     }
 
-    /// The condition of `endpoint` has changed: the queue and the gauges follow.
-    fn changed(&self, endpoint: &Endpoint, standing: &Standing, now: Instant) {
-        let condition = endpoint.condition();
+    /// The condition of `endpoint` has changed: the queue and the gauges follow, and `tell` writes the diary, with no lock held.
+    fn changed(&self, endpoint: &Endpoint, now: Instant, tell: impl FnOnce(&Left)) {
         let mut desk = lock(&self.desk);
+        // Both are read under the desk's lock, or of two changes at once the older one could be the last to count.
+        let (standing, condition) = (self.standing(), endpoint.condition());
         let granted = desk.adjust(endpoint.id, &condition, &standing.plan, now);
-        desk.note_outage(now);
+        let outage = desk.note_outage(now);
         desk.tell(granted);
-        let word = condition.word(desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+        let (in_flight, limit) = (desk.queue.in_flight(endpoint.id), desk.queue.limit(endpoint.id));
+        let left = Left { open: desk.queue.open().count(), in_flight, waiting: desk.queue.waiting() };
+        drop(desk);
         for member in standing.members.iter().filter(|member| member.endpoint.id == endpoint.id) {
-            member.counters.state(word);
+            member.counters.state(condition.word(in_flight, limit));
+        }
+        tell(&left);
+        self.tell_outage(outage, left.waiting);
+    }
+
+    /// Writes the diary when nobody serves any more, or somebody does again.
+    pub(super) fn tell_outage(&self, outage: Option<Outage>, waiting: usize) {
+        let name = self.name();
+        match outage {
+            None => {}
+            Some(Outage::Began) => {
+                warn!(upstream = %name, waiting, "no endpoint serves: requests wait, what is stored is served stale");
+            }
+            Some(Outage::Ended(lasted)) => info!(upstream = %name, waiting, ?lasted, "an endpoint serves again"),
         }
     }
 
@@ -141,6 +177,16 @@ impl Upstream {
         }
         self.look_for_stuck(&standing, now);
         self.look_for_outliers(&standing, now);
+        self.close_pools(&standing);
+    }
+
+    /// Closes the idle connections to endpoints that no set names any more: nobody else looks after them.
+    fn close_pools(&self, standing: &Standing) {
+        for endpoint in self.endpoints() {
+            if !standing.members.iter().any(|member| member.endpoint.id == endpoint.id) {
+                endpoint.pool.clear();
+            }
+        }
     }
 
     /// A request has ended at an endpoint that was stuck.
@@ -153,15 +199,17 @@ impl Upstream {
         let news = lock(&self.desk).look_for_stuck(now, plan.check.stuck, plan.threads);
         for (id, hanging) in news {
             let Some(endpoint) = self.endpoint(id) else { continue };
+            let (name, addr, bound) = (self.name(), &endpoint.addr, plan.check.stuck);
             if let Some(hanging) = hanging {
-                let bound = plan.check.stuck;
-                let name = self.name();
-                warn!(upstream = %name, endpoint = %endpoint.addr, hanging, ?bound, "endpoint is stuck: its requests hang");
                 endpoint.note_error(format!("stuck: {hanging} requests have been under way for more than {bound:?}"));
-            } else {
-                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint answers again");
             }
-            self.changed(&endpoint, standing, now);
+            self.changed(&endpoint, now, |_| {
+                if let Some(hanging) = hanging {
+                    warn!(upstream = %name, endpoint = %addr, hanging, ?bound, "endpoint is stuck: its requests hang");
+                } else {
+                    info!(upstream = %name, endpoint = %addr, "endpoint answers again");
+                }
+            });
         }
     }
 
@@ -185,8 +233,9 @@ impl Upstream {
             };
             if over {
                 endpoint.forget_samples();
-                info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint has rested");
-                self.changed(endpoint, standing, now);
+                self.changed(endpoint, now, |_| {
+                    info!(upstream = %self.name(), endpoint = %endpoint.addr, "endpoint has rested");
+                });
             }
         }
         if plan.check.rest.is_zero() {
@@ -201,12 +250,12 @@ impl Upstream {
             let verdict = outlier::judge(&own, &others);
             let resting = serving.iter().filter(|other| other.condition().rest.until().is_some()).count();
             if verdict != Verdict::Ordinary && outlier::may_rest(serving.len(), resting) {
-                self.rest(endpoint, standing, plan, now, &own);
+                self.rest(endpoint, plan, now, &own);
             }
         }
     }
 
-    fn rest(&self, endpoint: &Endpoint, standing: &Standing, plan: &Plan, now: Instant, own: &Summary) {
+    fn rest(&self, endpoint: &Endpoint, plan: &Plan, now: Instant, own: &Summary) {
         {
             let mut condition = lock(&endpoint.condition);
             if condition.rest.until().is_some() {
@@ -215,10 +264,12 @@ impl Upstream {
             condition.rest.begin(now, plan.check.rest);
         }
         let Summary { of, failed, median } = own;
-        warn!(upstream = %self.name(), endpoint = %endpoint.addr, of, failed, ?median, "endpoint stands out and rests");
         endpoint.note_error(format!(
             "rests, for it stands out: {failed} of its last {of} answers failed, the median took {median:?}"
         ));
-        self.changed(endpoint, standing, now);
+        self.changed(endpoint, now, |Left { open, .. }| {
+            let name = self.name();
+            warn!(upstream = %name, endpoint = %endpoint.addr, of, failed, ?median, open, "endpoint stands out and rests");
+        });
     }
 }

@@ -9,6 +9,9 @@ use crate::semantics::wire::Answer;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::exchange::Silence;
 use crate::upstream::lease::Lease;
+use crate::upstream::machine::health::Evidence;
+use crate::upstream::machine::health::State;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -53,12 +56,21 @@ impl Drop for Underway {
         lease.endpoint.abandoned.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
             let answered = {
-                let fallen = lease.endpoint.fallen.notified();
-                tokio::select! {
-                    answer = exchange.answer(longest) => answer.is_ok(),
-                    () = fallen => false,
+                let mut fallen = pin!(lease.endpoint.fallen.notified());
+                // From here on no fall is missed; one that has happened already is seen.
+                fallen.as_mut().enable();
+                if lease.endpoint.condition().health.state() == State::Down {
+                    false
+                } else {
+                    tokio::select! {
+                        answer = exchange.answer(longest) => answer.is_ok(),
+                        () = fallen => false,
+                    }
                 }
             };
+            if answered {
+                lease.upstream().learn(&lease.endpoint, Evidence::Answered);
+            }
             lease.answered = answered;
             lease.endpoint.abandoned.fetch_sub(1, Ordering::Relaxed);
         });

@@ -153,6 +153,11 @@ impl Upstream {
         self.endpoints.read().unwrap_or_else(PoisonError::into_inner).get(id.0).cloned()
     }
 
+    /// All endpoints that have a place, whether a set names them or not.
+    pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Follows `plan` from now on: one exchange, after which new requests and all that wait go to its active set. What is
     /// in flight elsewhere finishes there.
     fn install(&self, plan: Plan) {
@@ -217,8 +222,11 @@ impl Upstream {
         *current = Arc::new(Standing { plan, members });
         drop(current);
         granted.extend(desk.queue.serve(bounds, serving.into_iter().map(|(server, _)| server).collect()));
-        desk.note_outage(now);
+        let outage = desk.note_outage(now);
         desk.tell(granted);
+        let waiting = desk.queue.waiting();
+        drop(desk);
+        self.tell_outage(outage, waiting);
     }
 
     fn member(&self, names: &mut Names, placed: &Placed, endpoint: Arc<Endpoint>) -> Member {
@@ -240,8 +248,15 @@ impl Upstream {
     pub fn hold(&self, why: Hold, held: bool) {
         let mut desk = lock(&self.desk);
         let Some(granted) = desk.hold(why, held, clock::mono()) else { return };
-        info!(upstream = %self.name, why = why.as_str(), held, waiting = desk.queue.waiting(), "hold");
+        let (waiting, still) = (desk.queue.waiting() + granted.len(), desk.holds.len());
         desk.tell(granted);
+        drop(desk);
+        let (name, why) = (&self.name, why.as_str());
+        match (held, still) {
+            (true, _) => info!(upstream = %name, why, waiting, "held: requests wait"),
+            (false, 0) => info!(upstream = %name, why, waiting, "no longer held: who waited is served"),
+            (false, _) => info!(upstream = %name, why, waiting, "no longer held for this reason, but for another"),
+        }
     }
 
     /// Whether it is held for this reason.

@@ -15,11 +15,13 @@ use tidegate::control::status;
 use tidegate::telemetry::metrics::SwitchCause;
 use tidegate::upstream::Hold;
 use tidegate::upstream::Upstream;
+use tidegate::upstream::machine::health::Evidence;
 
 use crate::PRIVATE;
 use crate::client::Client;
 use crate::edge::Change;
 use crate::edge::Edge;
+use crate::nowhere;
 use crate::origin::DEADLINE;
 use crate::origin::Gate;
 use crate::origin::Origin;
@@ -173,6 +175,63 @@ fn who_leaves_does_not_free_the_thread_that_works_for_him() {
     assert_eq!(next.reply().status, 200);
     until("all is free again", || in_flight(&edge) == 0 && upstream(&edge).view().endpoints[0].abandoned == 0);
     assert_eq!(origin.most_at_once(), 1);
+}
+
+#[test]
+fn who_leaves_an_endpoint_that_is_down_already_holds_none_of_its_threads() {
+    let gate = Gate::default();
+    let origin = Origin::gated(&gate, PRIVATE);
+    let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
+    let mut patient = edge.client();
+    patient.ask("/page", ME);
+    origin.wait_for(1);
+    let endpoint = Arc::clone(&upstream(&edge).standing().members[0].endpoint);
+    (0..3).for_each(|_| upstream(&edge).learn(&endpoint, Evidence::Broken));
+    assert_eq!((upstream(&edge).view().endpoints[0].state, in_flight(&edge)), ("down", 1));
+    drop(patient);
+    until("its thread is free", || in_flight(&edge) == 0);
+    gate.open();
+}
+
+#[test]
+fn an_endpoint_whose_visitors_all_leave_is_known_to_answer() {
+    let gate = Gate::default();
+    let origin = Origin::gated(&gate, PRIVATE);
+    let edge = Edge::of(&origin);
+    let mut impatient = edge.client();
+    impatient.ask("/page", ME);
+    origin.wait_for(1);
+    drop(impatient);
+    until("he is seen to have left", || upstream(&edge).view().endpoints[0].abandoned == 1);
+    gate.open();
+    until("the answer counts", || upstream(&edge).view().endpoints[0].answered == 1);
+}
+
+#[test]
+fn idle_connections_to_an_endpoint_that_was_taken_away_are_closed() {
+    let (stays, goes) = (Origin::saying(PRIVATE), Origin::saying(PRIVATE));
+    let both = [goes.address, stays.address];
+    let edge = Edge::with(&both, &Change::default());
+    assert_eq!(edge.ask("/page", ME).status, 200);
+    let idle = || upstream(&edge).view().endpoints[0].idle;
+    until("one connection is kept", || idle() == 1);
+    edge.reload(&both[1..], &Change::default()).expect("a good file");
+    upstream(&edge).patrol();
+    edge.reload(&both, &Change::default()).expect("a good file");
+    assert_eq!(idle(), 0);
+}
+
+#[test]
+fn who_lets_a_set_serve_of_which_nobody_is_up_is_told_so() {
+    let origin = Origin::saying(PRIVATE);
+    let set = format!("set = {{ main = [\"{}\"], spare = [\"{}\"] }}\nactive = \"main\"", origin.address, nowhere());
+    let edge = Edge::with(&[], &Change { upstream: &set, ..Change::default() });
+    let spare = Arc::clone(&upstream(&edge).standing().members[1].endpoint);
+    (0..3).for_each(|_| upstream(&edge).learn(&spare, Evidence::Broken));
+    let told = edge.publisher.use_set("zope", "spare", SwitchCause::Admin).expect("there is such a set");
+    assert!(told.contains("no endpoint of `spare` is up"), "{told}");
+    let told = edge.publisher.use_set("zope", "main", SwitchCause::Admin).expect("there is such a set");
+    assert!(!told.contains("no endpoint"), "{told}");
 }
 
 #[test]

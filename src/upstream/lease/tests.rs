@@ -19,6 +19,14 @@ use crate::upstream::ServerPlan;
 use crate::upstream::SetPlan;
 use crate::upstream::Timeouts;
 use crate::upstream::Warmup;
+use crate::upstream::desk::Outage;
+use crate::upstream::endpoint::Condition;
+use crate::upstream::machine::health::Health;
+use crate::upstream::machine::outlier::Rest;
+use crate::upstream::machine::queue::Bounds;
+use crate::upstream::machine::queue::ClientKey;
+use crate::upstream::machine::queue::Server;
+use crate::upstream::machine::warmup::Phase;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::task::Context;
@@ -213,4 +221,46 @@ fn no_interleaving_of_clients_holds_and_swaps_loses_or_doubles_a_thread() {
         }
         world.end();
     }
+}
+
+#[test]
+fn who_has_written_at_an_endpoint_that_rises_slowly_is_not_sent_elsewhere_while_it_rises() {
+    let plan = plan("old");
+    let bounds = Bounds { max: 3, per_client: 3, patience: plan.queue_wait, balance: Balance::LeastBusy };
+    let mut desk = Desk::new(bounds, plan.hold);
+    let ids = [desk.queue.add_endpoint(1), desk.queue.add_endpoint(1)];
+    let _ = desk.queue.serve(bounds, ids.map(|id| Server { id, weight: 1, backup: false }).into());
+    let ask = |pinned| Ask { client: ClientKey(1), class: Class::Anonymous, avoid: None, pinned, hash: 0 };
+    for id in ids {
+        assert_eq!(desk.queue.arrive(ask(Some(id)), false), Arrival::Granted(id));
+    }
+    assert!(matches!(desk.queue.arrive(ask(Some(ids[0])), false), Arrival::Waiting(_)));
+    assert!(desk.queue.release(ids[1], Duration::ZERO).is_empty());
+    let now = clock::mono();
+    let plan = Plan { threads: 2, ..plan };
+    let (health, phase) = (Health::new(now), Phase::Rising { since: now });
+    let rising = Condition { health, phase, drained: None, rest: Rest::default() };
+    assert_eq!(
+        desk.adjust(ids[0], &rising, &plan, now),
+        [],
+        "the other one is free, and knows nothing of what he wrote"
+    );
+}
+
+#[test]
+fn an_outage_is_news_once_and_so_is_its_end() {
+    let plan = plan("old");
+    let bounds = Bounds { max: 3, per_client: 3, patience: plan.queue_wait, balance: Balance::LeastBusy };
+    let mut desk = Desk::new(bounds, plan.hold);
+    let began = clock::mono();
+    let at = |second| began + Duration::from_secs(second);
+    assert_eq!(desk.note_outage(at(0)), None, "names are not known yet");
+    let id = desk.queue.add_endpoint(1);
+    let _ = desk.queue.serve(bounds, vec![Server { id, weight: 1, backup: false }]);
+    assert_eq!(desk.note_outage(at(1)), None, "it has just begun");
+    let _ = desk.queue.set_open(id, false, 1);
+    assert_eq!([2, 3].map(|second| desk.note_outage(at(second))), [Some(Outage::Began), None]);
+    let _ = desk.queue.set_open(id, true, 1);
+    let lasted = Duration::from_secs(5);
+    assert_eq!([7, 8].map(|second| desk.note_outage(at(second))), [Some(Outage::Ended(lasted)), None]);
 }

@@ -60,6 +60,7 @@ pub enum Verdict {
 /// An endpoint's rests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rest {
+    since: Option<Instant>,
     until: Option<Instant>,
     ended: Option<Instant>,
     times: u32,
@@ -123,6 +124,7 @@ impl Rest {
     pub fn begin(&mut self, now: Instant, first: Duration) {
         let again = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < first * 2 * RESTS_MAX);
         self.times = if again { (self.times + 1).min(RESTS_MAX) } else { 1 };
+        self.since = Some(now);
         self.until = Some(now + first * self.times);
     }
 
@@ -134,6 +136,12 @@ impl Rest {
             self.ended = Some(now);
         }
         over
+    }
+
+    /// Since when it lasts.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.until.and(self.since)
     }
 
     /// Until when it lasts.
