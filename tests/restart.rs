@@ -233,6 +233,58 @@ fn a_bare_path_that_is_purged_right_after_a_restart_is_gone_under_every_name() {
 }
 
 #[test]
+fn who_wants_only_what_is_cached_gets_it_from_the_disk_too() {
+    let dir = TempDir::new().expect("a directory");
+    let origin = pages("Cache-Control: max-age=3600\r\nETag: \"a\"\r\nVary: Accept-Language\r\n");
+    configure(dir.path(), &origin, "", "");
+    let edge = Edge::start(dir.path());
+    for language in ["de", "en"] {
+        edge.client().ask("/a", &format!("Accept-Language: {language}\r\n")).reply();
+    }
+    settle(dir.path());
+    edge.kill();
+    let edge = Edge::start(dir.path());
+    settle(dir.path());
+    let ask = |path: &str, language: &str| {
+        let lines = format!("Accept-Language: {language}\r\nCache-Control: only-if-cached\r\n");
+        edge.client().ask(path, &lines).reply()
+    };
+    for (path, language, status) in [("/b", "de", 504), ("/a", "fr", 504), ("/a", "de", 200), ("/a", "en", 200)] {
+        let reply = ask(path, language);
+        assert_eq!(reply.status, status, "{path} {language}: {}", reply.head);
+        assert!(status == 504 || reply.is_hit() && reply.text() == "page /a", "{}", reply.head);
+    }
+    assert_eq!(origin.asked().len(), 2, "it was not asked again");
+}
+
+#[test]
+fn what_was_made_stale_before_a_restart_is_stale_after_it_and_other_sites_keep_what_they_have() {
+    let dir = TempDir::new().expect("a directory");
+    let origin = pages(FRESH);
+    let other = "grace_error = \"1h\"";
+    let second = "\n[site.\"other.example.org\"]\nupstream = \"zope\"";
+    configure(dir.path(), &origin, other, second);
+    let edge = Edge::start(dir.path());
+    let from = |edge: &Edge, host: &str| edge.client().send(format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n")).reply();
+    for host in ["www.example.org", "other.example.org"] {
+        assert!(!from(&edge, host).is_hit());
+    }
+    settle(dir.path());
+    let said = say(dir.path(), &["purge", "--soft", "--site", "www.example.org"]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    edge.kill();
+    let edge = Edge::start(dir.path());
+    settle(dir.path());
+    let asked = origin.asked().len();
+    assert!(from(&edge, "other.example.org").is_hit(), "the other site's is as fresh as it was");
+    assert_eq!(origin.asked().len(), asked);
+    let reply = from(&edge, "www.example.org");
+    assert!(!reply.is_hit() && reply.status == 200, "{}", reply.head);
+    let about = origin.asked().pop().expect("it was asked");
+    assert!(about.head.to_ascii_lowercase().contains("if-none-match: \"a\""), "about what is kept: {}", about.head);
+}
+
+#[test]
 fn what_the_new_settings_would_not_have_stored_is_not_served() {
     let dir = TempDir::new().expect("a directory");
     let origin = pages(FRESH);

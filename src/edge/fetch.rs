@@ -88,6 +88,9 @@ const TAKEN_AT_ONCE: u64 = 16 * 1024;
 /// Begins the names of flights that nobody joins; no variant's name begins so.
 const ASIDE: &[u8] = b"\xffauthorization ";
 
+/// As what a flight is known that goes no further than the disk.
+const READING: &[u8] = b"\xffdisk";
+
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
 
@@ -337,6 +340,9 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
 /// Answers from the one fetch that all equal requests share.
 pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
     let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
+    if cache_control::parse_request(request.headers()).only_if_cached {
+        return only_kept(&errand, &key, trail, request).await;
+    }
     if !errand.anonymous {
         return authorized(errand, &key, trail, request).await;
     }
@@ -398,6 +404,34 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
     pass(&errand, trail, request).await
+}
+
+/// RFC 9111 5.2.1.7: nothing stored may be served, and the request wants nothing else.
+#[must_use]
+pub fn nothing_cached() -> Refusal {
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")
+}
+
+/// Answers with what is kept on the disk, or not at all: the origin is not asked.
+async fn only_kept(errand: &Errand, key: &[u8], trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+    let (cache, headers) = (&errand.edge.cache, request.headers());
+    let kept = match cache.flights().join(key, Some(READING)) {
+        Joined::Leader(leader) => read_back(errand, &leader, &request).await,
+        Joined::Follower(flight) => {
+            // Another has read it by then, for all.
+            flight.landed().await;
+            cache.look(key).and_then(|shelf| shelf.select(headers).cloned())
+        }
+    };
+    if let Some(kept) = kept {
+        let shelf = Shelf::One(Arc::clone(&kept));
+        let look = Look::at(Some(&shelf), headers, errand.snapshot.cache.honour_client, clock::mono());
+        if let Some((_, status)) = look.served() {
+            return deliver::landed(errand, trail, headers, request.method(), &kept, &status.on_disk())
+                .unwrap_or_else(|trail| deliver::failed(trail, &nothing_cached()));
+        }
+    }
+    deliver::failed(trail, &nothing_cached())
 }
 
 /// Answers one who shows Authorization, and keeps the answer if it says that it is for all (RFC 9111 3.5). Nobody waits for it,

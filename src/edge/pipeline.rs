@@ -276,7 +276,11 @@ fn lookup(
     let refuse =
         |refusal: Refusal| First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     let status = match look.onward(request.headers(), || edge.cache.may_have_whole(key)) {
-        Onward::Nothing => return refuse(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "only_if_cached")),
+        Onward::Nothing if edge.cache.is_on_disk_only(key) => {
+            let lookup = Lookup { key, found: None };
+            return fetched(edge, snapshot, request, question, &lookup, CacheStatus::forwarded(Why::UriMiss), now);
+        }
+        Onward::Nothing => return refuse(fetch::nothing_cached()),
         Onward::Alone(status) => {
             let lookup = Lookup { key, found: None };
             return pass(edge, snapshot, request, question, Some(&lookup), status, now);
@@ -293,11 +297,24 @@ fn lookup(
         // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
         return pass(edge, snapshot, request, question, Some(&lookup), status, now);
     }
-    match Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
+    fetched(edge, snapshot, request, question, &lookup, status, now)
+}
+
+/// To whom it may come from, be it the disk: a fetch for all who ask the same.
+fn fetched(
+    edge: &Arc<Edge>,
+    snapshot: &Arc<Snapshot>,
+    request: &Request<Incoming>,
+    question: &Question<'_>,
+    lookup: &Lookup<'_>,
+    status: CacheStatus,
+    now: Instant,
+) -> First {
+    match Errand::new(edge, snapshot, question, request.headers(), Some(lookup), status) {
         Ok(errand) => {
             let trail = Box::new(Trail::of(edge, request, question, &errand.status, now));
             First::Fetch(Box::new(errand), trail)
         }
-        Err(refusal) => refuse(refusal),
+        Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }
 }

@@ -193,13 +193,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_packed_head_says_the_same(
-            lines in proptest::collection::vec((0_usize..60, "[ -~\u{e9}]{0,40}|[a-z]{120,140}|[a-z]{17000}"), 0..30),
+            lines in proptest::collection::vec((0_usize..60, any::<u8>(), 0_usize..200, 0_u32..30), 0..30),
         ) {
             let mut head = HeaderMap::new();
-            for (at, value) in &lines {
+            for (at, byte, len, long) in &lines {
+                let value = vec![(*byte).clamp(b' ', 0x7e); if *long < 2 { 16_300 + len } else { *len }];
                 let name = KNOWN.get(*at).cloned();
                 let name = name.unwrap_or_else(|| HeaderName::try_from(format!("x-{at}")).unwrap());
-                head.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+                head.append(name, HeaderValue::from_bytes(&value).unwrap());
             }
             let packed = Packed::of(&head);
             prop_assert_eq!(packed.is_empty(), head.is_empty());
