@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What a server is made of.
 #[derive(Clone, Copy, Debug)]
-enum Program {
+pub enum Program {
     /// This program again, with this word: a floor, which decides nothing.
     Own(&'static str),
     /// Another one.
@@ -34,11 +34,11 @@ pub struct Peer {
     /// Its name, in the arguments and in the report.
     pub name: &'static str,
     /// The program.
-    program: Program,
+    pub program: Program,
     /// What makes it tell its version.
-    version: &'static str,
+    pub version: &'static str,
     /// Writes its configuration into the room and gives its arguments.
-    configure: fn(&Place<'_>) -> std::io::Result<Vec<String>>,
+    pub configure: fn(&Place<'_>) -> std::io::Result<Vec<String>>,
 }
 
 /// All servers, the floors first.
@@ -51,21 +51,21 @@ pub const PEERS: &[Peer] = &[
     Peer { name: "varnish", program: Program::Other("varnishd"), version: "-V", configure: varnish },
 ];
 
-const TIDEGATE: Program = Program::Other(env!("CARGO_BIN_EXE_tidegate"));
+pub const TIDEGATE: Program = Program::Other(env!("CARGO_BIN_EXE_tidegate"));
 
 /// Where a server shall be.
-struct Place<'a> {
+pub struct Place<'a> {
     /// Listens here.
-    addr: SocketAddr,
+    pub addr: SocketAddr,
     /// Asks there.
-    origin: SocketAddr,
+    pub origin: SocketAddr,
     /// Keeps its files here.
-    room: &'a Path,
+    pub room: &'a Path,
 }
 
 impl Place<'_> {
     /// Writes a file into the room and gives its path.
-    fn write(&self, name: &str, text: &str) -> std::io::Result<String> {
+    pub fn write(&self, name: &str, text: &str) -> std::io::Result<String> {
         let path = self.room.join(name);
         fs::write(&path, text)?;
         Ok(path.display().to_string())
