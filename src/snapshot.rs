@@ -76,6 +76,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 use std::time::SystemTime;
 
 /// What outlives snapshots.
@@ -224,6 +225,8 @@ pub struct Site {
     pub codings: Offer,
     /// Whether Plone's private pages that name no user are kept and verified.
     pub verify: bool,
+    /// How long a 404 or 410 is fresh that says nothing about it.
+    missing: Duration,
     /// What is done otherwise for some requests; the first that matches counts.
     pub rules: Vec<Arc<Rule>>,
     /// Its rate limits.
@@ -415,7 +418,8 @@ impl Site {
     /// How answers to requests under this rule are treated.
     #[must_use]
     pub fn conduct(&self, rule: Option<&Rule>) -> Conduct {
-        Conduct { preset: self.preset, order: rule.and_then(|rule| rule.order), verify: self.verify }
+        let order = rule.and_then(|rule| rule.order);
+        Conduct { preset: self.preset, order, verify: self.verify, missing: self.missing }
     }
 
     /// The scheme that visitors see who came by TLS or not.
@@ -567,6 +571,7 @@ impl Compiled {
             cache: site.cache,
             codings: codings(&site.compress),
             verify: site.verify.unwrap_or(config.cache.verify) == values::Verify::PloneEtag,
+            missing: config.cache.missing_ttl,
             rules: site.rule.iter().enumerate().map(|(at, rule)| Arc::new(Rule::new(at, rule))).collect(),
             limits: site.limits.iter().filter_map(|limit| limits.get(limit).cloned()).collect(),
             doorkeeper,

@@ -239,6 +239,10 @@ settings! {
         heuristic: Duration = Duration::ZERO,
         /// The longest lifetime of anything but 200, 203, 301 and 308. Plone sends a 404 with the lifetime of a page.
         error_ttl_max: Duration = seconds(60),
+        /// How long a 404 or 410 is kept that says nothing about it, at most `error_ttl_max`; "0s": not at all. With "10s" a Zope
+        /// renders what is missing, for broken links and robots, once in ten seconds instead of each time. Not as shipped, for
+        /// Plone purges nothing when something is added: it is seen at once if it was added through us, else after that time.
+        missing_ttl: Duration = Duration::ZERO,
         /// Believe the origin where RFC 9111 lets a cache do so: store any status and answers that set cookies, if they say how
         /// long; let a 304 change the type of what is stored and its cookies. Of a `plain` site also: cookies are nobody's unless
         /// they are named in `identity_cookies`, and what was asked for with Authorization is for all if it says so (RFC 9111

@@ -258,6 +258,7 @@ pub fn private<B>(
     trail: Box<Trail>,
     request: &Request<B>,
     response: Response<OutBody>,
+    status: &CacheStatus,
 ) -> Response<OutBody> {
     let verdict = conditional::evaluate(request.headers(), response.status(), response.headers());
     let response = if verdict == Conditional::NotModified {
@@ -271,7 +272,7 @@ pub fn private<B>(
     } else {
         response
     };
-    origin(errand, trail, response, &errand.status)
+    origin(errand, trail, response, status)
 }
 
 /// Answers that there is no answer.

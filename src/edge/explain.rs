@@ -252,6 +252,11 @@ fn about_cache(
     }
     let look = Look::at(shelf.as_ref(), headers, snapshot.cache.honour_client, now.mono);
     let under_way = || cache.flights().is_under_way(key);
+    let why_private = cache.why_private(key);
+    let known = |status: CacheStatus| match why_private {
+        Some(why) if look.found.is_none() && question.identity == Identity::Anonymous => status.detail(why),
+        _ => status,
+    };
     match (look.served(), look.onward(headers, || cache.may_have_whole(key))) {
         (Some((_, status)), _) => {
             let status = if on_disk.is_some() { status.on_disk() } else { status };
@@ -262,12 +267,15 @@ fn about_cache(
             told.say("verdict", "refused: 504 only_if_cached");
             told.say("because", "nothing stored may be served, and the request wants nothing else");
         }
-        (None, Onward::Alone(status) | Onward::Fetch(status)) => {
+        (None, Onward::Alone(status)) => {
             told.say("verdict", shown(&status));
             told.say("because", meaning(status.detail_word().unwrap_or(status.word())));
         }
+        (None, Onward::Fetch(status)) => {
+            told.say("verdict", shown(&known(status)));
+            told.say("because", meaning(status.detail_word().unwrap_or(status.word())));
+        }
     }
-    let why_private = cache.why_private(key);
     if let Some(why) = why_private {
         told.say("not stored", format!("{why}: {} (said less than a minute ago)", meaning(why)));
         told.help(why);
@@ -385,6 +393,7 @@ fn about_answer(
                 Overruled::No => "",
                 Overruled::Rule => ", by the word of the rule",
                 Overruled::Verify => ", by the word of the verified cache",
+                Overruled::Missing => ", by cache.missing_ttl",
             };
             told.say("answer", format!("stored{by}"));
             about_freshness(told, &terms.freshness, &head);
@@ -440,7 +449,7 @@ pub fn meaning(word: &str) -> &'static str {
         "vary_star" => "the answer says Vary: *, or names too many fields",
         "vary_cookie" => "the answer depends on cookies or Authorization",
         "etag_user" => "the answer's entity tag names a user",
-        "no_freshness" => "the answer says nothing about its freshness, and guessing is off (cache.heuristic)",
+        "no_freshness" => "the answer says nothing about its freshness, and nothing is guessed",
         "never_fresh" => "the answer is never fresh and has nothing to ask with",
         "size" => "it is larger than cache.object_max, or the site has too many names",
         "undelimited" => "only the end of the connection ends it",
@@ -463,7 +472,8 @@ fn remedy(word: &str) -> Option<&'static str> {
              in Plone, another caching operation for its type (moderate caching)"
         }
         "no_freshness" | "never_fresh" => {
-            "a rule with `ttl` for its path; in Plone, a caching operation for its type (control panel, Caching)"
+            "a rule with `ttl` for its path; cache.missing_ttl for a 404; in Plone, a caching operation for its type (control \
+             panel, Caching)"
         }
         "status" | "set_cookie" | "vary_cookie" | "form" | "etag_user" => "nothing here: it is not the same for all",
         "vary_star" => "the application has to name in Vary what its answer depends on",

@@ -597,9 +597,9 @@ async fn lead(
             pass(&errand, trail, request).await
         }
         Ok(Outcome::Private(answered, why)) => {
-            trail.because(why.as_str());
             trail.travelled(&answered.endpoint, answered.timings);
-            deliver::private(&errand, trail, &request, answered.into_response(&errand))
+            let status = errand.status.detail(why.as_str());
+            deliver::private(&errand, trail, &request, answered.into_response(&errand), &status)
         }
         Ok(Outcome::Stale(stored)) => {
             match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &stale_status(&stored))

@@ -293,9 +293,12 @@ fn lookup(
         return refuse(refusal);
     }
     let lookup = Lookup { key, found: look.found };
-    if look.found.is_none() && question.identity == Identity::Anonymous && edge.cache.is_private(key) {
+    if look.found.is_none()
+        && question.identity == Identity::Anonymous
+        && let Some(why) = edge.cache.why_private(key)
+    {
         // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
-        return pass(edge, snapshot, request, question, Some(&lookup), status, now);
+        return pass(edge, snapshot, request, question, Some(&lookup), status.detail(why), now);
     }
     fetched(edge, snapshot, request, question, &lookup, status, now)
 }

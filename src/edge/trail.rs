@@ -122,11 +122,6 @@ impl Trail {
         self.facts.why = Some(why);
     }
 
-    /// A reason worth telling, such as why the response was not stored.
-    pub fn because(&mut self, why: &'static str) {
-        self.facts.why = Some(why);
-    }
-
     /// Who answered, and where the time went.
     pub fn travelled(&mut self, endpoint: &OriginAddr, timings: Timings) {
         if let Some(line) = &mut self.line {

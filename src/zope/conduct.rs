@@ -27,6 +27,8 @@ pub struct Conduct {
     pub order: Option<Order>,
     /// Keep Plone's private pages that name no user, and ask about them each time.
     pub verify: bool,
+    /// How long a 404 or 410 is fresh that says nothing about it; zero: not at all.
+    pub missing: Duration,
 }
 
 /// How long an answer is reused by an operator's order, whatever it says itself.
@@ -47,6 +49,8 @@ pub enum Overruled {
     Rule,
     /// The verified cache.
     Verify,
+    /// `cache.missing_ttl`.
+    Missing,
 }
 
 /// The mark of what we have written, so that it can be told from the origin's own word later.
@@ -86,6 +90,7 @@ impl Overruled {
             Self::No => "no",
             Self::Rule => "rule",
             Self::Verify => "verify",
+            Self::Missing => "missing",
         }
     }
 }
@@ -108,6 +113,10 @@ impl Conduct {
             });
             write(head, &format!("max-age={}{stale}, {MARK}", order.ttl.as_secs()));
             return Overruled::Rule;
+        }
+        if !self.missing.is_zero() && matches!(status.as_u16(), 404 | 410) && says_nothing(head) {
+            write(head, &format!("max-age={}, {MARK}", self.missing.as_secs()));
+            return Overruled::Missing;
         }
         let is_private = own.source == Source::CacheControl && own.directives.private == Scope::All;
         if self.verify && is_private && status == StatusCode::OK && names_nobody(head) {
@@ -132,6 +141,12 @@ impl Conduct {
             answer.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().windows(4).any(|part| part == b"json"));
         (json && !varies && accept::wants_page(request)).then_some(WhyNotStored::JsonForPage)
     }
+}
+
+/// Whether an answer leaves open whether and how long it may be kept.
+fn says_nothing(head: &HeaderMap) -> bool {
+    let fields = [header::CACHE_CONTROL, header::EXPIRES, header::PRAGMA, policy::OWN, policy::CDN, policy::SURROGATE];
+    !fields.iter().any(|field| head.contains_key(field))
 }
 
 /// The request fields that select an answer, by what it names itself. X-Anonymous is ours, and the same for all who share.
@@ -200,7 +215,8 @@ mod tests {
 
     const PAGE: (&str, &str) = ("cache-control", "max-age=0, must-revalidate, private");
     const NOBODY: (&str, &str) = ("etag", "\"||32|en|Plone Default|0|1795426181.13\"");
-    const PLAIN: Conduct = Conduct { preset: Preset::PloneClassic, order: None, verify: false };
+    const PLAIN: Conduct =
+        Conduct { preset: Preset::PloneClassic, order: None, verify: false, missing: Duration::ZERO };
     const VERIFY: Conduct = Conduct { verify: true, ..PLAIN };
 
     fn spoken(conduct: &Conduct, status: u16, lines: &[(&'static str, &str)]) -> String {
@@ -225,6 +241,25 @@ mod tests {
             (200, &[PAGE, NOBODY, ("tidegate-cache-control", "private")], "no private"),
         ] {
             assert_eq!(spoken(&VERIFY, status, lines), expected, "{status} {lines:?}");
+            assert!(spoken(&PLAIN, status, lines).starts_with("no "), "it is opt-in");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_kept_only_if_nothing_is_said_about_it() {
+        let missing = Conduct { missing: Duration::from_secs(10), ..PLAIN };
+        for (status, lines, expected) in [
+            (404, &[][..], "missing max-age=10, by-rule"),
+            (410, &[("etag", "\"a\"")], "missing max-age=10, by-rule"),
+            (404, &[("cache-control", "no-cache")], "no -"),
+            (404, &[("cache-control", "max-age=5")], "no -"),
+            (404, &[("expires", "0")], "no -"),
+            (404, &[("surrogate-control", "no-store")], "no -"),
+            (200, &[], "no -"),
+            (401, &[], "no -"),
+            (500, &[], "no -"),
+        ] {
+            assert_eq!(spoken(&missing, status, lines), expected, "{status} {lines:?}");
             assert!(spoken(&PLAIN, status, lines).starts_with("no "), "it is opt-in");
         }
     }

@@ -36,6 +36,9 @@ use self::harness::Stand;
 #[path = "../zope/harness.rs"]
 mod harness;
 
+/// The command line: an example's build makes no other program.
+const TIDEGATE: &str = "cargo run -q --release --";
+
 /// tidegate in front of a real Zope site, on this machine.
 #[derive(Parser)]
 #[command(name = "demo")]
@@ -168,7 +171,10 @@ fn suggestions(site: SocketAddr, stand: &mut Stand) -> String {
             let fetch = format!("curl -s -o /dev/null 'http://{site}/slow?seconds=2&maxage=30'");
             format!("time (for i in $(seq 10); do {fetch} & done; wait)")
         }),
-        ("what tidegate is doing", format!("target/release/tidegate status --socket {dir}/admin.sock")),
+        ("what tidegate is doing", format!("{TIDEGATE} status --socket {dir}/admin.sock")),
+        ("why a page is kept, or not", {
+            format!("{TIDEGATE} explain --socket {dir}/admin.sock http://{site}/docs/page-1")
+        }),
         ("kill a Zope, and go on reading", format!("kill -9 {zope}; curl -si http://{site}/news {heads}")),
         ("kill the storage, and go on reading", format!("kill -9 {zeo}; curl -si http://{site}/docs/page-1 {heads}")),
         ("what reached the Zopes", format!("tail -n 5 {dir}/zope*/requests")),

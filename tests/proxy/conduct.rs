@@ -1,6 +1,7 @@
 //! Presets, rules and the verified cache, as visitors see them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -410,4 +411,36 @@ fn while_plone_is_held_stored_pages_of_its_frontend_are_served_stale() {
     assert_eq!((stale.status, stale.text().as_str()), (200, "hello"));
     assert!(stale.field("cache-status").is_some_and(|status| status.contains("stale-if-error")), "{}", stale.head);
     assert_eq!(volto.asked().len(), 2, "who makes pages of what Plone says cannot make one now");
+}
+
+/// A Zope in which an editor adds a page.
+#[test]
+fn what_is_missing_is_rendered_once_in_a_while_and_seen_as_soon_as_it_is_added() {
+    let added = Arc::new(AtomicBool::new(false));
+    let of_origin = Arc::clone(&added);
+    let origin = Origin::new(move |asked, stream| {
+        let answer = if asked.head.starts_with("POST ") {
+            of_origin.store(true, Ordering::SeqCst);
+            "302 Found\r\nLocation: http://www.example.org/docs/new/view"
+        } else if of_origin.load(Ordering::SeqCst) {
+            "200 OK\r\nCache-Control: max-age=60"
+        } else {
+            "404 Not Found"
+        };
+        write(stream, format!("HTTP/1.1 {answer}\r\nContent-Length: 4\r\n\r\ntext").as_bytes());
+        Then::Keep
+    });
+    let site = "preset = \"plone-classic\"";
+    let edge = Edge::with(&[origin.address], &Change { site, cache: "missing_ttl = \"30s\"", ..Change::default() });
+    assert_eq!(edge.get("/docs/new").status, 404);
+    let again = edge.get("/docs/new");
+    assert!(again.status == 404 && again.is_hit(), "{}", again.head);
+    let german = edge.ask("/docs/new", "Accept-Language: de\r\n");
+    assert!(!german.is_hit(), "Plone's 404 is in the visitor's language");
+    let form =
+        "POST /docs/++add++Document HTTP/1.1\r\nHost: www.example.org\r\nCookie: __ac=x\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(edge.client().send(form).reply().status, 302);
+    for language in ["", "Accept-Language: de\r\n"] {
+        assert_eq!(edge.ask("/docs/new", language).status, 200);
+    }
 }

@@ -148,6 +148,14 @@ fn what_is_explained_is_what_happens() {
         } else {
             words(verdict)
         };
+        // Why an answer is not stored it says only when it has come; from then on it is explained.
+        let learnt = happened.strip_prefix(&*promised).and_then(|rest| rest.strip_prefix("; detail="));
+        if let Some(why) = learnt.filter(|_| !promised.contains("detail=")) {
+            let later = settled(&edge, &wish);
+            let told = later.about("not stored").is_some_and(|told| told.starts_with(why));
+            assert!(told, "turn {turn} of seed {seed}: {method} {path} {lines:?}: {why}\n{}", later.text());
+        }
+        let happened = if learnt.is_some() { promised.clone() } else { happened };
         assert_eq!(
             promised,
             happened,
