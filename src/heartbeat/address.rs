@@ -2,7 +2,8 @@
 //!
 //! `ip` gives an interface the address by netlink and tells the network: gratuitous ARP, requests and replies alternating, for
 //! some stacks take only one of them (RFC 826, RFC 5227 3); unsolicited neighbour advertisements for IPv6 (RFC 4861 7.2.6). It
-//! goes on telling, and answers at once when another machine claims the address: such a claim is a split-brain alarm. Connections
+//! goes on telling, and answers at once when another machine claims the address: such a claim is a split-brain alarm. Whoever lets
+//! the address go has said his last word before: each is said under the lock under which leave to speak is withdrawn. Connections
 //! to it are reset when it goes, and those that the other member had, when it comes (see [`clients`]). `exec` runs
 //! a program, for clouds without broadcasts. `none` does nothing: clients know both members, edges hear of the event.
 
@@ -42,9 +43,11 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::SocketAddrV6;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -101,7 +104,7 @@ pub struct Address {
     mode: Mode,
     /// Whether it was taken, and not let go since.
     taken: bool,
-    announcer: Option<Arc<AtomicBool>>,
+    leave: Leave,
     conflicts: Arc<AtomicU64>,
     clients: Arc<Clients>,
 }
@@ -110,7 +113,7 @@ impl Address {
     /// Nothing is known yet about whether it is up. `clients`: those of the other member.
     #[must_use]
     pub fn new(mode: Mode, conflicts: Arc<AtomicU64>, clients: Arc<Clients>) -> Self {
-        Self { mode, taken: false, announcer: None, conflicts, clients }
+        Self { mode, taken: false, leave: Leave::default(), conflicts, clients }
     }
 
     /// Takes the address, and begins to tell the network.
@@ -123,12 +126,10 @@ impl Address {
             Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await?,
             Mode::Ip { address, device } => {
                 change(Change::Add, *address, device)?;
-                let stop = Arc::new(AtomicBool::new(false));
-                if let Some(old) = self.announcer.replace(Arc::clone(&stop)) {
-                    old.store(true, Ordering::Relaxed);
-                }
-                tickle(address.addr(), Arc::clone(&stop), &self.clients);
-                announce(*address, device, stop, Arc::clone(&self.conflicts));
+                self.leave.withdraw();
+                self.leave = Leave::given();
+                tickle(address.addr(), self.leave.clone(), &self.clients);
+                announce(*address, device, self.leave.clone(), Arc::clone(&self.conflicts));
             }
         }
         self.taken = true;
@@ -157,9 +158,7 @@ impl Address {
     /// Why it may still be up.
     pub async fn down(&mut self) -> Result<(), AddressError> {
         self.taken = false;
-        if let Some(stop) = self.announcer.take() {
-            stop.store(true, Ordering::Relaxed);
-        }
+        self.leave.withdraw();
         match &self.mode {
             Mode::None => Ok(()),
             Mode::Exec { argv, timeout } => exec(argv, "down", *timeout).await,
@@ -176,9 +175,32 @@ impl Address {
 
 impl Drop for Address {
     fn drop(&mut self) {
-        if let Some(stop) = &self.announcer {
-            stop.store(true, Ordering::Relaxed);
-        }
+        self.leave.withdraw();
+    }
+}
+
+/// Leave to speak for the address.
+#[derive(Clone, Debug, Default)]
+struct Leave(Arc<Mutex<bool>>);
+
+impl Leave {
+    fn given() -> Self {
+        Self(Arc::new(Mutex::new(true)))
+    }
+
+    /// When this returns, the last word has been said.
+    fn withdraw(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    fn holds(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says a word, which must not wait for anything, unless leave was withdrawn.
+    fn say(&self, word: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *holds { word() } else { Ok(()) }
     }
 }
 
@@ -239,33 +261,53 @@ pub fn arp_claim(packet: &[u8], mac: [u8; 6], address: Ipv4Addr) -> Option<[u8; 
 #[must_use]
 pub fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> [u8; 32] {
     let mut packet = [0; 32];
-    packet[0] = 136;
+    packet[0] = ADVERTISEMENT;
     // RFC 4861 4.4: R = 0, S = 0, O = 1.
     packet[4] = 0x20;
     packet[8..24].copy_from_slice(&address.octets());
-    packet[24..26].copy_from_slice(&[2, 1]);
+    packet[24..26].copy_from_slice(&[TARGET_LINK_ADDRESS, 1]);
     packet[26..32].copy_from_slice(&mac);
     packet
 }
 
-fn announce(address: IpNet, device: &str, stop: Arc<AtomicBool>, conflicts: Arc<AtomicU64>) {
+/// The other machine that claims `address` in this neighbour advertisement, if it does.
+#[must_use]
+pub fn advertised(packet: &[u8], mac: [u8; 6], address: Ipv6Addr) -> Option<[u8; 6]> {
+    let (head, mut options) = packet.split_at_checked(24)?;
+    if head[0] != ADVERTISEMENT || head[8..] != address.octets() {
+        return None;
+    }
+    // RFC 4861 4.6: kind, length in units of eight bytes, content.
+    while let [kind, length, ..] = *options {
+        let length = usize::from(Some(length).filter(|length| *length > 0)?);
+        let (option, rest) = options.split_at_checked(length * 8)?;
+        if kind == TARGET_LINK_ADDRESS {
+            let sender = *option[2..].first_chunk()?;
+            return Some(sender).filter(|sender| *sender != mac);
+        }
+        options = rest;
+    }
+    None
+}
+
+fn announce(address: IpNet, device: &str, leave: Leave, conflicts: Arc<AtomicU64>) {
     let device = device.to_owned();
     let work = move || {
         let told = match address.addr() {
-            IpAddr::V4(own) => announce_v4(own, &device, &stop, &conflicts),
-            IpAddr::V6(own) => announce_v6(own, &device, &stop),
+            IpAddr::V4(own) => Arp::open(own, &device).and_then(|arp| speak(&arp, &leave, &conflicts)),
+            IpAddr::V6(own) => Neighbours::open(own, &device).and_then(|all| speak(&all, &leave, &conflicts)),
         };
         if let Err(error) = told {
             error!(%address, device, %error, "the service address is not announced: clients find it when they ask again");
         }
     };
-    if let Err(error) = thread::Builder::new().name("tidegate-arp".to_owned()).spawn(work) {
+    if let Err(error) = thread::Builder::new().name("tidegate-address".to_owned()).spawn(work) {
         error!(%error, "no thread to announce the service address");
     }
 }
 
 /// Makes the other member's clients notice that it is gone. More than once, for their way to us changes in these moments.
-fn tickle(address: IpAddr, stop: Arc<AtomicBool>, known: &Clients) {
+fn tickle(address: IpAddr, leave: Leave, known: &Clients) {
     let connections = known.all();
     if connections.is_empty() {
         return;
@@ -274,7 +316,7 @@ fn tickle(address: IpAddr, stop: Arc<AtomicBool>, known: &Clients) {
         info!(%address, clients = connections.len(), "connections to the other member are reset");
         for pause in TICKLES {
             thread::sleep(pause);
-            if stop.load(Ordering::Relaxed) {
+            if !leave.holds() {
                 return;
             }
             if let Err(error) = clients::tickle(address, &connections) {
@@ -287,40 +329,139 @@ fn tickle(address: IpAddr, stop: Arc<AtomicBool>, known: &Clients) {
     }
 }
 
-fn announce_v4(own: Ipv4Addr, device: &str, stop: &AtomicBool, conflicts: &AtomicU64) -> io::Result<()> {
-    let mac = mac_of(device)?;
-    let link = link_of(device)?;
-    let socket = packet_socket(ETH_P_ARP)?;
-    let tell = |reply| sendto(&socket, &arp_packet(mac, own, reply), SendFlags::empty(), &link);
+/// The network that an address is announced to.
+trait Network {
+    /// The address.
+    fn address(&self) -> IpAddr;
+
+    /// Says that the address is here; `reply`: in the other of the two ways, if there are two. Waits for nothing.
+    fn tell(&self, reply: bool) -> io::Result<()>;
+
+    /// Whoever else claims the address, if that is what is heard next. Waits for nothing.
+    fn claim(&self) -> io::Result<Option<[u8; 6]>>;
+
+    /// Where claims are heard.
+    fn ear(&self) -> BorrowedFd<'_>;
+}
+
+/// Announces the address and defends it while there is leave to.
+fn speak(network: &impl Network, leave: &Leave, conflicts: &AtomicU64) -> io::Result<()> {
+    let address = network.address();
     let mut voice = Voice::new(clock::mono());
-    let mut packet = [0; 128];
-    while !stop.load(Ordering::Relaxed) {
+    while leave.holds() {
         let now = clock::mono();
         match voice.next(now) {
             Word::Announce { reply } => {
-                if let Err(error) = tell(reply) {
-                    warn!(address = %own, %error, "announcement could not be sent");
+                if let Err(error) = leave.say(|| network.tell(reply)) {
+                    warn!(%address, %error, "announcement could not be sent");
                 }
                 continue;
             }
             Word::Defend => {
-                let _ = (tell(false), tell(true));
+                let _ = leave.say(|| network.tell(false).and(network.tell(true)));
                 continue;
             }
             Word::Silence(time) => {
-                if !readable(&socket, time.min(GLANCE))? {
+                if !readable(network.ear(), time.min(GLANCE))? {
                     continue;
                 }
             }
         }
-        let (length, _) = recv(&socket, &mut packet[..], RecvFlags::empty())?;
-        let Some(other) = arp_claim(&packet[..length], mac, own) else { continue };
+        let Some(other) = network.claim()? else { continue };
         conflicts.fetch_add(1, Ordering::Relaxed);
         if voice.claimed(now) {
-            error!(address = %own, claimed_by = %hex(other), "another machine claims the service address: split brain?");
+            error!(%address, claimed_by = %hex(other), "another machine claims the service address: split brain?");
         }
     }
     Ok(())
+}
+
+/// IPv4's: gratuitous ARP.
+struct Arp {
+    own: Ipv4Addr,
+    mac: [u8; 6],
+    link: SocketAddrAny,
+    socket: OwnedFd,
+}
+
+impl Arp {
+    fn open(own: Ipv4Addr, device: &str) -> io::Result<Self> {
+        Ok(Self { own, mac: mac_of(device)?, link: link_of(device)?, socket: packet_socket(ETH_P_ARP)? })
+    }
+}
+
+impl Network for Arp {
+    fn address(&self) -> IpAddr {
+        self.own.into()
+    }
+
+    fn tell(&self, reply: bool) -> io::Result<()> {
+        let packet = arp_packet(self.mac, self.own, reply);
+        sendto(&self.socket, &packet, SendFlags::DONTWAIT, &self.link)?;
+        Ok(())
+    }
+
+    fn claim(&self) -> io::Result<Option<[u8; 6]>> {
+        let mut packet = [0; 128];
+        Ok(arp_claim(hear(self.socket.as_fd(), &mut packet)?, self.mac, self.own))
+    }
+
+    fn ear(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// IPv6's: unsolicited neighbour advertisements.
+struct Neighbours {
+    own: Ipv6Addr,
+    mac: [u8; 6],
+    index: u32,
+    voice: Socket,
+    /// Hears what is said to all nodes of the link and to nobody else: no router passes that on, so it was said here.
+    ear: Socket,
+}
+
+impl Neighbours {
+    fn open(own: Ipv6Addr, device: &str) -> io::Result<Self> {
+        let (mac, index) = (mac_of(device)?, index_of(device)?);
+        let socket = |address| {
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&SocketAddrV6::new(address, 0, 0, index).into())?;
+            io::Result::Ok(socket)
+        };
+        let (voice, ear) = (socket(own)?, socket(ALL_NODES)?);
+        voice.set_multicast_hops_v6(255)?;
+        voice.set_multicast_if_v6(index)?;
+        voice.set_multicast_loop_v6(false)?;
+        // It would be given all that is said to the address.
+        voice.set_recv_buffer_size(0)?;
+        Ok(Self { own, mac, index, voice, ear })
+    }
+}
+
+impl Network for Neighbours {
+    fn address(&self) -> IpAddr {
+        self.own.into()
+    }
+
+    fn tell(&self, _: bool) -> io::Result<()> {
+        let packet = advertisement(self.mac, self.own);
+        // Routers need not have an entry yet (RFC 9131 4).
+        for group in [ALL_NODES, ALL_ROUTERS] {
+            self.voice.send_to(&packet, &SocketAddrV6::new(group, 0, 0, self.index).into())?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self) -> io::Result<Option<[u8; 6]>> {
+        let mut packet = [0; 128];
+        Ok(advertised(hear(self.ear.as_fd(), &mut packet)?, self.mac, self.own))
+    }
+
+    fn ear(&self) -> BorrowedFd<'_> {
+        self.ear.as_fd()
+    }
 }
 
 /// What to say of an address, and when.
@@ -383,34 +524,6 @@ impl Voice {
     }
 }
 
-fn announce_v6(own: Ipv6Addr, device: &str, stop: &AtomicBool) -> io::Result<()> {
-    let (mac, index) = (mac_of(device)?, index_of(device)?);
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
-    socket.set_multicast_hops_v6(255)?;
-    socket.set_multicast_if_v6(index)?;
-    socket.set_multicast_loop_v6(false)?;
-    socket.bind(&SocketAddrV6::new(own, 0, 0, 0).into())?;
-    let packet = advertisement(mac, own);
-    let began = clock::mono();
-    let mut sent = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let (now, due) = (clock::mono(), began + announcement_due(sent));
-        if now < due {
-            thread::sleep((due - now).min(GLANCE));
-            continue;
-        }
-        sent += 1;
-        // All nodes; and all routers, which need not have an entry yet (RFC 9131 4).
-        for group in [1, 2] {
-            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, group);
-            if let Err(error) = socket.send_to(&packet, &SocketAddrV6::new(group, 0, 0, index).into()) {
-                warn!(address = %own, %error, "announcement could not be sent");
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The number of an interface.
 fn index_of(device: &str) -> io::Result<u32> {
     of_device(device, "ifindex", |text| text.parse().ok())
@@ -458,11 +571,20 @@ fn link_of(device: &str) -> io::Result<SocketAddrAny> {
     Err(io::Error::other(format!("what is sent on {device} is not seen to leave")))
 }
 
-fn readable(socket: &OwnedFd, within: Duration) -> io::Result<bool> {
-    let mut wanted = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)];
+fn readable(socket: BorrowedFd<'_>, within: Duration) -> io::Result<bool> {
+    let mut wanted = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
     match poll(&mut wanted, Timespec::try_from(within).ok().as_ref()) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The beginning of what is heard next; nothing when there is nothing all the same.
+fn hear<'a>(socket: BorrowedFd<'_>, packet: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    match recv(socket, &mut *packet, RecvFlags::DONTWAIT) {
+        Ok((length, _)) => Ok(&packet[..length.min(packet.len())]),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(&[]),
         Err(error) => Err(error.into()),
     }
 }
@@ -471,9 +593,15 @@ fn hex(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// RFC 4861 4.4.
+const ADVERTISEMENT: u8 = 136;
+/// RFC 4861 4.6.1.
+const TARGET_LINK_ADDRESS: u8 = 2;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_ALL: u16 = 3;
 const DISCARD: u16 = 9;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 /// On a busy machine a marked packet may be one of many.
 const TAP_WITHIN: Duration = Duration::from_secs(1);
@@ -552,6 +680,32 @@ mod tests {
         let packet = advertisement(MAC, "2001:db8::9".parse().unwrap());
         assert_eq!((packet[0], packet[1], packet[4]), (136, 0, 0x20));
         assert_eq!(packet[24..], [2, 1, 2, 0, 0, 0, 0, 7]);
+        let (own, other) = ("2001:db8::9".parse().unwrap(), [2, 0, 0, 0, 0, 8]);
+        assert_eq!(advertised(&packet, MAC, own), None, "our own is no conflict");
+        assert_eq!(advertised(&packet, other, own), Some(MAC));
+        assert_eq!(advertised(&packet, other, "2001:db8::a".parse().unwrap()), None);
+        let nonce = [14, 1, 0, 0, 0, 0, 0, 0];
+        let second = [&packet[..24], &nonce, &packet[24..]].concat();
+        assert_eq!(advertised(&second, other, own), Some(MAC), "behind another option");
+        for length in 0..second.len() {
+            assert_eq!(advertised(&second[..length], other, own), None, "cut off after {length}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_an_address_that_was_let_go() {
+        let leave = Leave::given();
+        let (announcer, mut said) = (leave.clone(), 0);
+        let mut speak = || {
+            announcer.say(|| {
+                said += 1;
+                Ok(())
+            })
+        };
+        speak().unwrap();
+        leave.withdraw();
+        speak().unwrap();
+        assert_eq!((said, announcer.holds()), (1, false));
     }
 
     #[tokio::test]
@@ -581,6 +735,8 @@ mod tests {
         #[test]
         fn any_packet_is_read_without_a_panic(packet: Vec<u8>) {
             let _ = arp_claim(&packet, MAC, Ipv4Addr::LOCALHOST);
+            let advertisement = [&[136, 0, 0, 0, 0, 0, 0, 0], &Ipv6Addr::LOCALHOST.octets()[..], &packet].concat();
+            let _ = advertised(&advertisement, MAC, Ipv6Addr::LOCALHOST);
         }
     }
 }

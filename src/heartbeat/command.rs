@@ -62,13 +62,13 @@ impl Order {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Runs it to its end, or until `within` is over.
+    /// Runs it to its end, or until `within` is over. Whoever waits no longer ends it and all that it has started.
     pub async fn run(&self, within: Duration) -> Ran {
         let mut child = match self.spawn() {
             Ok(child) => child,
             Err(error) => return Ran { ended: Ended::NotStarted(error.to_string()), said: String::new() },
         };
-        let group = child.id();
+        let mut tied = Tied(child.id());
         let input = child.stdin.take();
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (mut out_kept, mut err_kept) = (Vec::new(), Vec::new());
@@ -95,11 +95,10 @@ impl Order {
         })
         .await;
         let ended = if let Ok(ended) = ended {
+            tied.0 = None;
             ended
         } else {
-            if let Some(group) = group {
-                kill_group(group, Signal::KILL);
-            }
+            drop(tied);
             // Killed; one that sits in the kernel is left to the runtime, which reaps it when it can.
             let _ = tokio::time::timeout(LINGER, child.wait()).await;
             Ended::TimedOut
@@ -135,6 +134,17 @@ impl Ran {
             Ended::NotStarted(why) => format!("could not be started: {why}"),
         };
         if self.said.is_empty() { how } else { format!("{how}: {}", self.said) }
+    }
+}
+
+/// A group that ends with its last user.
+struct Tied(Option<u32>);
+
+impl Drop for Tied {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            kill_group(group, Signal::KILL);
+        }
     }
 }
 
@@ -212,6 +222,11 @@ mod tests {
         let ran = sh(&format!("sleep 1000 & echo $! > {}; wait", mark.display())).run(Duration::from_millis(500)).await;
         assert_eq!(ran.ended, Ended::TimedOut);
         assert!(began.elapsed() < Duration::from_secs(60));
+        ends(&mark).await;
+    }
+
+    /// Waits until the process whose number is in this file has ended.
+    async fn ends(mark: &std::path::Path) {
         let child: i32 = std::fs::read_to_string(mark).unwrap().trim().parse().unwrap();
         let gone = || {
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
@@ -222,6 +237,23 @@ mod tests {
             assert!(Instant::now() < due, "the grandchild lives on");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_broken_off_ends_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("pid");
+        let order = sh(&format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", mark.display()));
+        let began = async {
+            while !mark.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            ran = order.run(Duration::from_secs(60)) => panic!("{ran:?}"),
+            () = began => {}
+        }
+        ends(&mark).await;
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 //! failure. Devices of one level must all succeed (two power supplies); the machine tries level after level. Passwords are
 //! read from files when they are needed, go through standard input or the environment, and are never logged.
 
+use crate::clock;
 use crate::heartbeat::command::Ended;
 use crate::heartbeat::command::Order;
 use crate::heartbeat::command::Ran;
@@ -13,6 +14,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
 
 /// A device that can put a node's power off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,22 +147,26 @@ impl Device {
 
     /// Asks the device about the node.
     pub async fn status(&self) -> (Power, String) {
-        match self.run(Verb::Status).await {
+        self.status_until(clock::boot() + self.timeout).await
+    }
+
+    async fn status_until(&self, due: Instant) -> (Power, String) {
+        match self.run(Verb::Status, due).await {
             Ok(ran) => (self.power(&ran.ended), ran.words()),
             Err(why) => (Power::Unreachable, why),
         }
     }
 
-    /// Puts the node off, and asks afterwards.
+    /// Puts the node off, and asks afterwards; of that nothing is begun after `due`, and nothing goes on.
     ///
     /// # Errors
     /// Why it is not known to be off.
-    pub async fn off(&self) -> Result<(), String> {
-        let ran = self.run(Verb::Off).await?;
+    pub async fn off(&self, due: Instant) -> Result<(), String> {
+        let ran = self.run(Verb::Off, due).await?;
         if ran.ended != Ended::Exit(0) {
             return Err(format!("{}: off: {}", self.name(), ran.words()));
         }
-        let (power, words) = self.status().await;
+        let (power, words) = self.status_until(due).await;
         match power {
             // An external plug-in's `off` is verified by the plug-in itself; its status knows only the device.
             Power::Off | Power::Answers => Ok(()),
@@ -169,9 +175,15 @@ impl Device {
         }
     }
 
-    async fn run(&self, verb: Verb) -> Result<Ran, String> {
+    async fn run(&self, verb: Verb, due: Instant) -> Result<Ran, String> {
         let password = self.password_file.as_deref().map(read_password).transpose()?;
-        let mut ran = self.order(verb, password.as_deref()).run(self.timeout).await;
+        let order = self.order(verb, password.as_deref());
+        // The last look before it is too late to take it back: this node may have stood still.
+        let left = due.saturating_duration_since(clock::boot());
+        if left.is_zero() {
+            return Err(format!("{}: its time was over before it could begin", self.name()));
+        }
+        let mut ran = order.run(self.timeout.min(left)).await;
         // An agent that complains may repeat what it was told.
         if let Some(password) = password.filter(|password| !password.is_empty()) {
             ran.said = ran.said.replace(&password, "***");
@@ -208,16 +220,17 @@ pub fn longest(level: &[Device]) -> Duration {
     level.iter().map(|device| device.timeout * 2 + LINGER).sum()
 }
 
-/// Puts a node off by all devices of a level.
+/// Puts a node off by all devices of a level, and does nothing to it after `due` (of [`clock::boot`]): by then the permit to shoot
+/// may be another's, and the node the one that serves.
 ///
 /// # Errors
 /// Why it is not known to be off.
-pub async fn off(level: &[Device]) -> Result<(), String> {
+pub async fn off(level: &[Device], due: Instant) -> Result<(), String> {
     if level.is_empty() {
         return Err("there is no fence device".to_owned());
     }
     for device in level {
-        device.off().await?;
+        device.off(due).await?;
     }
     Ok(())
 }
@@ -249,6 +262,10 @@ mod tests {
             level: 1,
             timeout: Duration::from_secs(20),
         }
+    }
+
+    fn soon() -> Instant {
+        clock::boot() + Duration::from_secs(60)
     }
 
     #[test]
@@ -290,12 +307,26 @@ mod tests {
         );
         let honest = device(Kind::Agent, script(&dir, "fence_honest", &honest));
         assert_eq!(honest.status().await.0, Power::On);
-        off(std::slice::from_ref(&honest)).await.unwrap();
+        off(std::slice::from_ref(&honest), soon()).await.unwrap();
         assert_eq!(honest.status().await.0, Power::Off);
 
         let liar = device(Kind::Agent, script(&dir, "fence_liar", "cat >/dev/null; exit 0"));
-        let told = off(&[liar]).await.unwrap_err();
+        let told = off(&[liar], soon()).await.unwrap_err();
         assert!(told.contains("still on"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_node_is_not_shot_when_the_permit_may_be_anothers() {
+        let dir = TempDir::new().unwrap();
+        let shot = dir.path().join("shot");
+        let text = format!("[ $1 = off ] && touch {}; sleep 100", shot.display());
+        let slow = device(Kind::Exec, script(&dir, "slow", &text));
+        let told = off(std::slice::from_ref(&slow), clock::boot()).await.unwrap_err();
+        assert_eq!(told, "slow: its time was over before it could begin");
+        assert!(!shot.exists(), "it was shot too late");
+        // What has begun is broken off.
+        let told = off(&[slow], clock::boot() + Duration::from_millis(300)).await.unwrap_err();
+        assert_eq!(told, "slow: off: timed out");
     }
 
     #[tokio::test]
@@ -307,10 +338,10 @@ mod tests {
         let hangs =
             Device { timeout: Duration::from_millis(300), ..device(Kind::Exec, script(&dir, "hangs", "sleep 100")) };
         assert_eq!(levels(&[bad(2), good(1), bad(1)]), [vec![good(1), bad(1)], vec![bad(2)]]);
-        off(&[good(1), good(1)]).await.unwrap();
-        assert_eq!(off(&[hangs]).await.unwrap_err(), "hangs: off: timed out");
-        assert_eq!(off(&[good(1), bad(1)]).await.unwrap_err(), "bad: off: exit 1: no route");
-        assert_eq!(off(&[]).await.unwrap_err(), "there is no fence device");
+        off(&[good(1), good(1)], soon()).await.unwrap();
+        assert_eq!(off(&[hangs], soon()).await.unwrap_err(), "hangs: off: timed out");
+        assert_eq!(off(&[good(1), bad(1)], soon()).await.unwrap_err(), "bad: off: exit 1: no route");
+        assert_eq!(off(&[], soon()).await.unwrap_err(), "there is no fence device");
     }
 
     #[tokio::test]
@@ -321,7 +352,7 @@ mod tests {
         let mut device = device(Kind::Agent, script(&dir, "fence_chatty", "cat; exit 1"));
         device.password_file = Some(password);
         device.options.push(("passwd2".to_owned(), "auch-geheim".to_owned()));
-        let told = off(&[device]).await.unwrap_err();
+        let told = off(&[device], soon()).await.unwrap_err();
         assert!(told.contains("password=***") && !told.contains("geheim"), "{told}");
     }
 
@@ -329,6 +360,6 @@ mod tests {
     async fn a_missing_password_file_is_a_failure_and_names_the_file() {
         let mut device = device(Kind::Agent, "true".to_owned());
         device.password_file = Some("/no/such/file".into());
-        assert!(off(&[device]).await.unwrap_err().contains("/no/such/file"));
+        assert!(off(&[device], soon()).await.unwrap_err().contains("/no/such/file"));
     }
 }

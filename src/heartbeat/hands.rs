@@ -2,7 +2,11 @@
 //! the machine, whatever happens.
 //!
 //! Address and resources are one body: one thing at a time, in the order in which it was wanted. A self-fence breaks off what the
-//! body is doing, for it may hang just there. Fencing runs beside it.
+//! body is doing, for it may hang just there. Fencing runs beside it, up to the end of its permit.
+//!
+//! The body may be far behind the machine: this node stood still, a program hangs. So before each deed it looks at what was
+//! decided last ([`Decided`]): what was wanted before a self-fence is not done after it, and once the role of an epoch is given
+//! up, nothing is raised, announced or started for it any more, however late that comes.
 
 use crate::clock;
 use crate::heartbeat::address;
@@ -35,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -47,8 +52,8 @@ use tracing::warn;
 pub enum Deed {
     /// Bring the address up, and announce it.
     Raise(Epoch),
-    /// Announce it again.
-    Announce,
+    /// Make sure of it: another machine claims it.
+    Announce(Epoch),
     /// Let it go.
     Drop(Epoch),
     /// Start the resources.
@@ -59,13 +64,42 @@ pub enum Deed {
     SelfFence(Epoch),
 }
 
-/// Something that is wanted, and when: what was wanted before a self-fence is not done after it.
+/// Something that is wanted, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// What.
     pub deed: Deed,
     /// How many self-fences there had been.
-    pub generation: u64,
+    pub fences: u64,
+}
+
+/// What the machine has decided up to now. It is known to the hands before the deeds that follow from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// How many self-fences there have been.
+    pub fences: u64,
+    /// The highest epoch whose role was given up.
+    pub ended: Epoch,
+}
+
+impl Decided {
+    /// The machine wants this.
+    #[must_use]
+    pub fn and(self, deed: Deed) -> Self {
+        match deed {
+            Deed::Drop(epoch) | Deed::SelfFence(epoch) => Self { ended: self.ended.max(epoch), ..self },
+            Deed::Raise(_) | Deed::Announce(_) | Deed::Start(_) | Deed::Stop(_) => self,
+        }
+    }
+
+    /// Whether it is still to be done, when its turn has come.
+    #[must_use]
+    pub fn wants(self, deed: Deed) -> bool {
+        match deed {
+            Deed::Raise(epoch) | Deed::Announce(epoch) | Deed::Start(epoch) => epoch > self.ended,
+            Deed::Drop(_) | Deed::Stop(_) | Deed::SelfFence(_) => true,
+        }
+    }
 }
 
 /// What the hands are told, beside the body.
@@ -79,6 +113,8 @@ pub enum Errand {
         attempt: u32,
         /// From 0.
         level: u8,
+        /// Nothing may be done after that.
+        due: Instant,
     },
     /// Check the local copy.
     Verify(Epoch),
@@ -96,14 +132,28 @@ pub struct Diary {
 }
 
 /// Where the runner puts what it wants done.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Hands {
     /// To the body.
     pub body: mpsc::Sender<Wanted>,
     /// To the rest.
     pub errands: mpsc::Sender<Errand>,
-    /// Counts self-fences: each breaks off what the body is doing.
-    pub generation: Arc<watch::Sender<u64>>,
+    /// What was decided last.
+    pub decided: watch::Sender<Decided>,
+}
+
+impl Hands {
+    /// Wants something of the body. `killed`: how often the process groups were killed, if that was done for it.
+    ///
+    /// # Errors
+    /// Too much is waiting.
+    pub fn want(&self, deed: Deed, killed: Option<u64>) -> Result<(), Deed> {
+        self.decided.send_modify(|decided| {
+            *decided = Decided { fences: killed.unwrap_or(decided.fences), ..decided.and(deed) };
+        });
+        let fences = self.decided.borrow().fences;
+        self.body.try_send(Wanted { deed, fences }).map_err(|_| deed)
+    }
 }
 
 /// What the hands hold before they begin.
@@ -112,7 +162,7 @@ pub struct Ready {
     inbox: Inbox,
     body: mpsc::Receiver<Wanted>,
     errands: mpsc::Receiver<Errand>,
-    generation: watch::Receiver<u64>,
+    decided: watch::Receiver<Decided>,
     groups: Arc<Groups>,
     conflicts: Arc<AtomicU64>,
     clients: Arc<Clients>,
@@ -130,15 +180,15 @@ pub fn prepare(
 ) -> (Hands, Ready) {
     let (body_tx, body) = mpsc::channel(WANTED_MAX);
     let (errands_tx, errands) = mpsc::channel(ERRANDS_MAX);
-    let (generation_tx, generation) = watch::channel(0);
-    let hands = Hands { body: body_tx, errands: errands_tx, generation: Arc::new(generation_tx) };
-    (hands, Ready { plan, inbox, body, errands, generation, groups, conflicts, clients })
+    let (decided_tx, decided) = watch::channel(Decided::default());
+    let hands = Hands { body: body_tx, errands: errands_tx, decided: decided_tx };
+    (hands, Ready { plan, inbox, body, errands, decided, groups, conflicts, clients })
 }
 
 impl Ready {
     /// Works until the runner has gone.
     pub async fn work(self) {
-        let Self { plan, inbox, body, errands, generation, groups, conflicts, clients } = self;
+        let Self { plan, inbox, body, errands, decided, groups, conflicts, clients } = self;
         let mut helpers = tokio::task::JoinSet::new();
         let (exits_tx, exits) = mpsc::channel(EXITS_MAX);
         let keeper = Keeper::new(plan.resources.clone(), groups, exits_tx);
@@ -166,7 +216,7 @@ impl Ready {
             None => inbox.tell(Input::Copy(Tid(0))),
         }
         helpers.spawn(run_errands(errands, Arc::clone(&plan), verifier, inbox.clone()));
-        Body { keeper, address, inbox, generation, began }.work(body).await;
+        Body { keeper, address, inbox, decided, began }.work(body).await;
         // The helpers have nobody left to tell; dropping the set ends them.
     }
 }
@@ -175,27 +225,29 @@ struct Body {
     keeper: Keeper,
     address: Address,
     inbox: Inbox,
-    generation: watch::Receiver<u64>,
+    decided: watch::Receiver<Decided>,
     /// The storage was started.
     began: Arc<Notify>,
 }
 
 impl Body {
     async fn work(mut self, mut wanted: mpsc::Receiver<Wanted>) {
-        let mut generation = self.generation.clone();
-        while let Some(Wanted { deed, generation: wanted_in }) = wanted.recv().await {
-            if matches!(deed, Deed::SelfFence(_)) {
-                self.perform(deed).await;
-                continue;
-            }
+        let mut decided = self.decided.clone();
+        while let Some(wanted) = wanted.recv().await {
+            let deed = wanted.deed;
             let broken_off = async {
-                // Fails only when the runner has gone, and then nothing is broken off.
-                let _ = generation.wait_for(|now| *now > wanted_in).await;
+                // When the runner has gone nothing is broken off.
+                if !matches!(deed, Deed::SelfFence(_))
+                    && decided.wait_for(|now| now.fences != wanted.fences).await.is_ok()
+                {
+                    return;
+                }
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 biased;
                 () = broken_off => info!(?deed, "broken off: this member stops itself"),
-                () = self.perform(deed) => {}
+                () = self.perform(wanted) => {}
             }
         }
         // The runner has gone without stopping what runs: so do we.
@@ -203,14 +255,18 @@ impl Body {
         let _ = self.keeper.stop().await;
     }
 
-    async fn perform(&mut self, deed: Deed) {
-        let began = clock::mono();
+    async fn perform(&mut self, wanted: Wanted) {
+        let (deed, began) = (wanted.deed, clock::mono());
+        if !self.decided.borrow().wants(deed) {
+            info!(?deed, "not done: the role was given up meanwhile");
+            return;
+        }
         let input = match deed {
             Deed::Raise(epoch) => {
                 let result = self.address.up().await.map_err(|error| Failure(chain(&error)));
                 Input::AddressDone { epoch, raised: true, result }
             }
-            Deed::Announce => {
+            Deed::Announce(_) => {
                 if let Err(error) = self.address.insist().await {
                     warn!(error = chain(&error), "the service address could not be announced again");
                 }
@@ -221,7 +277,7 @@ impl Body {
                 Input::AddressDone { epoch, raised: false, result }
             }
             Deed::Start(epoch) => {
-                let result = self.keeper.start().await.map_err(|error| Failure(error.to_string()));
+                let result = self.keeper.start(wanted.fences).await.map_err(|error| Failure(error.to_string()));
                 Input::ResourceDone { epoch, started: true, result }
             }
             Deed::Stop(epoch) => {
@@ -294,6 +350,14 @@ async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox, 
     loop {
         let free = asked.len() < at_a_time;
         tokio::select! {
+            biased;
+            () = began.notified() => {
+                due = clock::mono();
+                hurry = Some(due + plan.settings.serve_timeout);
+                // What was asked before was asked of another process.
+                asked = tokio::task::JoinSet::new();
+                commits = Commits::default();
+            }
             () = tokio::time::sleep_until(due.into()), if free => {
                 let depth = if last == Some(true) { Depth::Alive } else { Depth::Writable };
                 let (monitor, within) = (monitor.clone(), plan.probe_timeout);
@@ -301,10 +365,6 @@ async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox, 
                 let now = clock::mono();
                 let pause = if hurry.is_some_and(|until| now < until) { plan.probe_every.min(HURRY) } else { plan.probe_every };
                 due = now + pause;
-            }
-            () = began.notified() => {
-                due = clock::mono();
-                hurry = Some(due + plan.settings.serve_timeout);
             }
             Some(Ok(seen)) = asked.join_next() => {
                 let seen = seen.and_then(|seen| not_stuck(seen, &monitor, &mut commits));
@@ -361,11 +421,11 @@ async fn run_errands(mut errands: mpsc::Receiver<Errand>, plan: Arc<Plan>, verif
             Errand::Verify(epoch) => {
                 running.spawn(verify(epoch, verifier.clone(), inbox.clone()));
             }
-            Errand::Fence { epoch, attempt, level } => {
+            Errand::Fence { epoch, attempt, level, due } => {
                 let devices = plan.fence.get(usize::from(level)).cloned().unwrap_or_default();
                 let inbox = inbox.clone();
                 running.spawn(async move {
-                    let outcome = match fence::off(&devices).await {
+                    let outcome = match fence::off(&devices, due).await {
                         Ok(()) => Fenced { off: true, status: Power::Off },
                         Err(why) => {
                             warn!(level = level + 1, why, "fencing failed");
@@ -422,3 +482,149 @@ const CLIENTS_EVERY: Duration = Duration::from_secs(1);
 const HURRY: Duration = Duration::from_millis(25);
 const COPY_EVERY: Duration = Duration::from_millis(100);
 const VERIFY_EVERY: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heartbeat::resource::Kind;
+    use crate::heartbeat::resource::Process;
+    use crate::heartbeat::resource::Resource;
+    use std::collections::VecDeque;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A member as far as deeds are concerned: what its machine has decided, what its hands have not done yet, what there is.
+    #[derive(Clone, Debug, Default)]
+    struct Member {
+        epoch: u64,
+        holds: bool,
+        decided: Decided,
+        waiting: VecDeque<Deed>,
+        address: bool,
+        running: bool,
+    }
+
+    impl Member {
+        /// All that its machine might want next. It is worse than ours: it announces what it gives up, and takes the role
+        /// again before anything is done.
+        fn choices(&self) -> Vec<Vec<Deed>> {
+            let epoch = Epoch(self.epoch);
+            if self.holds {
+                return vec![
+                    vec![Deed::Start(epoch)],
+                    vec![Deed::Announce(epoch)],
+                    vec![Deed::Stop(epoch)],
+                    vec![Deed::Stop(epoch), Deed::Drop(epoch)],
+                    vec![Deed::SelfFence(epoch), Deed::Drop(epoch)],
+                ];
+            }
+            vec![vec![Deed::Announce(epoch)], vec![Deed::Raise(Epoch(self.epoch + 1))]]
+        }
+
+        fn decide(&mut self, deeds: &[Deed]) {
+            for deed in deeds {
+                self.decided = self.decided.and(*deed);
+                self.waiting.push_back(*deed);
+                match deed {
+                    Deed::Raise(epoch) => (self.epoch, self.holds) = (epoch.0, true),
+                    Deed::Drop(_) => self.holds = false,
+                    // The runner kills on the spot.
+                    Deed::SelfFence(_) => self.running = false,
+                    _ => {}
+                }
+            }
+        }
+
+        /// The hands do what has waited longest, if `wants` says so; what is wrong then.
+        fn perform(&mut self, wants: fn(Decided, Deed) -> bool) -> Option<String> {
+            let deed = self.waiting.pop_front()?;
+            if wants(self.decided, deed) {
+                match deed {
+                    Deed::Raise(_) | Deed::Announce(_) => self.address = true,
+                    Deed::Drop(_) => self.address = false,
+                    Deed::Start(_) => self.running = true,
+                    Deed::Stop(_) => self.running = false,
+                    Deed::SelfFence(_) => (self.address, self.running) = (false, false),
+                }
+                let (Deed::Raise(of) | Deed::Announce(of) | Deed::Start(of)) = deed else { return None };
+                if !self.holds || of.0 != self.epoch {
+                    return Some(format!("{deed:?} was done, and the role was given up: {self:?}"));
+                }
+            }
+            let at_rest = self.waiting.is_empty() && !self.holds;
+            (at_rest && (self.address || self.running)).then(|| format!("without the role: {self:?}"))
+        }
+    }
+
+    /// Goes through all that a machine may decide in so many steps, with hands that are behind it by any number of deeds.
+    fn explore(member: &Member, steps: u32, wants: fn(Decided, Deed) -> bool) -> Option<String> {
+        let mut behind = member.clone();
+        if !behind.waiting.is_empty()
+            && let Some(wrong) = behind.perform(wants).or_else(|| explore(&behind, steps, wants))
+        {
+            return Some(wrong);
+        }
+        let choices = if steps > 0 { member.choices() } else { Vec::new() };
+        choices.iter().find_map(|deeds| {
+            let mut member = member.clone();
+            member.decide(deeds);
+            explore(&member, steps - 1, wants)
+        })
+    }
+
+    #[test]
+    fn hands_that_are_behind_do_nothing_for_a_role_that_was_given_up() {
+        assert_eq!(explore(&Member::default(), 6, Decided::wants), None);
+        // Planted: hands that do whatever they were told, sooner or later.
+        let wrong = explore(&Member::default(), 6, |_, _| true).expect("it is noticed");
+        assert!(wrong.contains("was done"), "{wrong}");
+    }
+
+    /// A body with a program for its address and a process for its storage, both of which write down what they do.
+    fn body(dir: &std::path::Path, decided: watch::Receiver<Decided>, groups: Arc<Groups>) -> Body {
+        let (inbox, mailbox) = Inbox::new().unwrap();
+        // Nobody listens here.
+        drop(mailbox);
+        let log = dir.join("log");
+        let sh = |text: String| ["sh", "-c", &text, "program"].map(str::to_owned).to_vec();
+        let mode = address::Mode::Exec { argv: sh(format!("echo $1 >> {}", log.display())), timeout: LONG };
+        let argv = sh(format!("echo started >> {}; exec sleep 1000", log.display()));
+        let kind = Kind::Process(Process { argv, ..Process::default() });
+        let storage = Resource { name: "zeo".to_owned(), kind, start_timeout: LONG, stop_timeout: LONG };
+        let keeper = Keeper::new(vec![storage], groups, mpsc::channel(1).0);
+        let address = Address::new(mode, Arc::default(), Arc::default());
+        Body { keeper, address, inbox, decided, began: Arc::default() }
+    }
+
+    /// What a body writes down that begins when all of it was wanted; a self-fence kills as the runner does.
+    async fn done(deeds: &[Deed]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let (body_tx, wanted) = mpsc::channel(WANTED_MAX);
+        let (decided_tx, decided) = watch::channel(Decided::default());
+        let hands = Hands { body: body_tx, errands: mpsc::channel(1).0, decided: decided_tx };
+        let groups = Arc::new(Groups::default());
+        for deed in deeds {
+            let killed = matches!(deed, Deed::SelfFence(_)).then(|| groups.kill());
+            hands.want(*deed, killed).unwrap();
+        }
+        let body = body(dir.path(), decided, Arc::clone(&groups));
+        drop(hands);
+        tokio::time::timeout(LONG, body.work(wanted)).await.unwrap();
+        assert!(groups.list().is_empty());
+        std::fs::read_to_string(dir.path().join("log")).unwrap().replace('\n', " ")
+    }
+
+    #[tokio::test]
+    async fn an_address_that_was_let_go_is_not_put_up_by_what_was_wanted_before_or_comes_late() {
+        let (four, five, six) = (Epoch(4), Epoch(5), Epoch(6));
+        let mut deeds = vec![Deed::Raise(five), Deed::Start(five), Deed::Drop(five)];
+        deeds.extend([Deed::Announce(five), Deed::Start(five), Deed::Raise(four)]);
+        // The last is the end of all.
+        assert_eq!(done(&deeds).await, "down down ");
+        deeds.extend([Deed::Raise(six), Deed::Announce(six)]);
+        assert_eq!(done(&deeds).await, "down up up down ");
+        // What waited before a self-fence is broken off, and is part of it.
+        deeds.extend([Deed::Start(six), Deed::SelfFence(six), Deed::Drop(six), Deed::Announce(six)]);
+        assert_eq!(done(&deeds).await, "down down down ");
+    }
+}

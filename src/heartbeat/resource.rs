@@ -4,7 +4,8 @@
 //! A stop that failed or took too long is an error of its own kind for whoever asked: such a member must be fenced. A process
 //! that was stopped by SIGSTOP does not hear SIGTERM, so a stop always ends with SIGKILL to the whole process group; it is never
 //! thawed first, for it might acknowledge a write then. [`Groups::kill`] is the self-fence: one system call for each group, from
-//! any thread, without waiting for anything.
+//! any thread, without waiting for anything. What was being started meanwhile does not outlive it: a start belongs to the count
+//! of self-fences at which it was wanted, and both are looked at under one lock.
 
 use crate::heartbeat::command::Ended;
 use crate::heartbeat::command::Order;
@@ -166,8 +167,14 @@ pub fn systemd_active(ended: &Ended) -> Status {
 /// The process groups that run now, for the self-fence.
 #[derive(Debug, Default)]
 pub struct Groups {
-    running: Mutex<Vec<u32>>,
+    running: Mutex<Running>,
     guard: Option<Arc<Guard>>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    groups: Vec<u32>,
+    kills: u64,
 }
 
 impl Groups {
@@ -177,34 +184,43 @@ impl Groups {
         Self { running: Mutex::default(), guard }
     }
 
-    fn began(&self, group: u32) {
-        self.lock().push(group);
+    /// A group has begun that was wanted after so many kills. After another one it is killed on the spot.
+    fn began(&self, group: u32, kills: u64) {
+        let mut running = self.lock();
+        running.groups.push(group);
+        if running.kills != kills {
+            kill_group(group, Signal::KILL);
+        }
+        drop(running);
         if let Some(guard) = &self.guard {
             guard.group(group);
         }
     }
 
     fn ended(&self, group: u32) {
-        self.lock().retain(|other| *other != group);
+        self.lock().groups.retain(|other| *other != group);
         if let Some(guard) = &self.guard {
             guard.gone(group);
         }
     }
 
-    /// Kills all of them at once, whatever state they are in.
-    pub fn kill(&self) {
-        for group in self.lock().iter() {
+    /// Kills all of them at once, whatever state they are in, and what is being started; says how often that was done.
+    pub fn kill(&self) -> u64 {
+        let mut running = self.lock();
+        running.kills += 1;
+        for group in &running.groups {
             kill_group(*group, Signal::KILL);
         }
+        running.kills
     }
 
     /// The groups that run.
     #[must_use]
     pub fn list(&self) -> Vec<u32> {
-        self.lock().clone()
+        self.lock().groups.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
+    fn lock(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -212,13 +228,13 @@ impl Groups {
 /// Starts, stops and watches the resources of this member.
 pub struct Keeper {
     resources: Vec<Resource>,
-    running: Vec<Option<Running>>,
+    running: Vec<Option<Supervised>>,
     groups: Arc<Groups>,
     exits: mpsc::Sender<Exit>,
 }
 
 /// A supervised process.
-struct Running {
+struct Supervised {
     group: u32,
     ended: watch::Receiver<Option<Ended>>,
     /// Its end is wanted: nobody needs to hear of it.
@@ -233,14 +249,14 @@ impl Keeper {
         Self { resources, running, groups, exits }
     }
 
-    /// Starts all, in order, up to the first that fails.
+    /// Starts all, in order, up to the first that fails. `kills`: how often [`Groups::kill`] had been done when it was wanted.
     ///
     /// # Errors
     /// Which failed, and why. What was started before it runs on.
-    pub async fn start(&mut self) -> Result<(), ResourceError> {
+    pub async fn start(&mut self, kills: u64) -> Result<(), ResourceError> {
         for at in 0..self.resources.len() {
             let name = self.resources[at].name.clone();
-            self.start_one(at).await.map_err(|why| ResourceError::Start { name, why })?;
+            self.start_one(at, kills).await.map_err(|why| ResourceError::Start { name, why })?;
         }
         Ok(())
     }
@@ -269,14 +285,14 @@ impl Keeper {
         told
     }
 
-    async fn start_one(&mut self, at: usize) -> Result<(), String> {
+    async fn start_one(&mut self, at: usize, kills: u64) -> Result<(), String> {
         let resource = self.resources[at].clone();
         let order = match &resource.kind {
             Kind::Process(process) => {
                 if self.running[at].as_ref().is_some_and(|running| running.ended.borrow().is_none()) {
                     return Ok(());
                 }
-                let running = self.launch(&resource.name, process).map_err(|error| error.to_string())?;
+                let running = self.launch(&resource.name, process, kills).map_err(|error| error.to_string())?;
                 self.running[at] = Some(running);
                 return Ok(());
             }
@@ -289,8 +305,11 @@ impl Keeper {
     async fn stop_one(&mut self, at: usize) -> Result<(), String> {
         let resource = self.resources[at].clone();
         if let Kind::Process(_) = resource.kind {
-            let Some(running) = self.running[at].take() else { return Ok(()) };
-            return running.stop(resource.stop_timeout).await;
+            // It is forgotten when it has ended, and not before: this may be broken off.
+            let Some(running) = &mut self.running[at] else { return Ok(()) };
+            running.stop(resource.stop_timeout).await?;
+            self.running[at] = None;
+            return Ok(());
         }
         let ran = verb(&resource.kind, &resource.name, "stop").run(resource.stop_timeout).await;
         if ran.ended != Ended::Exit(0) {
@@ -319,10 +338,10 @@ impl Keeper {
         }
     }
 
-    fn launch(&self, name: &str, process: &Process) -> io::Result<Running> {
+    fn launch(&self, name: &str, process: &Process, kills: u64) -> io::Result<Supervised> {
         let mut child = command(process)?.spawn()?;
         let group = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
-        self.groups.began(group);
+        self.groups.began(group, kills);
         let (tell, ended_rx) = watch::channel(None);
         let (wanted, wanted_rx) = watch::channel(false);
         let (groups, exits, name) = (Arc::clone(&self.groups), self.exits.clone(), name.to_owned());
@@ -337,12 +356,12 @@ impl Keeper {
             }
             tell.send_replace(Some(how));
         });
-        Ok(Running { group, ended: ended_rx, wanted })
+        Ok(Supervised { group, ended: ended_rx, wanted })
     }
 }
 
-impl Running {
-    async fn stop(mut self, within: Duration) -> Result<(), String> {
+impl Supervised {
+    async fn stop(&mut self, within: Duration) -> Result<(), String> {
         self.wanted.send_replace(true);
         if !is_stuck(self.group) {
             kill_group(self.group, Signal::TERM);

@@ -13,7 +13,6 @@ use crate::heartbeat::hands::Deed;
 use crate::heartbeat::hands::Diary;
 use crate::heartbeat::hands::Errand;
 use crate::heartbeat::hands::Hands;
-use crate::heartbeat::hands::Wanted;
 use crate::heartbeat::journal::Journal;
 use crate::heartbeat::links::Links;
 use crate::heartbeat::machine::Action;
@@ -259,16 +258,18 @@ impl Runner {
                     turn.back.push_back(Input::EpochSaved { ticket, result });
                 }
             }
-            Action::Fence { epoch, attempt, level, .. } => self.errand(Errand::Fence { epoch, attempt, level }),
-            Action::RaiseAddress(epoch, _) => self.want(Deed::Raise(epoch)),
-            Action::DropAddress(epoch) => self.want(Deed::Drop(epoch)),
-            Action::AnnounceAddress(_) => self.want(Deed::Announce),
-            Action::StartResources(epoch, _) => self.want(Deed::Start(epoch)),
-            Action::StopResources(epoch) => self.want(Deed::Stop(epoch)),
+            Action::Fence { epoch, attempt, level, .. } => {
+                let due = now + self.plan.settings.fence_timeout;
+                self.errand(Errand::Fence { epoch, attempt, level, due });
+            }
+            Action::RaiseAddress(epoch, _) => self.want(Deed::Raise(epoch), None),
+            Action::DropAddress(epoch) => self.want(Deed::Drop(epoch), None),
+            Action::AnnounceAddress(epoch) => self.want(Deed::Announce(epoch), None),
+            Action::StartResources(epoch, _) => self.want(Deed::Start(epoch), None),
+            Action::StopResources(epoch) => self.want(Deed::Stop(epoch), None),
             Action::SelfFence(epoch, why) => {
-                self.groups.kill();
-                self.hands.generation.send_modify(|generation| *generation += 1);
-                self.want(Deed::SelfFence(epoch));
+                let killed = self.groups.kill();
+                self.want(Deed::SelfFence(epoch), Some(killed));
                 self.say(true, format!("this member stops itself in epoch {epoch}: {why:?}"));
             }
             Action::VerifyCopy(epoch) => self.errand(Errand::Verify(epoch)),
@@ -335,9 +336,8 @@ impl Runner {
         self.say(warn, text);
     }
 
-    fn want(&mut self, deed: Deed) {
-        let generation = *self.hands.generation.borrow();
-        if self.hands.body.try_send(Wanted { deed, generation }).is_err() {
+    fn want(&mut self, deed: Deed, killed: Option<u64>) {
+        if let Err(deed) = self.hands.want(deed, killed) {
             // The machine's own time-out makes the best of it.
             self.say(true, format!("{deed:?} could not be ordered: too much is waiting"));
         }

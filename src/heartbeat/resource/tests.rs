@@ -55,14 +55,14 @@ fn exit_codes_mean_what_their_standards_say() {
 #[tokio::test]
 async fn the_end_of_a_process_is_told_at_once_unless_it_was_wanted() {
     let (mut keeper, groups, mut exits) = keeper(vec![resource("zeo", process("read x < /dev/zero; sleep 1000"))]);
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     assert_eq!(keeper.status().await, [("zeo".to_owned(), Status::Running)]);
     let group = groups.list()[0];
     kill_group(group, Signal::KILL);
     let exit = tokio::time::timeout(LONG, exits.recv()).await.unwrap().unwrap();
     assert_eq!(exit, Exit { resource: "zeo".to_owned(), how: Ended::Signal(9) });
     keeper.stop().await.unwrap();
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     keeper.stop().await.unwrap();
     assert_eq!(keeper.status().await, [("zeo".to_owned(), Status::Stopped)]);
     assert!(exits.try_recv().is_err() && groups.list().is_empty());
@@ -79,7 +79,7 @@ async fn a_frozen_process_that_hears_no_term_is_killed_and_not_thawed() {
     );
     let (mut keeper, groups, _exits) =
         keeper(vec![Resource { stop_timeout: Duration::from_millis(300), ..resource("zeo", process(&text)) }]);
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     appears(&ready).await;
     kill_group(groups.list()[0], Signal::STOP);
     keeper.stop().await.unwrap();
@@ -93,11 +93,37 @@ async fn the_self_fence_kills_a_whole_group_whatever_it_ignores() {
     let ready = dir.path().join("ready");
     let text = format!("trap '' TERM INT HUP; sleep 1000 & touch {}; wait; sleep 1000", ready.display());
     let (mut keeper, groups, mut exits) = keeper(vec![resource("zeo", process(&text))]);
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     appears(&ready).await;
     groups.kill();
     let exit = tokio::time::timeout(LONG, exits.recv()).await.unwrap().unwrap();
     assert_eq!(exit.how, Ended::Signal(9));
+}
+
+#[tokio::test]
+async fn what_was_wanted_before_a_self_fence_and_starts_after_it_is_killed_at_once() {
+    let (mut keeper, groups, mut exits) = keeper(vec![resource("zeo", process("trap '' TERM; sleep 1000"))]);
+    groups.kill();
+    keeper.start(0).await.unwrap();
+    let exit = tokio::time::timeout(LONG, exits.recv()).await.unwrap().unwrap();
+    assert_eq!(exit.how, Ended::Signal(9));
+    keeper.start(1).await.unwrap();
+    assert_eq!(groups.list().len(), 1);
+    groups.kill();
+}
+
+#[tokio::test]
+async fn a_stop_that_was_broken_off_is_not_taken_for_done() {
+    let dir = TempDir::new().unwrap();
+    let ready = dir.path().join("ready");
+    let text = format!("trap '' TERM; touch {}; while :; do sleep 0.05; done", ready.display());
+    let (mut keeper, groups, _exits) = keeper(vec![resource("zeo", process(&text))]);
+    keeper.start(0).await.unwrap();
+    appears(&ready).await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), keeper.stop()).await.is_err());
+    groups.kill();
+    keeper.stop().await.unwrap();
+    assert!(groups.list().is_empty(), "it was said to be stopped, and was there");
 }
 
 #[tokio::test]
@@ -112,7 +138,7 @@ async fn resources_start_in_order_and_stop_in_reverse() {
     let init = script(dir.path(), "init", &text).display().to_string();
     let lsb = |name: &str| resource(name, Kind::Lsb { argv: vec![init.clone(), name.to_owned()] });
     let (mut keeper, _, _exits) = keeper(vec![lsb("disk"), lsb("zeo")]);
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     assert_eq!(keeper.status().await[1].1, Status::Running);
     keeper.stop().await.unwrap();
     let log = std::fs::read_to_string(log).unwrap();
@@ -127,7 +153,7 @@ async fn an_ocf_agent_gets_its_parameters_and_a_stop_that_stops_nothing_is_an_er
     let agent = script(dir.path(), "zeo", text);
     let parameters = vec![("port".to_owned(), "8100".to_owned())];
     let (mut keeper, _, _exits) = keeper(vec![resource("zeo", Kind::Ocf { agent, parameters })]);
-    keeper.start().await.unwrap();
+    keeper.start(0).await.unwrap();
     let told = keeper.stop().await.unwrap_err();
     assert_eq!(told.to_string(), "stop zeo: the stop was reported as done, but then it was running");
 }
@@ -149,7 +175,7 @@ async fn what_cannot_start_says_why() {
         ),
     ] {
         let (mut keeper, _, _exits) = keeper(vec![resource("zeo", kind)]);
-        let told = keeper.start().await.unwrap_err().to_string();
+        let told = keeper.start(0).await.unwrap_err().to_string();
         assert!(told.starts_with("start zeo: ") && told.contains(why), "{told}");
     }
 }
