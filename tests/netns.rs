@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use self::fabric::Family;
 use self::world::World;
 
 #[path = "netns/endurance.rs"]
@@ -38,15 +39,24 @@ fn can_run(what: &str, why_not: Option<String>) -> bool {
     false
 }
 
-#[test]
-fn one_member_serves_whatever_happens_and_never_two() {
+fn goes_through(family: Family, scenarios: fn(&mut World) -> anyhow::Result<()>) {
     if !can_run("the pair in network namespaces", fabric::cannot_run()) {
         return;
     }
-    let mut world = World::build().expect("the namespaces and their nodes");
-    if let Err(error) = scenarios::all(&mut world) {
+    let mut world = World::build(family).expect("the namespaces and their nodes");
+    if let Err(error) = scenarios(&mut world) {
         panic!("{error:#}\n{}", world.logs());
     }
+}
+
+#[test]
+fn one_member_serves_whatever_happens_and_never_two() {
+    goes_through(Family::V4, scenarios::all);
+}
+
+#[test]
+fn a_service_address_of_ipv6_moves_as_one_of_ipv4_does() {
+    goes_through(Family::V6, scenarios::over_ipv6);
 }
 
 fn endures(what: &str, why_not: Option<String>, test: impl FnOnce(&World) -> anyhow::Result<String>) {

@@ -368,6 +368,10 @@ fn speak(network: &impl Network, leave: &Leave, conflicts: &AtomicU64) -> io::Re
             }
         }
         let Some(other) = network.claim()? else { continue };
+        // After a release it is the new owner's good right.
+        if !leave.holds() {
+            break;
+        }
         conflicts.fetch_add(1, Ordering::Relaxed);
         if voice.claimed(now) {
             error!(%address, claimed_by = %hex(other), "another machine claims the service address: split brain?");

@@ -66,7 +66,7 @@ fn fence(world: &World, node: &str) -> String {
          [ -z \"$(ip netns pids {namespace})\" ] && exit 2; exit 0\n",
         mode = mode.display(),
         mark = mark.display(),
-        address = super::ADDRESS,
+        address = world.family.on_interface(super::SERVICE),
     )
 }
 
@@ -88,7 +88,8 @@ fn init(world: &World, node: &str) -> String {
 
 fn variables(world: &World, node: &str) -> Vec<String> {
     let data = world.path(node).join("Data.fs");
-    let mut variables = vec!["ZEO_ADDRESS=0.0.0.0:8100".to_owned(), format!("ZEO_DATA={}", data.display())];
+    let mut variables =
+        vec![format!("ZEO_ADDRESS={}:8100", world.family.anywhere()), format!("ZEO_DATA={}", data.display())];
     variables.extend(world.environment.variables().iter().map(|(key, value)| format!("{key}={}", value.display())));
     variables
 }
@@ -111,12 +112,15 @@ fn common(world: &World, node: &str) -> String {
          key_file = \"{key}\"\nstate_dir = \"{state}\"\ntakeovers = 32\n\
          timing = {{ {timing}, initdead = \"4s\", yield_wait = \"2s\", fence_retry = \"1s\" }}\nmonitor = {{ {monitor} }}\n\
          [heartbeat.at]\n\
-         a = {{ links = [\"10.77.0.1:694\", \"10.77.1.1:694\"], storage = \"10.77.0.1:8100\" }}\n\
-         b = {{ links = [\"10.77.0.2:694\", \"10.77.1.2:694\"], storage = \"10.77.0.2:8100\" }}\n\
-         w = {{ links = [\"10.77.0.3:694\"] }}\n",
+         a = {{ links = [\"{at_a}:694\", \"10.77.1.1:694\"], storage = \"{at_a}:8100\" }}\n\
+         b = {{ links = [\"{at_b}:694\", \"10.77.1.2:694\"], storage = \"{at_b}:8100\" }}\n\
+         w = {{ links = [\"{at_w}:694\"] }}\n",
         socket = world.path(&format!("{node}.sock")).display(),
         key = world.path("key").display(),
         state = world.path(&format!("{node}.state")).display(),
+        at_a = world.family.at(1),
+        at_b = world.family.at(2),
+        at_w = world.family.at(3),
     )
 }
 
@@ -147,7 +151,7 @@ fn member(world: &World, node: &str, peer: &str, kept: Kept) -> String {
         "data = \"{home}/Data.fs\"\naddress = {{ kind = \"ip\", ip = \"{address}\", device = \"eth0\" }}\n\
          fence = [{fence}, {other}]\nresource = [{resource}]\n",
         home = home.display(),
-        address = super::ADDRESS,
+        address = world.family.on_interface(super::SERVICE),
         fence = fence(peer),
         other = fence(node),
     );
@@ -156,12 +160,15 @@ fn member(world: &World, node: &str, peer: &str, kept: Kept) -> String {
 
 /// The witness is the edge, and has a set of Zopes for each member.
 fn witness(world: &World) -> String {
-    let edge = "[server]\nlisten = [\"127.0.0.1:8000\"]\n\
+    let zopes = world.family.at(5);
+    let edge = format!(
+        "[server]\nlisten = [\"127.0.0.1:8000\"]\n\
                 [site.\"www.example.org\"]\nzope = \"/\"\nupstream = \"zope\"\n\
                 [upstream.zope]\npair = true\nactive = \"a\"\nthreads = 4\n\
-                check = { path = \"/ok\", every = \"500ms\", timeout = \"4s\", rise = 1, fall = 3 }\n\
-                queue = { hold = \"60s\", wait = \"30s\" }\n\
-                set = { a = [\"10.77.0.5:9001\"], b = [\"10.77.0.5:9002\"] }\n\
-                [limit.per-client]\nrate = \"off\"\n";
+                check = {{ path = \"/ok\", every = \"500ms\", timeout = \"4s\", rise = 1, fall = 3 }}\n\
+                queue = {{ hold = \"60s\", wait = \"30s\" }}\n\
+                set = {{ a = [\"{zopes}:9001\"], b = [\"{zopes}:9002\"] }}\n\
+                [limit.per-client]\nrate = \"off\"\n"
+    );
     format!("{}{edge}", common(world, "w"))
 }

@@ -12,12 +12,13 @@ use anyhow::ensure;
 use rustix::process::Signal;
 use rustix::process::kill_process;
 
+use super::fabric::Family;
 use super::world::NODES;
 use super::world::World;
 
 /// A pair that serves.
 pub fn begin() -> anyhow::Result<World> {
-    let mut world = World::build()?;
+    let mut world = World::build(Family::V4)?;
     for node in NODES {
         world.start(node)?;
     }

@@ -18,6 +18,39 @@ use rustix::process::kill_process;
 /// Who has a place: the members, the witness, a client, the Zopes. Addresses end in 1, 2, 3, ...
 const PLACES: [&str; 5] = ["a", "b", "w", "c", "z"];
 
+/// By which addresses the storage, its clients and the edge's origins are reached. The heartbeat's links have both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// An address on the first network, by its last part, as it stands before a port.
+    pub fn at(self, last: u8) -> String {
+        match self {
+            Self::V4 => format!("10.77.0.{last}"),
+            Self::V6 => format!("[fd77::{last}]"),
+        }
+    }
+
+    /// The same as an interface has it, with its prefix.
+    pub fn on_interface(self, last: u8) -> String {
+        match self {
+            Self::V4 => format!("10.77.0.{last}/24"),
+            Self::V6 => format!("fd77::{last}/64"),
+        }
+    }
+
+    /// Where a server listens for everybody.
+    pub fn anywhere(self) -> &'static str {
+        match self {
+            Self::V4 => "0.0.0.0",
+            Self::V6 => "[::]",
+        }
+    }
+}
+
 /// The namespaces of one world.
 pub struct Fabric {
     prefix: String,
@@ -87,6 +120,8 @@ impl Fabric {
         for (at, node) in PLACES.into_iter().enumerate() {
             let namespace = self.namespace(node);
             let _ = writeln!(batch, "netns add {namespace}\n-n {namespace} link set lo up");
+            // Without its second of looking for duplicates.
+            let ipv6 = Family::V6.on_interface(u8::try_from(at + 1)?);
             let links = if at < 2 { &["lan", "hb"][..] } else { &["lan"][..] };
             for (link, bridge) in links.iter().enumerate() {
                 let _ = writeln!(
@@ -97,6 +132,7 @@ impl Fabric {
                     at + 1
                 );
             }
+            let _ = writeln!(batch, "-n {namespace} addr add {ipv6} dev eth0 nodad");
         }
         // `ip -batch` takes no `-n` within a line.
         for line in batch.lines() {

@@ -1,12 +1,20 @@
 //! The faults: each is told who is active and who is not, does its worst, and says what must be so afterwards.
 
 use std::fs;
+use std::net::SocketAddrV6;
 use std::net::UdpSocket;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::ensure;
+use rustix::net::netdevice::name_to_index;
 use rustix::process::Signal;
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::Socket;
+use socket2::Type;
+use tidegate::heartbeat::address::advertisement;
 
 use super::watch;
 use super::world::World;
@@ -171,6 +179,25 @@ fn journal_torn(world: &mut World, _: &'static str, standby: &'static str) -> an
     world.start(standby)?;
     world.wait("it comes back as standby", |world| world.role(standby) == "standby")?;
     Ok(())
+}
+
+/// A machine that is none of the pair says that the address is its own: that is an alarm, and the last word is the active's.
+pub fn another_claims_the_address(world: &World) -> anyhow::Result<Instant> {
+    let (active, _) = world.active().context("nobody is active")?;
+    let before = world.alarms(active);
+    watch::run_within(&world.fabric.namespace("c"), || {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        let index = name_to_index(&socket, "eth0")?;
+        socket.set_multicast_if_v6(index)?;
+        socket.set_multicast_hops_v6(255)?;
+        let packet = advertisement([2, 0, 0, 0, 0, 0x99], "fd77::10".parse()?);
+        let everybody = SocketAddrV6::new("ff02::1".parse()?, 0, 0, index);
+        socket.send_to(&packet, &everybody.into())?;
+        Ok(())
+    })?;
+    let claimed = Instant::now();
+    world.wait("it is an alarm", |world| world.alarms(active) > before)?;
+    Ok(claimed)
 }
 
 /// Nonsense that looks like heartbeats is counted, and does nothing.

@@ -34,6 +34,21 @@ pub fn all(world: &mut World) -> anyhow::Result<()> {
     nothing_is_broken(world)
 }
 
+/// The same where the storage, its address and its clients have IPv6, for those faults that depend on it: whoever is not reset
+/// or not told waits.
+pub fn over_ipv6(world: &mut World) -> anyhow::Result<()> {
+    begin(world)?;
+    for name in ["power-off, fence unreachable", "service frozen", "node frozen and thawed"] {
+        let (name, fault, after) = faults::ALL.into_iter().find(|(one, ..)| *one == name).context("a fault")?;
+        scenario(world, &format!("IPv6: {name}"), fault, after).with_context(|| name.to_owned())?;
+        ensure!(world.has_undoubted_address()?, "the kernel looks for duplicates before it uses the address");
+    }
+    let claimed = faults::another_claims_the_address(world)?;
+    world
+        .wait("clients are served", |world| world.client.as_ref().is_some_and(|client| client.served_since(claimed)))?;
+    nothing_is_broken(world)
+}
+
 /// After all of it: no write was sent twice, and the disk that both storages had is as ZODB would have written it.
 fn nothing_is_broken(world: &mut World) -> anyhow::Result<()> {
     let mut sent = BTreeSet::new();
@@ -94,7 +109,7 @@ fn scenario(world: &mut World, name: &str, fault: Fault, after: After) -> anyhow
     for node in ["a", "b"] {
         world.set_fence(node, "answers")?;
     }
-    let start = Instant::now();
+    let (start, alarms) = (Instant::now(), world.alarms(active));
     fault(world, active, standby)?;
     let serves = match after {
         After::Moved => {
@@ -114,6 +129,9 @@ fn scenario(world: &mut World, name: &str, fault: Fault, after: After) -> anyhow
     let account = site(world)?.account(start)?;
     let phases = phases(world, serves, after);
     eprintln!("{name:<36} {outage:>6.2} s without service{phases}{account}");
+    if phases.contains("proof: release") {
+        ensure!(world.alarms(active) == alarms, "it let the address go, and took the new owner's claim for an alarm");
+    }
     heal(world, active)?;
     in_order(world)
 }

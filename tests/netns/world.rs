@@ -25,6 +25,7 @@ use tempfile::TempDir;
 use self::conf::Kept;
 use super::DEADLINE;
 use super::fabric::Fabric;
+use super::fabric::Family;
 use super::fabric::ip;
 use super::harness::environment::Environment;
 use super::harness::process::Minder;
@@ -38,11 +39,8 @@ pub mod conf;
 /// The members and the witness.
 pub const NODES: [&str; 3] = ["a", "b", "w"];
 
-/// Where the storage answers.
-pub const SERVICE: &str = "10.77.0.10:8100";
-
-/// The service address as an interface has it.
-const ADDRESS: &str = "10.77.0.10/24";
+/// The last part of the service address.
+const SERVICE: u8 = 10;
 
 /// A vote binds its voter as long as its candidate may shoot: two calls of the device and what is added to them; and a lease.
 const BOUND: Duration = Duration::from_millis(4_500);
@@ -51,7 +49,7 @@ const HANG: &str = "
 import sys, time, transaction
 from ZEO.ClientStorage import ClientStorage
 import ZODB
-db = ZODB.DB(ClientStorage(('10.77.0.10', 8100)))
+db = ZODB.DB(ClientStorage((sys.argv[2].strip('[]'), 8100)))
 class Hangs:
     def sortKey(self): return '~~~'
     def tpc_begin(self, t): pass
@@ -71,6 +69,7 @@ transaction.commit()
 pub struct World {
     /// The network.
     pub fabric: Fabric,
+    family: Family,
     dir: TempDir,
     environment: Environment,
     running: Vec<(String, Child)>,
@@ -87,12 +86,13 @@ pub struct World {
 
 impl World {
     /// Makes the namespaces; no node runs yet.
-    pub fn build() -> anyhow::Result<Self> {
+    pub fn build(family: Family) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let minder = Minder::start()?;
         let environment = runtime.block_on(Environment::prepare(&minder, &mut |line| eprintln!("{line}")))?;
         let world = Self {
             fabric: Fabric::weave()?,
+            family,
             dir: tempfile::Builder::new().prefix("tidegate-netns-").tempdir()?,
             environment,
             running: Vec::new(),
@@ -154,14 +154,14 @@ impl World {
             fs::create_dir(&home)?;
             let mut command = self.command("z", &self.environment.python().display().to_string());
             command.args(["-m", "Zope2.Startup.serve"]).arg(self.environment.etc("zope.ini"));
-            command.args([format!("zope_listen=10.77.0.5:{port}"), "zope_threads=4".to_owned()]);
+            command.args([format!("zope_listen={}:{port}", self.family.at(5)), "zope_threads=4".to_owned()]);
             command.envs(self.environment.variables());
-            command.env("ZEO_ADDRESS", SERVICE).env("ZOPE_INSTANCE", &home);
+            command.env("ZEO_ADDRESS", format!("{}:8100", self.family.at(SERVICE))).env("ZOPE_INSTANCE", &home);
             command.env("ZOPE_NAME", name).env("ZOPE_REQUESTS", home.join("requests"));
             self.launch(&format!("zope-{name}"), command)?;
         }
         for port in [9001, 9002] {
-            let addr = SocketAddr::from(([10, 77, 0, 5], port));
+            let addr: SocketAddr = format!("{}:{port}", self.family.at(5)).parse()?;
             let namespace = self.fabric.namespace("c");
             self.wait("the Zopes answer", |_| {
                 watch::run_within(&namespace, move || Ok(watch::visit(addr, "GET /storage/ping")?.status == 200))
@@ -184,7 +184,7 @@ impl World {
     /// A ZEO client votes for a transaction, which takes the commit lock, and says and does nothing more.
     pub fn hang_with_a_commit(&mut self) -> anyhow::Result<()> {
         let mut command = self.command("z", &self.environment.python().display().to_string());
-        command.args(["-c", HANG, &self.path("hangs").display().to_string()]);
+        command.args(["-c", HANG, &self.path("hangs").display().to_string(), &self.family.at(SERVICE)]);
         self.launch("hangs", command)?;
         self.wait("it holds the lock", |world| world.path("hangs").exists())
     }
@@ -214,7 +214,18 @@ impl World {
     /// What a machine that was switched off does not have any more.
     pub fn forget_address(&self, node: &str) -> anyhow::Result<()> {
         let namespace = self.fabric.namespace(node);
-        ip(&["-n", &namespace, "addr", "flush", "dev", "eth0", "to", "10.77.0.10/32"])
+        let address = self.family.on_interface(SERVICE).replace("/24", "/32").replace("/64", "/128");
+        ip(&["-n", &namespace, "addr", "flush", "dev", "eth0", "to", &address])
+    }
+
+    /// Whether the active has an address of IPv6 that it used from the first moment on.
+    pub fn has_undoubted_address(&self) -> anyhow::Result<bool> {
+        let (active, _) = self.active().context("nobody is active")?;
+        let address = self.family.on_interface(SERVICE);
+        let namespace = self.fabric.namespace(active);
+        let told =
+            Command::new("ip").args(["-n", &namespace, "-6", "addr", "show", "dev", "eth0", "nodad"]).output()?;
+        Ok(String::from_utf8_lossy(&told.stdout).contains(&address))
     }
 
     /// A signal to a node's storage.
@@ -256,6 +267,11 @@ impl World {
         serde_json::from_str(body).with_context(|| body.to_owned())
     }
 
+    /// How often a node has heard another claim the service address.
+    pub fn alarms(&self, node: &str) -> u64 {
+        self.status(node).unwrap_or_default()["address_conflicts"].as_u64().unwrap_or_default()
+    }
+
     /// A node's role; `gone` when it does not answer.
     pub fn role(&self, node: &str) -> String {
         let status = self.status(node).unwrap_or_default();
@@ -295,10 +311,13 @@ impl World {
 
     /// Begins to watch, once a member serves.
     pub fn begin_watching(&mut self) -> anyhow::Result<()> {
-        let service: SocketAddr = SERVICE.parse()?;
+        let service: SocketAddr = format!("{}:8100", self.family.at(SERVICE)).parse()?;
+        let own: SocketAddr = match self.family {
+            Family::V4 => "127.0.0.1:8100".parse()?,
+            Family::V6 => "[::1]:8100".parse()?,
+        };
         self.client = Some(Watch::begin(&self.fabric.namespace("c"), watch::PACE, move || watch::ruok(service)));
         for node in ["a", "b"] {
-            let own: SocketAddr = "127.0.0.1:8100".parse()?;
             self.storages.push(Watch::begin(&self.fabric.namespace(node), watch::PACE, move || watch::ruok(own)));
         }
         Ok(())
