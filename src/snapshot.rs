@@ -687,6 +687,7 @@ fn plan(
             values::Switchable::On(lag) => Some(lag),
             values::Switchable::Off => None,
         },
+        storage_commit_max: Some(settings.storage_commit_max).filter(|max| !max.is_zero()),
         storage_clients: settings.storage_clients,
         resolver: settings.resolver.clone(),
         check: upstream::Check {

@@ -90,6 +90,8 @@ pub struct Plan {
     pub secure: Option<Secure>,
     /// How far the last transaction of a storage that takes writes may be behind the newest that was seen.
     pub storage_lag: Option<Duration>,
+    /// How long one commit may keep others waiting before that is told; none: for ever.
+    pub storage_commit_max: Option<Duration>,
     /// The clients that a storage must have after an outage before requests are sent.
     pub storage_clients: u32,
     /// The name servers for endpoints that are given by name; none: the system's.

@@ -128,12 +128,22 @@ fn every_rule_that_is_dropped_is_noticed() {
 }
 
 /// What is lost, and how long the service may be away for it, its own start time included (virtual time).
-const FIGURES: [(&str, &[Fault], u64); 7] = [
+const FIGURES: [(&str, &[Fault], u64); 8] = [
     ("power-off, fence answers in 0.2 s", &[Fault::StaysOff(9)], 1_000),
     (
         "power-off, fence unreachable",
         &[Fault::Device(0, Device::Unreachable), Fault::Device(1, Device::Unreachable), Fault::StaysOff(9)],
         1_500,
+    ),
+    (
+        "the same, and a witness is started anew",
+        &[
+            Fault::Device(0, Device::Unreachable),
+            Fault::Device(1, Device::Unreachable),
+            Fault::Crash(2, 100_000),
+            Fault::StaysOff(9),
+        ],
+        1_000,
     ),
     ("service killed", &[Fault::Dies(9)], 400),
     ("service frozen", &[Fault::Hangs(9)], 1_000),

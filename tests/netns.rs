@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use self::endurance::Lost;
 use self::fabric::Family;
 use self::world::World;
 
@@ -70,21 +71,32 @@ fn endures(what: &str, why_not: Option<String>, test: impl FnOnce(&World) -> any
     }
 }
 
-fn lose_heartbeats(time: Duration) {
-    let test = |world: &World| endurance::every_fifth_heartbeat_is_lost(world, time);
-    endures("lost heartbeats", endurance::no_loss_here(), test);
+fn lose(what: Lost, time: Duration) {
+    let test = |world: &World| endurance::every_fifth_is_lost(world, what, time);
+    endures("lost packets", endurance::no_loss_here(), test);
 }
 
 #[test]
 fn a_fifth_of_the_heartbeats_lost_moves_nothing() {
-    lose_heartbeats(Duration::from_secs(20));
+    lose(Lost::Heartbeats, Duration::from_secs(20));
+}
+
+#[test]
+fn a_fifth_of_everything_lost_moves_nothing() {
+    lose(Lost::Everything, Duration::from_secs(20));
 }
 
 /// `cargo test --test netns -- --ignored --nocapture five_minutes`
 #[test]
 #[ignore = "takes five minutes"]
 fn a_fifth_of_the_heartbeats_lost_for_five_minutes_moves_nothing() {
-    lose_heartbeats(Duration::from_secs(300));
+    lose(Lost::Heartbeats, Duration::from_secs(300));
+}
+
+#[test]
+#[ignore = "takes five minutes"]
+fn a_fifth_of_everything_lost_for_five_minutes_moves_nothing() {
+    lose(Lost::Everything, Duration::from_secs(300));
 }
 
 #[test]

@@ -128,7 +128,8 @@ settings! {
         /// How long an answer may take. A ZEO server answers nobody while its disk syncs.
         timeout: Duration = seconds(2),
         /// Of the last `window` questions, so many must have failed for two observers. Questions do not wait for each other, so a
-        /// storage that hangs is sick after `timeout` and `failed` times `every` at the latest: 3.5 s as shipped.
+        /// storage that hangs is sick after `timeout` and `failed` times `every` at the latest: 3.5 s as shipped. One without an
+        /// answer does not count when a later one was answered: packets get lost.
         failed: u32 = 3,
         /// See `failed`. 1 to 16.
         window: u32 = 4,

@@ -431,6 +431,10 @@ settings! {
         /// that is further behind is refused, for it has lost changes. "off" takes whatever comes; `tidegate release` accepts
         /// what is there once.
         storage_lag: Switchable<Duration> = Switchable::On(Duration::ZERO),
+        /// How long one commit may keep others waiting at a ZEO server before that is a warning, in the diary and in `tidegate
+        /// status`; reads go on meanwhile, and nothing is held. A storage that a pair supervises is freed by `monitor.commit_max`. "0s":
+        /// for ever.
+        storage_commit_max: Duration = seconds(60),
         /// How many clients a ZEO server must have after an outage before requests are sent; they are waited for no longer
         /// than 15 s. The number of Zopes is a good choice; 0 does not wait.
         storage_clients: u32 = 0,

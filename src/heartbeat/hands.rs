@@ -21,9 +21,9 @@ use crate::heartbeat::machine::Fenced;
 use crate::heartbeat::machine::Input;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Power;
-use crate::heartbeat::monitor::Commits;
 use crate::heartbeat::monitor::Depth;
 use crate::heartbeat::monitor::Monitor;
+use crate::heartbeat::monitor::Questions;
 use crate::heartbeat::monitor::Seen;
 use crate::heartbeat::netlink;
 use crate::heartbeat::plan::Plan;
@@ -33,6 +33,7 @@ use crate::heartbeat::resource::Keeper;
 use crate::heartbeat::runner::Event;
 use crate::heartbeat::runner::Inbox;
 use crate::telemetry::chain;
+use crate::zeo::Commits;
 use crate::zodb::Tid;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -346,7 +347,7 @@ async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox, 
     let at_a_time = monitor.at_a_time();
     let mut asked = tokio::task::JoinSet::new();
     let (mut last, mut due, mut hurry) = (None, clock::mono(), None);
-    let mut commits = Commits::default();
+    let (mut commits, mut questions) = (Commits::default(), Questions::default());
     loop {
         let free = asked.len() < at_a_time;
         tokio::select! {
@@ -356,19 +357,23 @@ async fn probe(target: NodeId, monitor: Monitor, plan: Arc<Plan>, inbox: Inbox, 
                 hurry = Some(due + plan.settings.serve_timeout);
                 // What was asked before was asked of another process.
                 asked = tokio::task::JoinSet::new();
-                commits = Commits::default();
+                (commits, questions) = (Commits::default(), Questions::default());
             }
             () = tokio::time::sleep_until(due.into()), if free => {
                 let depth = if last == Some(true) { Depth::Alive } else { Depth::Writable };
                 let (monitor, within) = (monitor.clone(), plan.probe_timeout);
-                asked.spawn(async move { monitor.ask(depth, within).await });
                 let now = clock::mono();
+                asked.spawn(async move { (now, monitor.ask(depth, within).await) });
                 let pause = if hurry.is_some_and(|until| now < until) { plan.probe_every.min(HURRY) } else { plan.probe_every };
                 due = now + pause;
             }
-            Some(Ok(seen)) = asked.join_next() => {
+            Some(Ok((asked_at, seen))) = asked.join_next() => {
                 let seen = seen.and_then(|seen| not_stuck(seen, &monitor, &mut commits));
                 let good = seen.is_ok();
+                let late = clock::mono() >= asked_at + plan.probe_timeout;
+                if !questions.tells(asked_at, good, late) {
+                    continue;
+                }
                 if last.replace(good) != Some(good) {
                     match &seen {
                         Ok(_) => info!(member = plan.name(target), "its storage serves"),

@@ -118,6 +118,7 @@ pub use status::VoterStatus;
 
 use crate::zodb::Tid;
 use due::Due;
+use epoch::Given;
 use epoch::Register;
 use faults::Dropped;
 use faults::Rule;
@@ -244,8 +245,10 @@ impl Machine {
     }
 
     fn start(set: Settings, began: Began, journal: Journal, dropped: Dropped, actions: &mut Vec<Action>) -> Self {
-        let hold = micros(set.lease).max(hold_of(&set));
-        let hold = if matches!(journal, Journal::Lost) { hold } else { micros(set.lease) };
+        let (lease, hold) = (micros(set.lease), hold_of(&set));
+        // What it gave stands in the journal; without one, whatever it may have been.
+        let lost = matches!(journal, Journal::Lost);
+        let given = if lost { Given { lease: hold, hold } } else { Given { lease, hold: lease } };
         let view = PairView { epoch: Epoch(0), active: None, phase: Phase::Starting };
         let role = if set.me.is_member() { Role::booting(START + micros(set.stop_timeout)) } else { Role::Witness };
         let mut machine = Self {
@@ -263,7 +266,7 @@ impl Machine {
             shout: false,
             reply: 0,
             counts: Counts::default(),
-            register: Register::new(journal, START, hold, dropped),
+            register: Register::new(journal, START, given, dropped),
             requests: [None; MEMBERS],
             ticket: 0,
             saving: None,

@@ -1,6 +1,6 @@
 //! Asking whether the storage serves: end to end, with a deadline. A TCP connection to a frozen process still succeeds, so `tcp`
 //! is for what knows no better question. A ZEO server that answers can be of no use all the same: read-only, or with a commit that
-//! does not end while others wait for it ([`Commits`]).
+//! does not end while others wait for it ([`zeo::Commits`]).
 //!
 //! A monitor decides nothing: it says what it saw, and the machine counts.
 
@@ -10,6 +10,7 @@ use crate::heartbeat::command::Order;
 use crate::telemetry::chain;
 use crate::zeo;
 use crate::zeo::Role;
+use crate::zeo::Storage;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::io::AsyncReadExt;
@@ -56,24 +57,22 @@ pub struct Seen {
     pub awaited: Option<u64>,
 }
 
-/// The commits of one storage, as one observer sees them: a client that votes for a transaction and then hangs keeps all others
-/// from writing, for ever, while everything else is well.
-///
-/// Time is the observer's own: the server's clock only tells one commit from another.
+/// What has come of the questions to one storage. They overlap, so that a network that loses packets can be told from a storage
+/// that hangs: of a question that was not answered in time nothing follows when one that was asked after it has been answered.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Commits {
-    awaited: Option<(u64, Instant)>,
+pub struct Questions {
+    /// When the newest was asked that has been answered well.
+    answered: Option<Instant>,
 }
 
-impl Commits {
-    /// What was seen now; how long the others have been seen to wait for this commit.
-    pub fn learn(&mut self, awaited: Option<u64>, now: Instant) -> Duration {
-        let since = match (self.awaited, awaited) {
-            (Some((before, since)), Some(commit)) if before == commit => since,
-            _ => now,
-        };
-        self.awaited = awaited.map(|commit| (commit, since));
-        now.saturating_duration_since(since)
+impl Questions {
+    /// A question that was asked at `asked` has come to its end, well or not; `late`: there was no answer in time. Whether that
+    /// tells of the storage.
+    pub fn tells(&mut self, asked: Instant, good: bool, late: bool) -> bool {
+        if good {
+            self.answered = self.answered.max(Some(asked));
+        }
+        !late || self.answered <= Some(asked)
     }
 }
 
@@ -131,7 +130,7 @@ async fn ask_zeo(addr: &str, storage: &str, depth: Depth, within: Duration) -> R
         let report = zeo::probe(addr, storage, due).await.map_err(|sick| chain(&sick))?;
         return match report.role {
             Role::Writable => {
-                let awaited = report.storages.get(storage).and_then(awaited);
+                let awaited = report.storages.get(storage).and_then(Storage::awaited);
                 Ok(Seen { last_tid: Some(report.last_tid), awaited })
             }
             Role::ReadOnly => Err(format!("{addr} is read-only")),
@@ -139,12 +138,7 @@ async fn ask_zeo(addr: &str, storage: &str, depth: Depth, within: Duration) -> R
     }
     let storages = zeo::ruok(addr, due).await.map_err(|sick| chain(&sick))?;
     let told = storages.get(storage).ok_or_else(|| format!("{addr} has no storage \"{storage}\""))?;
-    Ok(Seen { last_tid: u64::from_str_radix(&told.last_transaction, 16).ok(), awaited: awaited(told) })
-}
-
-/// The commit that holds the lock while others wait for it.
-fn awaited(told: &zeo::probe::Storage) -> Option<u64> {
-    told.lock_time.filter(|_| told.waiting > 0).map(f64::to_bits)
+    Ok(Seen { last_tid: u64::from_str_radix(&told.last_transaction, 16).ok(), awaited: told.awaited() })
 }
 
 async fn timed(
@@ -229,15 +223,23 @@ mod tests {
     }
 
     #[test]
-    fn only_one_commit_that_keeps_others_waiting_all_the_time_is_stuck() {
+    fn a_lost_answer_is_no_sign_of_a_storage_that_hangs() {
         let start = Instant::now();
-        let mut commits = Commits::default();
-        let told = [(0, Some(7)), (5, Some(7)), (9, Some(8)), (12, None), (20, Some(8)), (21, Some(8)), (26, Some(8))];
-        let seen: Vec<u64> = told
-            .into_iter()
-            .map(|(at, awaited)| commits.learn(awaited, start + Duration::from_secs(at)).as_secs())
-            .collect();
-        assert_eq!(seen, [0, 5, 0, 0, 0, 1, 6]);
+        let at = |asked| start + Duration::from_millis(asked);
+        let mut questions = Questions::default();
+        // Asked, answered, in time; in the order in which they end.
+        for (asked, good, late, tells) in [
+            (0, false, true, true),
+            (400, true, false, true),
+            (200, false, true, false),
+            (300, false, false, true),
+            (600, false, true, true),
+            (800, false, true, true),
+            (700, true, false, true),
+            (700, false, true, true),
+        ] {
+            assert_eq!(questions.tells(at(asked), good, late), tells, "asked at {asked}");
+        }
     }
 
     #[tokio::test]

@@ -123,6 +123,8 @@ pub struct ZeoFacts {
     pub clients: u64,
     /// Clients that wait for the commit lock.
     pub waiting: u64,
+    /// How long they have been seen to wait for the same commit.
+    pub commit_wait: Duration,
     /// Transactions committed since its start.
     pub commits: u64,
     /// Write conflicts since its start.

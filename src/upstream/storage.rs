@@ -17,9 +17,11 @@ use crate::upstream::machine::storage::Told;
 use crate::upstream::machine::storage::Verdict;
 use crate::upstream::view::StorageView;
 use crate::zeo;
+use crate::zeo::Commits;
 use crate::zeo::Report;
 use crate::zeo::Role;
 use crate::zodb::Tid;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
@@ -32,14 +34,20 @@ const STORAGE: &str = "1";
 pub async fn watch(upstream: Arc<Upstream>, metrics: Arc<Metrics>) {
     let mut failed = 0;
     let mut before = None;
+    let mut commits = BTreeMap::new();
+    let mut blocked = false;
     loop {
         let standing = upstream.standing();
         let plan = &standing.plan;
         let began = clock::mono();
-        let (told, mut seen) = ask_all(plan, &metrics).await;
+        let (told, mut seen) = ask_all(plan, &metrics, &mut commits).await;
         let rules = Rules { lag: plan.storage_lag, clients: u64::from(plan.storage_clients) };
         let verdict = lock(&upstream.storage).judge(&told, rules, clock::mono());
         note(&mut seen, &verdict, upstream.name());
+        let blocks = seen.iter().find(|one| is_blocked(one, plan.storage_commit_max));
+        if blocks.is_some() != std::mem::replace(&mut blocked, blocks.is_some()) {
+            tell_blocked(upstream.name(), blocks);
+        }
         let states: Vec<String> = seen.iter().map(|one| format!("{} {}", one.address, one.state)).collect();
         *lock(&upstream.storage_seen) = seen;
         failed = if plan.storage.is_empty() {
@@ -102,25 +110,61 @@ fn tell(upstream: &Upstream, verdict: &Verdict, states: &str, held: bool) {
     }
 }
 
+/// Whether one commit has kept the others waiting for longer than it may.
+fn is_blocked(server: &StorageView, max: Option<Duration>) -> bool {
+    max.is_some_and(|max| server.commit_wait_ms.is_some_and(|wait| Duration::from_millis(wait) >= max))
+}
+
+fn tell_blocked(upstream: &UpstreamName, server: Option<&StorageView>) {
+    match server {
+        Some(StorageView { address, state, .. }) => warn!(
+            %upstream, server = address, state,
+            "a commit does not end: whoever writes waits, and so do his Zope's threads; restart the Zope that hangs with it, or the storage"
+        ),
+        None => info!(%upstream, "commits end again"),
+    }
+}
+
 /// What all servers say, for the decision and for operators.
-async fn ask_all(plan: &Plan, metrics: &Metrics) -> (Vec<Told>, Vec<StorageView>) {
+async fn ask_all(
+    plan: &Plan,
+    metrics: &Metrics,
+    commits: &mut BTreeMap<String, Commits>,
+) -> (Vec<Told>, Vec<StorageView>) {
     let (mut told, mut seen) = (Vec::new(), Vec::new());
+    commits.retain(|server, _| plan.storage.iter().any(|one| one.to_string() == *server));
     for server in &plan.storage {
         let address = server.to_string();
         match ask(server, plan.check.timeout).await {
             Ok(report) => {
                 let writable = report.role == Role::Writable;
-                let clients = report.storages.get(STORAGE).map_or(0, |storage| storage.connections);
+                let storage = report.storages.get(STORAGE).cloned().unwrap_or_default();
+                let clients = storage.connections;
+                let wait = commits.entry(address.clone()).or_default().learn(storage.awaited(), clock::mono());
                 let last = Tid(report.last_tid).nanoseconds();
                 told.push(Told { server: address.clone(), writable, last, clients });
-                let state = if writable { "writable" } else { "read-only" };
+                let mut state = if writable { "writable" } else { "read-only" }.to_owned();
+                if !wait.is_zero() {
+                    state = format!("{state}, {} wait for one commit for {wait:.0?}", storage.waiting);
+                }
                 let last_tid = Some(format!("{:016x}", report.last_tid));
-                seen.push(StorageView { address, state: state.to_owned(), last_tid, clients: Some(clients) });
-                show(metrics, server, Some(&report));
+                let commit_wait_ms = u64::try_from(wait.as_millis()).ok();
+                seen.push(StorageView { address, state, last_tid, clients: Some(clients), commit_wait_ms });
+                let facts = ZeoFacts {
+                    writable,
+                    last_tid: report.last_tid,
+                    clients,
+                    waiting: storage.waiting,
+                    commit_wait: wait,
+                    commits: storage.commits,
+                    conflicts: storage.conflicts,
+                };
+                metrics.zeo(&server.to_string(), report.storages.contains_key(STORAGE).then_some(facts));
             }
             Err(sick) => {
-                seen.push(StorageView { address, state: chain(&sick), last_tid: None, clients: None });
-                show(metrics, server, None);
+                let state = chain(&sick);
+                seen.push(StorageView { address, state, last_tid: None, clients: None, commit_wait_ms: None });
+                metrics.zeo(&server.to_string(), None);
             }
         }
     }
@@ -129,19 +173,6 @@ async fn ask_all(plan: &Plan, metrics: &Metrics) -> (Vec<Told>, Vec<StorageView>
 
 async fn ask(server: &OriginAddr, within: Duration) -> Result<Report, zeo::Sick> {
     zeo::probe(&server.to_string(), STORAGE, clock::mono() + within).await
-}
-
-fn show(metrics: &Metrics, server: &OriginAddr, report: Option<&Report>) {
-    let told = report.and_then(|report| Some((report, report.storages.get(STORAGE)?)));
-    let facts = told.map(|(report, storage)| ZeoFacts {
-        writable: report.role == Role::Writable,
-        last_tid: report.last_tid,
-        clients: storage.connections,
-        waiting: storage.waiting,
-        commits: storage.commits,
-        conflicts: storage.conflicts,
-    });
-    metrics.zeo(&server.to_string(), facts);
 }
 
 impl Upstream {

@@ -81,6 +81,8 @@ pub struct StorageView {
     pub last_tid: Option<String>,
     /// Its clients.
     pub clients: Option<u64>,
+    /// How long others have been seen to wait for the commit that holds its lock.
+    pub commit_wait_ms: Option<u64>,
 }
 
 impl Upstream {

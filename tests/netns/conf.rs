@@ -160,7 +160,7 @@ fn member(world: &World, node: &str, peer: &str, kept: Kept) -> String {
 
 /// The witness is the edge, and has a set of Zopes for each member.
 fn witness(world: &World) -> String {
-    let zopes = world.family.at(5);
+    let (zopes, service) = (world.family.at(5), world.family.at(super::SERVICE));
     let edge = format!(
         "[server]\nlisten = [\"127.0.0.1:8000\"]\n\
                 [site.\"www.example.org\"]\nzope = \"/\"\nupstream = \"zope\"\n\
@@ -168,6 +168,8 @@ fn witness(world: &World) -> String {
                 check = {{ path = \"/ok\", every = \"500ms\", timeout = \"4s\", rise = 1, fall = 3 }}\n\
                 queue = {{ hold = \"60s\", wait = \"30s\" }}\n\
                 set = {{ a = [\"{zopes}:9001\"], b = [\"{zopes}:9002\"] }}\n\
+                [upstream.watched]\nstorage = [\"{service}:8100\"]\nstorage_commit_max = \"1s\"\n\
+                servers = [\"{zopes}:9001\"]\ncheck = {{ kind = \"off\", every = \"500ms\" }}\n\
                 [limit.per-client]\nrate = \"off\"\n"
     );
     format!("{}{edge}", common(world, "w"))

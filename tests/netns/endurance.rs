@@ -29,12 +29,24 @@ pub fn begin() -> anyhow::Result<World> {
     Ok(world)
 }
 
-/// Every fifth heartbeat to each node is lost, on all links, for so long.
-pub fn every_fifth_heartbeat_is_lost(world: &World, time: Duration) -> anyhow::Result<String> {
+/// What is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Heartbeats.
+    Heartbeats,
+    /// Whatever comes by a cable, the questions to the storages and their answers too. (Not ARP: it is no matter of IP.)
+    Everything,
+}
+
+/// Every fifth packet of this kind to each node is lost, on all links, for so long.
+pub fn every_fifth_is_lost(world: &World, what: Lost, time: Duration) -> anyhow::Result<String> {
     let before = standing(world)?;
+    let which = match what {
+        Lost::Heartbeats => "-p udp --dport 694",
+        Lost::Everything => "! -i lo",
+    };
     for node in NODES {
-        let rule = "-A INPUT -p udp --dport 694 -m statistic --mode random --probability 0.2 -j DROP";
-        iptables(world, node, rule)?;
+        iptables(world, node, &format!("-A INPUT {which} -m statistic --mode random --probability 0.2 -j DROP"))?;
     }
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -44,7 +56,7 @@ pub fn every_fifth_heartbeat_is_lost(world: &World, time: Duration) -> anyhow::R
     let mut lost = 0;
     for node in NODES {
         let told = iptables(world, node, "-L INPUT -v -x -n")?;
-        let rule = told.lines().find(|line| line.contains("DROP") && line.contains("dpt:694"));
+        let rule = told.lines().find(|line| line.contains("DROP") && line.contains("statistic"));
         let count = rule.and_then(|rule| rule.split_whitespace().next()?.parse::<u64>().ok());
         lost += count.with_context(|| format!("no count in {told}"))?;
         iptables(world, node, "-F INPUT")?;
@@ -53,7 +65,7 @@ pub fn every_fifth_heartbeat_is_lost(world: &World, time: Duration) -> anyhow::R
     let sent = 80 * time.as_secs();
     ensure!(lost > sent / 10, "only {lost} of about {sent} were lost");
     ensure!(standing(world)? == before, "from {before:?} to {:?}", standing(world)?);
-    Ok(format!("{lost} of about {sent} heartbeats lost in {time:?}: no takeover"))
+    Ok(format!("{what:?}: {lost} lost in {time:?}, when there were {sent} heartbeats: no takeover"))
 }
 
 /// One node after the other stands still for up to half of `dead`, on a machine whose processors are all taken.

@@ -165,6 +165,12 @@ fn node_frozen(world: &mut World, active: &'static str, standby: &'static str) -
 /// A client has voted for its transaction and stands still: the storage is well, and nobody can write.
 fn commit_stuck(world: &mut World, active: &'static str, _: &'static str) -> anyhow::Result<()> {
     world.hang_with_a_commit()?;
+    world.wait("an edge tells of it", |world| {
+        let status = world.ask("w", "/status").unwrap_or_default();
+        let upstreams = status["upstreams"].as_array().cloned().unwrap_or_default();
+        let seen = upstreams.iter().map(|upstream| upstream["storage"][0]["state"].as_str().unwrap_or_default());
+        seen.into_iter().any(|state| state.starts_with("writable, ") && state.contains("wait for one commit"))
+    })?;
     world.wait("it gives way", |world| world.role(active) == "standby")?;
     ensure!(!world.was_shot(active), "it was shot, and gave way");
     Ok(())

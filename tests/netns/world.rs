@@ -256,11 +256,16 @@ impl World {
         self.running.retain(|(name, _)| name != node);
     }
 
-    /// What a node says of itself.
+    /// What a node says of its part in the pair.
     pub fn status(&self, node: &str) -> anyhow::Result<Value> {
+        self.ask(node, "/pair")
+    }
+
+    /// What a node answers to an operator.
+    pub fn ask(&self, node: &str, path: &str) -> anyhow::Result<Value> {
         let mut stream = UnixStream::connect(self.path(&format!("{node}.sock")))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /pair HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let body = text.split_once("\r\n\r\n").context("an answer")?.1;

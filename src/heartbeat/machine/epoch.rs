@@ -4,7 +4,9 @@
 //! 2. Nothing is answered that is not on disk.
 //! 3. After a vote for one member the other's lease in a lower epoch is renewed only if the first has said, later, that it
 //!    does not ask any more; and so in the same epoch, when the other holds it.
-//! 4. After a start, every lease or vote that may have been given before is taken to run for its full time from then on.
+//! 4. After a start, every lease that may have been given before is taken to run for its full time from then on, and so the last
+//!    vote to bind, unless its candidate had said that it shoots no more. The two are apart, for a vote binds as long as its
+//!    candidate may shoot: many times a lease.
 
 use super::faults::Dropped;
 use super::faults::Rule;
@@ -55,22 +57,32 @@ pub(super) struct Circumstances {
     pub(super) ordered: bool,
 }
 
+/// What was given before a start may take at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given {
+    /// A lease.
+    pub(super) lease: At,
+    /// A vote.
+    pub(super) hold: At,
+}
+
 impl Register {
-    /// A voter that starts; `hold` is what leases and votes given before may take at most, as far as it knows itself.
-    pub(super) fn new(journal: Journal, now: At, hold: At, dropped: Dropped) -> Self {
+    /// A voter that starts; `given` is what leases and votes given before may take at most, as far as it knows itself.
+    pub(super) fn new(journal: Journal, now: At, given: Given, dropped: Dropped) -> Self {
         let (saved, lost) = match journal {
             Journal::Found(saved) => (saved, false),
             Journal::Lost => (Saved::default(), !dropped.is(Rule::LostJournalAbstains)),
         };
-        let hold = hold.max(At::from(saved.hold_us));
-        let until = if dropped.is(Rule::RestartedVoterWaits) { now } else { now + with_drift(hold) };
+        let ends = |longest: At, saved: u32| {
+            if dropped.is(Rule::RestartedVoterWaits) { now } else { now + with_drift(longest.max(saved.into())) }
+        };
         Self {
             want: saved,
             disk: saved,
             lost,
             abandoned: [false; MEMBERS],
-            until: [until; MEMBERS],
-            bound_until: if saved.vote.is_some() { until } else { now },
+            until: [ends(given.lease, saved.lease_us); MEMBERS],
+            bound_until: if saved.vote.is_some() && !saved.unbound { ends(given.hold, saved.hold_us) } else { now },
             held: Epoch(0),
         }
     }
@@ -98,9 +110,7 @@ impl Register {
     pub(super) fn hear_idle(&mut self, member: NodeId, seen: Epoch, now: At) {
         if seen >= self.want.floor {
             self.abandoned[member.at()] = true;
-            if self.want.vote.is_some_and(|vote| vote.candidate == member) {
-                self.bound_until = self.bound_until.min(now);
-            }
+            self.unbind(member, now);
         }
     }
 
@@ -108,6 +118,7 @@ impl Register {
     pub(super) fn unbind(&mut self, member: NodeId, now: At) {
         if self.want.vote.is_some_and(|vote| vote.candidate == member) {
             self.bound_until = self.bound_until.min(now);
+            self.want.unbound = true;
         }
     }
 
@@ -149,7 +160,9 @@ impl Register {
         self.want.vote = Some(Vote { epoch: ask.epoch, candidate: member });
         self.abandoned[member.at()] = false;
         self.bound_until = now + with_drift(hold);
-        self.word(member, ask.epoch, armed, hold);
+        self.want.unbound = false;
+        self.want.hold_us = self.want.hold_us.max(u32::try_from(hold).unwrap_or(u32::MAX));
+        self.word(member, ask.epoch, armed, lease);
         self.extend(member, lease, now, dropped);
     }
 
@@ -201,10 +214,10 @@ impl Register {
         self.want.backed = [self.want.seen; MEMBERS];
     }
 
-    fn word(&mut self, member: NodeId, epoch: Epoch, armed: bool, hold: At) {
+    fn word(&mut self, member: NodeId, epoch: Epoch, armed: bool, lease: At) {
         self.want.backed[member.at()] = self.want.backed[member.at()].max(epoch);
         self.want.armed[member.at()] = if armed { epoch } else { Epoch(0) };
-        self.want.hold_us = self.want.hold_us.max(u32::try_from(hold).unwrap_or(u32::MAX));
+        self.want.lease_us = self.want.lease_us.max(u32::try_from(lease).unwrap_or(u32::MAX));
     }
 
     fn extend(&mut self, member: NodeId, lease: At, now: At, dropped: Dropped) {

@@ -10,6 +10,7 @@ use super::claim::Claim;
 use super::claim::Ground;
 use super::claim::Word;
 use super::epoch::Circumstances;
+use super::epoch::Given;
 use super::epoch::Register;
 use super::faults::Dropped;
 use super::faults::Rule;
@@ -32,7 +33,8 @@ use std::hash::Hasher;
 
 const TICK: At = 1_000;
 const LEASE: At = TICK;
-const HOLD: At = LEASE;
+const HOLD: At = 2 * LEASE;
+const GIVEN: Given = Given { lease: LEASE, hold: HOLD };
 
 /// How far it is looked.
 #[derive(Clone, Copy)]
@@ -97,7 +99,7 @@ struct State {
 
 impl State {
     fn new(bounds: Bounds) -> Self {
-        let register = Register::new(Journal::Found(Saved::default()), 0, 0, Dropped(None));
+        let register = Register::new(Journal::Found(Saved::default()), 0, GIVEN, Dropped(None));
         Self {
             now: 10 * TICK,
             registers: vec![register; usize::from(bounds.voters)],
@@ -190,7 +192,7 @@ impl State {
 
     fn crash(&mut self, voter: usize, dropped: Dropped) -> bool {
         let saved = self.registers[voter].disk;
-        self.registers[voter] = Register::new(Journal::Found(saved), self.now, HOLD, dropped);
+        self.registers[voter] = Register::new(Journal::Found(saved), self.now, GIVEN, dropped);
         self.boots[voter] += 1;
         self.crashes += 1;
         if voter < 2 {

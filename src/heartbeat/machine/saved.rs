@@ -22,8 +22,12 @@ pub struct Saved {
     /// For each member, the epoch in which it last announced that its self-fence is armed; 0 when it announced that it is
     /// not.
     pub armed: [Epoch; MEMBERS],
-    /// The longest that a vote or lease that this voter gave may run, in microseconds.
+    /// The longest that a vote that this voter gave may bind it, in microseconds.
     pub hold_us: u32,
+    /// The candidate of the last vote has said that it does not shoot any more.
+    pub unbound: bool,
+    /// The longest that a lease that it gave, with a vote or without, may run.
+    pub lease_us: u32,
     /// The last transaction of an active.
     pub known: Known,
     /// Whether the pair is in maintenance.
@@ -41,7 +45,7 @@ pub const TAKEOVERS_KEPT: usize = 32;
 
 impl Saved {
     /// The size of a record.
-    pub const SIZE: usize = 93 + 4 * TAKEOVERS_KEPT;
+    pub const SIZE: usize = 98 + 4 * TAKEOVERS_KEPT;
 
     /// As the journal holds it; the checksum is the journal's.
     #[must_use]
@@ -70,7 +74,9 @@ impl Saved {
         bytes[83] = u8::from(self.standby);
         bytes[84] = self.holder.map_or(u8::MAX, |holder| holder.candidate.0);
         bytes[85..93].copy_from_slice(&self.holder.map_or(0, |holder| holder.epoch.0).to_be_bytes());
-        for (slot, at) in bytes[93..].chunks_exact_mut(4).zip(self.takeovers) {
+        bytes[93..97].copy_from_slice(&self.lease_us.to_be_bytes());
+        bytes[97] = u8::from(self.unbound);
+        for (slot, at) in bytes[98..].chunks_exact_mut(4).zip(self.takeovers) {
             slot.copy_from_slice(&at.to_be_bytes());
         }
         bytes
@@ -90,8 +96,7 @@ impl Saved {
             Vote { epoch: Epoch(u64::from_be_bytes(bytes[85..93].try_into().ok()?)), candidate: NodeId(bytes[84]) };
         let whole = |vote: &Vote| vote.epoch.0 == 0 || vote.candidate.is_member();
         let good = bytes[0] == VERSION
-            && bytes[82] <= 1
-            && bytes[83] <= 1
+            && [82, 83, 97].iter().all(|place| bytes[*place] <= 1)
             && [Vote { epoch: vote, candidate }, holder].iter().all(whole);
         good.then_some(())?;
         Some(Self {
@@ -102,15 +107,17 @@ impl Saved {
             armed: [Epoch(number(5)?), Epoch(number(6)?)],
             known: Known { epoch: Epoch(number(7)?), tid: Tid(number(8)?) },
             hold_us: short(74)?,
+            lease_us: short(93)?,
+            unbound: bytes[97] == 1,
             maintenance: Maintenance { version: short(78)?, on: bytes[82] == 1 },
             standby: bytes[83] == 1,
             holder: (holder.epoch.0 > 0).then_some(holder),
-            takeovers: std::array::from_fn(|place| short(93 + 4 * place).unwrap_or(0)),
+            takeovers: std::array::from_fn(|place| short(98 + 4 * place).unwrap_or(0)),
         })
     }
 }
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -129,6 +136,8 @@ mod tests {
                 backed: [Epoch(one), Epoch(two)],
                 armed: [Epoch(armed), Epoch(one)],
                 hold_us: short.0,
+                lease_us: short.1,
+                unbound: flags[0] && flags[1],
                 known: Known { epoch: Epoch(epoch), tid: Tid(tid) },
                 maintenance: Maintenance { version: short.1, on: flags[1] },
                 standby: flags[2],

@@ -734,6 +734,17 @@ const ZEO: &[Row] = &[
         write: |book, out| out.gauges_of_zeo(book, |facts| facts.waiting),
     },
     Row {
+        name: "tidegate_zeo_commit_wait_seconds",
+        kind: Kind::Gauge,
+        labels: &["server"],
+        help: "How long clients of the ZEO server have been seen to wait for the same commit",
+        write: |book, out| {
+            let servers = lock(&book.zeo).clone();
+            let told = servers.iter().filter_map(|(server, facts)| Some((server, (*facts)?)));
+            told.into_iter().try_for_each(|(server, facts)| out.gauge_f64(&[server], facts.commit_wait.as_secs_f64()))
+        },
+    },
+    Row {
         name: "tidegate_zeo_commits_total",
         kind: Kind::Counter,
         labels: &["server"],

@@ -86,7 +86,15 @@ fn busy() -> Arc<Metrics> {
     metrics.purge("url", "hard", "found", 1, Duration::from_millis(1));
     metrics.reload(true, SystemTime::UNIX_EPOCH + Duration::from_secs(7));
     metrics.panicked();
-    let zeo = ZeoFacts { writable: true, last_tid: 5, clients: 1, waiting: 2, commits: 3, conflicts: 4 };
+    let zeo = ZeoFacts {
+        writable: true,
+        last_tid: 5,
+        clients: 1,
+        waiting: 2,
+        commit_wait: Duration::from_millis(1_500),
+        commits: 3,
+        conflicts: 4,
+    };
     metrics.zeo("zeo1:8100", Some(zeo));
     metrics.pair(PairFacts {
         role: "active",

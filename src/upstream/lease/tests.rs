@@ -68,6 +68,7 @@ fn plan(active: &str) -> Plan {
         storage: Vec::new(),
         secure: None,
         storage_lag: None,
+        storage_commit_max: None,
         storage_clients: 0,
         resolver: Vec::new(),
         check: Check {
