@@ -127,6 +127,17 @@ fn every_rule_that_is_dropped_is_noticed() {
     assert!(unnoticed.is_empty(), "dropped, and nobody noticed: {unnoticed:?}");
 }
 
+#[test]
+fn nobody_shoots_who_is_being_shot_though_the_vote_for_it_was_forgotten() {
+    let shots = |seed| [520_000, 560_000, 600_000].map(|after| plan::a_slow_shot(seed, Some(after), true));
+    assert!((0..40).flat_map(shots).sum::<usize>() > 40, "somebody shoots");
+}
+
+#[test]
+fn who_gives_up_what_it_took_while_it_shot_says_so_when_the_shot_is_over() {
+    assert!((0..40).map(|seed| plan::a_slow_shot(seed, None, false)).sum::<usize>() > 20, "somebody shoots");
+}
+
 /// What is lost, and how long the service may be away for it, its own start time included (virtual time).
 const FIGURES: [(&str, &[Fault], u64); 8] = [
     ("power-off, fence answers in 0.2 s", &[Fault::StaysOff(9)], 1_000),

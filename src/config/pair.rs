@@ -300,7 +300,9 @@ impl Desk<'_> {
                 devices.push(device(fence, node, options));
             }
         }
-        let fenced = |label: &&NodeLabel| !from.fence.iter().any(|fence| fence.node.as_ref() == Some(*label));
+        // An edge shoots at nobody.
+        let fenced =
+            |label: &&NodeLabel| peer.is_some() && !from.fence.iter().any(|fence| fence.node.as_ref() == Some(*label));
         let bare: Vec<&NodeLabel> = from.members.iter().filter(fenced).collect();
         for label in bare {
             let help = "a takeover then needs its release, the end of its lease, or a person";

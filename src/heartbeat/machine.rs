@@ -118,7 +118,6 @@ pub use status::VoterStatus;
 
 use crate::zodb::Tid;
 use due::Due;
-use epoch::Given;
 use epoch::Register;
 use faults::Dropped;
 use faults::Rule;
@@ -228,7 +227,7 @@ struct Story {
 
 impl Machine {
     /// A voter that has just started.
-    pub fn new(set: Settings, began: Began, journal: Journal, actions: &mut Vec<Action>) -> Self {
+    pub fn new(set: Settings, began: Began, journal: &Journal, actions: &mut Vec<Action>) -> Self {
         Self::start(set, began, journal, Dropped(None), actions)
     }
 
@@ -237,18 +236,15 @@ impl Machine {
     pub fn sabotaged(
         set: Settings,
         began: Began,
-        journal: Journal,
+        journal: &Journal,
         rule: Option<Rule>,
         actions: &mut Vec<Action>,
     ) -> Self {
         Self::start(set, began, journal, Dropped(rule), actions)
     }
 
-    fn start(set: Settings, began: Began, journal: Journal, dropped: Dropped, actions: &mut Vec<Action>) -> Self {
-        let (lease, hold) = (micros(set.lease), hold_of(&set));
-        // What it gave stands in the journal; without one, whatever it may have been.
-        let lost = matches!(journal, Journal::Lost);
-        let given = if lost { Given { lease: hold, hold } } else { Given { lease, hold: lease } };
+    fn start(set: Settings, began: Began, journal: &Journal, dropped: Dropped, actions: &mut Vec<Action>) -> Self {
+        let lease = micros(set.lease);
         let view = PairView { epoch: Epoch(0), active: None, phase: Phase::Starting };
         let role = if set.me.is_member() { Role::booting(START + micros(set.stop_timeout)) } else { Role::Witness };
         let mut machine = Self {
@@ -266,7 +262,7 @@ impl Machine {
             shout: false,
             reply: 0,
             counts: Counts::default(),
-            register: Register::new(journal, START, given, dropped),
+            register: Register::new(journal, START, lease, dropped),
             requests: [None; MEMBERS],
             ticket: 0,
             saving: None,

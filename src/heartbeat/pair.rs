@@ -149,7 +149,7 @@ impl Pair {
         let mut first = Vec::new();
         let wall = clock::now().wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
         let birth = Began { boot: boot_id(), at: now, wall };
-        let machine = Machine::new(plan.settings.clone(), birth, memory(&found), &mut first);
+        let machine = Machine::new(plan.settings.clone(), birth, &memory(&found), &mut first);
         let (view_tx, view) = watch::channel(machine.view());
         let tally = Tally::new(metrics, &plan, conflicts, now);
         let runner = Runner {

@@ -160,7 +160,7 @@ impl<'a> World<'a> {
             settings.me = id;
             let mut actions = Vec::new();
             let began = Began { boot: BootId(u64::from(id.0) + 1), at: start, wall: 0 };
-            let machine = Machine::new(settings, began, Journal::Lost, &mut actions);
+            let machine = Machine::new(settings, began, &Journal::Lost, &mut actions);
             world.nodes.push(Node { machine, alive: true, serves: false, hangs: false });
             first.push((id, actions));
         }

@@ -116,13 +116,14 @@ fn is_blocked(server: &StorageView, max: Option<Duration>) -> bool {
 }
 
 fn tell_blocked(upstream: &UpstreamName, server: Option<&StorageView>) {
-    match server {
-        Some(StorageView { address, state, .. }) => warn!(
-            %upstream, server = address, state,
-            "a commit does not end: whoever writes waits, and so do his Zope's threads; restart the Zope that hangs with it, or the storage"
-        ),
-        None => info!(%upstream, "commits end again"),
-    }
+    let Some(StorageView { address, state, .. }) = server else {
+        info!(%upstream, "commits end again");
+        return;
+    };
+    warn!(
+        %upstream, server = address, state,
+        "a commit does not end: whoever writes waits, and so do his Zope's threads; restart the Zope that hangs with it, or the storage"
+    );
 }
 
 /// What all servers say, for the decision and for operators.

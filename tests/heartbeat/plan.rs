@@ -666,3 +666,32 @@ pub fn outage(seed: u64, faults: &[Fault]) -> u64 {
     }
     away
 }
+
+/// The standby shoots with a device that takes its time, and takes the role meanwhile, for the active stood still. That one hears
+/// nothing of the other when it is back, and would like to shoot as well, or to serve. How often somebody shot.
+pub fn a_slow_shot(seed: u64, forgets: Option<Us>, starts: bool) -> usize {
+    let mut world = World::new(seed, Terms::default(), None);
+    world.boot_all();
+    world.run(BEGIN, &mut |_, _| {});
+    let active = world.active()[0];
+    apply(&mut world, Fault::Device(0, Device::Slow));
+    apply(&mut world, Fault::Device(1, Device::Slow));
+    apply(&mut world, Fault::Pair(0, 1, true));
+    apply(&mut world, Fault::ServiceCut(2, 1 - active, true));
+    apply(&mut world, Fault::StartFails(1 - active, !starts));
+    apply(&mut world, Fault::Freeze(active, 600 * MS));
+    if let Some(after) = forgets {
+        world.run(BEGIN + after, &mut |_, _| {});
+        apply(&mut world, Fault::LoseJournal(2, 10 * MS));
+    }
+    world.run(BEGIN + 3 * SECOND, &mut |_, _| {});
+    assert_eq!(world.audit.broken, None, "seed {seed}, {forgets:?}, {starts}");
+    for (victim, by, at) in &world.audit.hits {
+        let served = world.audit.taken.iter().any(|taken| taken.node == *victim && taken.at > BEGIN && taken.at < *at);
+        assert!(
+            !served,
+            "seed {seed}, {forgets:?}, {starts}: {by} had given the role up, and shot {victim}, which took it"
+        );
+    }
+    world.audit.fenced
+}

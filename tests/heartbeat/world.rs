@@ -400,7 +400,7 @@ impl World {
         let now = self.local(node, self.now);
         let settings = self.nodes[node].settings.clone();
         let began = Began { boot, at: now, wall: WALL + self.now / SECOND };
-        let machine = Machine::sabotaged(settings, began, journal, self.rule, &mut actions);
+        let machine = Machine::sabotaged(settings, began, &journal, self.rule, &mut actions);
         self.nodes[node].machine = Some(machine);
         self.act(node, &mut actions);
         self.actions = actions;

@@ -187,6 +187,15 @@ impl Claim {
         }
     }
 
+    /// The same claim as far as anything can follow from it, for the explorer.
+    #[cfg(test)]
+    pub(super) fn canonical(mut self, now: At) -> Self {
+        for view in self.views.iter_mut().filter(|view| view.free_at < now) {
+            view.free_at = now;
+        }
+        self
+    }
+
     /// Takes out what it knows of one voter: for the explorer, to whom witnesses are alike.
     #[cfg(test)]
     pub(super) fn take_out(&mut self, voter: NodeId) -> impl std::hash::Hash + use<> {

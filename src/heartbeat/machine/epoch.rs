@@ -35,8 +35,8 @@ pub(super) struct Register {
     abandoned: [bool; MEMBERS],
     /// Until when what this voter has given to each member may run.
     until: [At; MEMBERS],
-    /// Until when the candidate of the last vote may shoot.
-    bound_until: At,
+    /// Until when each member may shoot on the strength of a vote of this voter.
+    bound_until: [At; MEMBERS],
     /// The highest epoch that somebody has held.
     held: Epoch,
 }
@@ -57,32 +57,25 @@ pub(super) struct Circumstances {
     pub(super) ordered: bool,
 }
 
-/// What was given before a start may take at most.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Given {
-    /// A lease.
-    pub(super) lease: At,
-    /// A vote.
-    pub(super) hold: At,
-}
-
 impl Register {
-    /// A voter that starts; `given` is what leases and votes given before may take at most, as far as it knows itself.
-    pub(super) fn new(journal: Journal, now: At, given: Given, dropped: Dropped) -> Self {
+    /// A voter that starts; `lease` is what a lease given before may take at most, as far as it knows itself.
+    pub(super) fn new(journal: &Journal, now: At, lease: At, dropped: Dropped) -> Self {
         let (saved, lost) = match journal {
-            Journal::Found(saved) => (saved, false),
+            Journal::Found(saved) => (*saved, false),
             Journal::Lost => (Saved::default(), !dropped.is(Rule::LostJournalAbstains)),
         };
-        let ends = |longest: At, saved: u32| {
-            if dropped.is(Rule::RestartedVoterWaits) { now } else { now + with_drift(longest.max(saved.into())) }
-        };
+        let ends = |longest| if dropped.is(Rule::RestartedVoterWaits) { now } else { now + with_drift(longest) };
+        let mut bound_until = [now; MEMBERS];
+        if let Some(vote) = saved.vote {
+            bound_until[vote.candidate.at()] = ends(saved.hold_us.into());
+        }
         Self {
             want: saved,
             disk: saved,
             lost,
             abandoned: [false; MEMBERS],
-            until: [ends(given.lease, saved.lease_us); MEMBERS],
-            bound_until: if saved.vote.is_some() && !saved.unbound { ends(given.hold, saved.hold_us) } else { now },
+            until: [ends(lease.max(saved.lease_us.into())); MEMBERS],
+            bound_until,
             held: Epoch(0),
         }
     }
@@ -114,11 +107,12 @@ impl Register {
         }
     }
 
-    /// The holder of the last vote shoots no more.
+    /// A member shoots no more.
     pub(super) fn unbind(&mut self, member: NodeId, now: At) {
+        let bound = &mut self.bound_until[member.at()];
+        *bound = (*bound).min(now);
         if self.want.vote.is_some_and(|vote| vote.candidate == member) {
-            self.bound_until = self.bound_until.min(now);
-            self.want.unbound = true;
+            self.want.hold_us = 0;
         }
     }
 
@@ -126,7 +120,7 @@ impl Register {
     pub(super) fn judge(&self, member: NodeId, ask: Ask, at: Circumstances, now: At, dropped: Dropped) -> Verdict {
         let denied = Verdict::Denied;
         let again = Vote { epoch: ask.epoch, candidate: member };
-        let bound = self.want.vote.is_some_and(|vote| vote.candidate != member) && now < self.bound_until;
+        let bound = now < self.bound_until[member.peer().at()];
         let spent = ask.epoch <= self.want.floor && self.want.vote != Some(again);
         if self.want.maintenance.on && !at.ordered && !dropped.is(Rule::MaintenanceHolds) {
             denied(Denial::Maintenance)
@@ -159,9 +153,8 @@ impl Register {
         self.want.floor = self.want.floor.max(ask.epoch);
         self.want.vote = Some(Vote { epoch: ask.epoch, candidate: member });
         self.abandoned[member.at()] = false;
-        self.bound_until = now + with_drift(hold);
-        self.want.unbound = false;
-        self.want.hold_us = self.want.hold_us.max(u32::try_from(hold).unwrap_or(u32::MAX));
+        self.bound_until[member.at()] = now + with_drift(hold);
+        self.want.hold_us = u32::try_from(hold).unwrap_or(u32::MAX);
         self.word(member, ask.epoch, armed, lease);
         self.extend(member, lease, now, dropped);
     }
@@ -206,12 +199,34 @@ impl Register {
         self.until[member.at()].saturating_sub(now)
     }
 
-    /// A voter with a lost journal has heard from enough of the others: none of its forgotten votes can be above `seen`.
-    pub(super) fn recover(&mut self, seen: Epoch) {
+    /// A voter with a lost journal has heard from enough of the others: none of its forgotten votes can be above `seen`. A
+    /// member may shoot on the strength of one for so long as `shoots` says.
+    pub(super) fn recover(&mut self, seen: Epoch, shoots: [At; MEMBERS], now: At) {
         self.lost = false;
+        self.bound_until = shoots.map(|longest| now + with_drift(longest));
         self.hear(seen);
         self.want.floor = self.want.floor.max(self.want.seen);
         self.want.backed = [self.want.seen; MEMBERS];
+    }
+
+    /// The same register as far as anything can follow from it, for the explorer: what is over is over, however long; `deaf`: a
+    /// member that asks for nothing any more; `lasts`: it will not be started anew.
+    #[cfg(test)]
+    pub(super) fn canonical(mut self, now: At, deaf: [bool; MEMBERS], lasts: bool) -> Self {
+        for member in [NodeId(0), NodeId(1)] {
+            let (until, bound) = (&mut self.until[member.at()], &mut self.bound_until[member.at()]);
+            (*until, *bound) = ((*until).max(now), (*bound).max(now));
+            // Only the other one asks about it.
+            if deaf[member.peer().at()] {
+                (*until, *bound) = (now, now);
+            }
+        }
+        if lasts {
+            for saved in [&mut self.want, &mut self.disk] {
+                (saved.hold_us, saved.lease_us) = (0, 0);
+            }
+        }
+        self
     }
 
     fn word(&mut self, member: NodeId, epoch: Epoch, armed: bool, lease: At) {

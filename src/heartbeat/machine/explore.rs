@@ -2,15 +2,15 @@
 //! and ticks, with two members and one or three witnesses. The veto and the waiting after a start, which only make votes
 //! rarer, are left out: the core must be right without them.
 //!
-//! With one witness and one lease's time all states are seen, 69,269 of them. With more time, a crash, or three witnesses there
-//! are too many (over 250,000 with three witnesses before any time has passed, those that differ only in which witness is which
-//! counted once), and the nearest [`FIRST`] are looked at; the simulator goes further, by chance.
+//! States from which the same follows are one ([`alike`]). With one witness all of them are seen: 27,433 within one lease's time and
+//! 76,623 within two. With a crash, or with three witnesses, there are too many: each witness has some dozens of states of its own,
+//! and no three of them follow from the other two, so alike witnesses leave a sixth of all triples. Of those the nearest
+//! [`FIRST`] are looked at; the simulator goes further, by chance.
 
 use super::claim::Claim;
 use super::claim::Ground;
 use super::claim::Word;
 use super::epoch::Circumstances;
-use super::epoch::Given;
 use super::epoch::Register;
 use super::faults::Dropped;
 use super::faults::Rule;
@@ -34,7 +34,6 @@ use std::hash::Hasher;
 const TICK: At = 1_000;
 const LEASE: At = TICK;
 const HOLD: At = 2 * LEASE;
-const GIVEN: Given = Given { lease: LEASE, hold: HOLD };
 
 /// How far it is looked.
 #[derive(Clone, Copy)]
@@ -99,7 +98,7 @@ struct State {
 
 impl State {
     fn new(bounds: Bounds) -> Self {
-        let register = Register::new(Journal::Found(Saved::default()), 0, GIVEN, Dropped(None));
+        let register = Register::new(&Journal::Found(Saved::default()), 0, LEASE, Dropped(None));
         Self {
             now: 10 * TICK,
             registers: vec![register; usize::from(bounds.voters)],
@@ -192,7 +191,7 @@ impl State {
 
     fn crash(&mut self, voter: usize, dropped: Dropped) -> bool {
         let saved = self.registers[voter].disk;
-        self.registers[voter] = Register::new(Journal::Found(saved), self.now, GIVEN, dropped);
+        self.registers[voter] = Register::new(&Journal::Found(saved), self.now, LEASE, dropped);
         self.boots[voter] += 1;
         self.crashes += 1;
         if voter < 2 {
@@ -376,19 +375,31 @@ fn ask(epoch: Epoch) -> Ask {
     Ask { epoch, earnest: true, ground: Ground::Silence, hold_us }
 }
 
-/// A number for a state, the same for all that differ only in which witness is which: nothing that anybody decides depends on
-/// that, so one of them stands for all.
-fn alike(state: &State) -> u64 {
-    if !state.flying.is_empty() {
-        return fingerprint(state);
-    }
+/// A number for a state, the same for all from which the same follows: that differ only in which witness is which, in how long
+/// something has been over, or in what nobody will ask for any more. One of them stands for all.
+fn alike(state: &State, bounds: Bounds) -> u64 {
     let mut rest = state.clone();
+    let deaf = [0, 1].map(|member| rest.bids[member] >= bounds.bids && rest.members[member] == Member::Idle);
+    if deaf == [true, true] {
+        return 0;
+    }
+    for register in &mut rest.registers {
+        *register = register.canonical(rest.now, deaf, rest.crashes >= bounds.crashes);
+    }
+    for member in &mut rest.members {
+        if let Member::Bidding(claim) = member {
+            *claim = claim.canonical(rest.now);
+        }
+    }
+    if !state.flying.is_empty() {
+        return fingerprint(&rest);
+    }
     let witnesses = 2..u8::try_from(state.registers.len()).unwrap_or(u8::MAX);
     let mut seen: Vec<u64> = witnesses
         .map(NodeId)
         .map(|witness| {
             let known: Vec<u64> = rest.members.iter_mut().map(|member| member.take_out(witness)).collect();
-            fingerprint(&(state.registers[witness.at()], state.boots[witness.at()], known))
+            fingerprint(&(rest.registers[witness.at()], rest.boots[witness.at()], known))
         })
         .collect();
     seen.sort_unstable();
@@ -413,12 +424,12 @@ struct Explored {
 
 fn explore(bounds: Bounds, dropped: Dropped) -> Explored {
     let first = State::new(bounds);
-    let mut seen = HashSet::from([alike(&first)]);
+    let mut seen = HashSet::from([alike(&first, bounds)]);
     let mut queue = VecDeque::from([first]);
     let mut found = Explored { states: 1, all: true, held: 0, wrong: None };
     while let Some(state) = queue.pop_front() {
         for next in state.next(bounds, dropped) {
-            if !seen.insert(alike(&next)) {
+            if !seen.insert(alike(&next, bounds)) {
                 continue;
             }
             found.states += 1;
@@ -455,14 +466,12 @@ fn look(voters: u8, ticks: At, crashes: u8, rule: Option<Rule>, states: usize) -
 
 #[test]
 fn no_order_of_events_makes_two_actives_with_one_witness() {
-    let whole = look(3, 1, 0, None, usize::MAX);
+    let whole = look(3, 2, 0, None, usize::MAX);
     assert_eq!((whole.wrong, whole.all), (None, true));
     assert!(whole.held > 10_000, "the role is taken in many of them");
-    for (ticks, crashes) in [(2, 0), (3, 1)] {
-        let found = look(3, ticks, crashes, None, FIRST);
-        assert_eq!(found.wrong, None);
-        assert!(found.held > 1_000, "the role is taken somewhere");
-    }
+    let found = look(3, 3, 1, None, FIRST);
+    assert_eq!(found.wrong, None);
+    assert!(found.held > 1_000, "the role is taken somewhere");
 }
 
 #[test]

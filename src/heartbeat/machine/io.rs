@@ -283,6 +283,8 @@ pub enum Refusal {
     PeerServes,
     /// The other member is not heard.
     PeerSilent,
+    /// There is no copy of the data here that can be read.
+    NoCopy,
 }
 
 /// A refusal, with whose it is and what is known about it.
@@ -372,7 +374,7 @@ pub struct TakeoverReport {
 
 impl Refusal {
     /// All of them; the place is the code in a beat, less one.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoMajority,
         Self::Vetoed,
         Self::Denied,
@@ -395,6 +397,7 @@ impl Refusal {
         Self::HasRole,
         Self::PeerServes,
         Self::PeerSilent,
+        Self::NoCopy,
     ];
 
     /// As a beat carries it: never 0.
@@ -456,6 +459,12 @@ impl Refusal {
                 "the copy here lacks transactions that the active had acknowledged",
                 "bring the other member back, or let replication catch up; `max_lag` says how much may be lost, and \
                  `tidegate pair takeover --force` gives up what is missing",
+            ),
+            Self::NoCopy => (
+                "no_copy",
+                "there is no copy of the data here that can be read",
+                "put one where `data` says, and see the diary for what is wrong with it; for a new site start the storage there once \
+                 by hand",
             ),
             Self::CopyBad => (
                 "copy_bad",

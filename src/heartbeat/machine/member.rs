@@ -284,10 +284,12 @@ impl Machine {
         if !killed && end.is_some_and(|end| self.now + micros(self.set.margin) >= end) && self.lease_is_lost(actions) {
             return true;
         }
-        self.shots_in_role(actions);
+        self.shots_in_role();
         self.maintain();
         match self.role {
             Role::Taking { until, .. } if self.now >= until => self.give_up(Why::StartFailed, actions),
+            // Who has said that it stopped binds nobody, so its shots are over before.
+            Role::Stopping { hold, resources: true, address: true, .. } if hold.shots.under_way() => {}
             Role::Stopping { resources: true, address: true, why, .. } => return self.stopped(why, actions),
             Role::Stopping { until, .. } if self.now >= until => self.stop_failed(actions),
             Role::StopFailed { hold, until } if self.now >= until => {
@@ -589,7 +591,7 @@ impl Machine {
             Order::TrustJournal => {
                 let seen = self.register.want.seen;
                 if self.register.lost {
-                    self.register.recover(seen);
+                    self.trust_journal(seen);
                 }
                 None
             }

@@ -22,10 +22,8 @@ pub struct Saved {
     /// For each member, the epoch in which it last announced that its self-fence is armed; 0 when it announced that it is
     /// not.
     pub armed: [Epoch; MEMBERS],
-    /// The longest that a vote that this voter gave may bind it, in microseconds.
+    /// How long its last vote binds it, in microseconds; 0 once its candidate has said that it shoots no more.
     pub hold_us: u32,
-    /// The candidate of the last vote has said that it does not shoot any more.
-    pub unbound: bool,
     /// The longest that a lease that it gave, with a vote or without, may run.
     pub lease_us: u32,
     /// The last transaction of an active.
@@ -45,7 +43,7 @@ pub const TAKEOVERS_KEPT: usize = 32;
 
 impl Saved {
     /// The size of a record.
-    pub const SIZE: usize = 98 + 4 * TAKEOVERS_KEPT;
+    pub const SIZE: usize = 97 + 4 * TAKEOVERS_KEPT;
 
     /// As the journal holds it; the checksum is the journal's.
     #[must_use]
@@ -75,8 +73,7 @@ impl Saved {
         bytes[84] = self.holder.map_or(u8::MAX, |holder| holder.candidate.0);
         bytes[85..93].copy_from_slice(&self.holder.map_or(0, |holder| holder.epoch.0).to_be_bytes());
         bytes[93..97].copy_from_slice(&self.lease_us.to_be_bytes());
-        bytes[97] = u8::from(self.unbound);
-        for (slot, at) in bytes[98..].chunks_exact_mut(4).zip(self.takeovers) {
+        for (slot, at) in bytes[97..].chunks_exact_mut(4).zip(self.takeovers) {
             slot.copy_from_slice(&at.to_be_bytes());
         }
         bytes
@@ -96,7 +93,7 @@ impl Saved {
             Vote { epoch: Epoch(u64::from_be_bytes(bytes[85..93].try_into().ok()?)), candidate: NodeId(bytes[84]) };
         let whole = |vote: &Vote| vote.epoch.0 == 0 || vote.candidate.is_member();
         let good = bytes[0] == VERSION
-            && [82, 83, 97].iter().all(|place| bytes[*place] <= 1)
+            && [82, 83].iter().all(|place| bytes[*place] <= 1)
             && [Vote { epoch: vote, candidate }, holder].iter().all(whole);
         good.then_some(())?;
         Some(Self {
@@ -108,11 +105,10 @@ impl Saved {
             known: Known { epoch: Epoch(number(7)?), tid: Tid(number(8)?) },
             hold_us: short(74)?,
             lease_us: short(93)?,
-            unbound: bytes[97] == 1,
             maintenance: Maintenance { version: short(78)?, on: bytes[82] == 1 },
             standby: bytes[83] == 1,
             holder: (holder.epoch.0 > 0).then_some(holder),
-            takeovers: std::array::from_fn(|place| short(98 + 4 * place).unwrap_or(0)),
+            takeovers: std::array::from_fn(|place| short(97 + 4 * place).unwrap_or(0)),
         })
     }
 }
@@ -137,7 +133,6 @@ mod tests {
                 armed: [Epoch(armed), Epoch(one)],
                 hold_us: short.0,
                 lease_us: short.1,
-                unbound: flags[0] && flags[1],
                 known: Known { epoch: Epoch(epoch), tid: Tid(tid) },
                 maintenance: Maintenance { version: short.1, on: flags[1] },
                 standby: flags[2],

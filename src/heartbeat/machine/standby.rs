@@ -148,7 +148,9 @@ impl Machine {
             () if self.set.self_fence_required && !self.fence_ready => Some(Refusal::NotArmed),
             () if takeovers >= limit && !self.dropped.is(Rule::TakeoverLimit) => Some(Refusal::TooMany),
             () if self.copy_bad => Some(Refusal::CopyBad),
-            () if (self.copy.is_none() || behind) && !self.dropped.is(Rule::PromotionGuard) => Some(Refusal::Behind),
+            () if self.dropped.is(Rule::PromotionGuard) => None,
+            () if self.copy.is_none() => Some(Refusal::NoCopy),
+            () if behind => Some(Refusal::Behind),
             () => None,
         }
     }
@@ -503,12 +505,14 @@ impl Machine {
     }
 
     /// A shot that was under way when another proof came first goes on, and binds the voters until it has ended.
-    pub(super) fn shots_in_role(&mut self, _actions: &mut Vec<Action>) {
+    pub(super) fn shots_in_role(&mut self) {
         let (now, levels, retry) = (self.now, self.set.fence_levels, self.now + micros(self.set.fence_retry));
-        if let Some(hold) = self.role.hold_mut()
-            && hold.shots.until.is_some_and(|until| now >= until)
-        {
+        let Some(hold) = self.role.hold_mut() else { return };
+        if hold.shots.until.is_some_and(|until| now >= until) {
             hold.shots.ended(levels, retry);
+        }
+        if !hold.shots.under_way() {
+            self.register.unbind(self.set.me, now);
         }
     }
 

@@ -234,8 +234,19 @@ impl Machine {
             (count + 1, seen.max(told))
         });
         if count >= needed {
-            self.register.recover(seen);
+            self.trust_journal(seen);
         }
+    }
+
+    /// Nothing that was forgotten stands in the way any more, but that a member may be shooting on the strength of it: whoever has
+    /// not been heard, since this start, to ask for nothing.
+    pub(super) fn trust_journal(&mut self, seen: Epoch) {
+        let longest = super::hold_of(&self.set);
+        let shoots = [NodeId(0), NodeId(1)].map(|member| match self.peers[member.at()].said {
+            Some(said) => said.ask.filter(|ask| ask.earnest).map_or(0, |ask| At::from(ask.hold_us)),
+            None => longest,
+        });
+        self.register.recover(seen, shoots, self.now);
     }
 
     /// Beats: to all when one is due or something changed, to those who wait for an answer at once.

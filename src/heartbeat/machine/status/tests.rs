@@ -27,15 +27,15 @@ struct Standby {
 }
 
 impl Standby {
-    fn new(saved: Saved, change: impl FnOnce(&mut Settings)) -> Self {
+    fn new(saved: &Saved, change: impl FnOnce(&mut Settings)) -> Self {
         let name = |text: &str| NodeName::parse(text).expect("a name");
         let roster = Roster::new([name("zeo-a"), name("zeo-b")], vec![name("edge")]).expect("a roster");
         let mut settings = Settings::fast(NodeId(1), roster, [1; 9]);
         change(&mut settings);
         let (now, mut actions) = (Instant::now(), Vec::new());
         let began = Began { boot: ME, at: now, wall: 1_795_000_000 };
-        let machine = Machine::new(settings, began, Journal::Found(saved), &mut actions);
-        let mut new = Self { machine, now, seq: 1, actions, disk: saved };
+        let machine = Machine::new(settings, began, &Journal::Found(*saved), &mut actions);
+        let mut new = Self { machine, now, seq: 1, actions, disk: *saved };
         new.tell(Input::AddressDone { epoch: Epoch(0), raised: false, result: Ok(()) });
         new.tell(Input::ResourceDone { epoch: Epoch(0), started: false, result: Ok(()) });
         new
@@ -94,7 +94,7 @@ impl Standby {
 
 #[test]
 fn who_is_behind_tells_which_transactions_it_lacks_and_for_how_long() {
-    let mut standby = Standby::new(Saved::default(), |_| {});
+    let mut standby = Standby::new(&Saved::default(), |_| {});
     standby.tell(Input::Copy(Tid(0x040d_34aa_d000_0000)));
     standby.hear_active(Tid(0x040d_34aa_e000_0000));
     // What was told a moment ago may be under way to the copy; what is missing two seconds later is not.
@@ -111,7 +111,7 @@ fn who_is_behind_tells_which_transactions_it_lacks_and_for_how_long() {
 
 #[test]
 fn an_order_that_is_not_followed_is_answered_with_what_stands_in_its_way() {
-    let mut standby = Standby::new(Saved::default(), |_| {});
+    let mut standby = Standby::new(&Saved::default(), |_| {});
     standby.tell(Input::Copy(Tid(1)));
     standby.hear_active(Tid(1));
     for (order, refusal) in [
@@ -136,7 +136,7 @@ fn takeovers_and_standby_outlive_a_restart_and_online_begins_anew() {
         *slot = u32::try_from(1_795_000_000 - ago).expect("a date");
     }
     let saved = Saved { standby: true, takeovers, ..Saved::default() };
-    let mut standby = Standby::new(saved, |settings| settings.takeovers_max = 3);
+    let mut standby = Standby::new(&saved, |settings| settings.takeovers_max = 3);
     standby.tell(Input::Copy(Tid(1)));
     standby.hear_active(Tid(1));
     let told = |standby: &Standby| {
@@ -161,5 +161,5 @@ fn every_refusal_has_a_word_of_its_own_a_reason_and_a_remedy() {
         assert_eq!(Refusal::of(refusal.code()), Some(refusal));
         assert!(!refusal.reason().is_empty() && !refusal.remedy().is_empty());
     }
-    assert_eq!((Refusal::of(0), Refusal::of(23)), (None, None));
+    assert_eq!((Refusal::of(0), Refusal::of(24)), (None, None));
 }
