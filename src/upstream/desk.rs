@@ -102,8 +102,9 @@ impl Desk {
         }
     }
 
-    /// Tells the queue what an endpoint's condition means for it. Nobody rises slowly while there is no other.
-    pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
+    /// What an endpoint's condition means for the queue: whether it is open, and its limit. Nobody rises slowly while there
+    /// is no other.
+    pub fn means(&self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> (bool, usize) {
         let open = condition.is_open();
         let mut limit = plan.threads;
         if open {
@@ -114,6 +115,12 @@ impl Desk {
                 limit = limit.min(stuck::limit(plan.threads, *hanging));
             }
         }
+        (open, limit)
+    }
+
+    /// Tells the queue what an endpoint's condition means for it.
+    pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
+        let (open, limit) = self.means(id, condition, plan, now);
         self.queue.set_open(id, open, limit)
     }
 

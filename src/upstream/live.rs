@@ -204,9 +204,9 @@ impl Upstream {
             })
             .collect();
         let members = placed.iter().filter_map(|one| Some(self.member(names, one, find(&one.addr)?))).collect();
-        let mut granted = Vec::new();
         for endpoint in known.iter() {
-            granted.extend(desk.adjust(endpoint.id, &endpoint.condition(), &plan, now));
+            let (open, limit) = desk.means(endpoint.id, &endpoint.condition(), &plan, now);
+            desk.queue.prepare(endpoint.id, open, limit);
         }
         drop(known);
         (desk.patience, desk.hold) = (plan.queue_wait, plan.hold);
@@ -221,7 +221,7 @@ impl Upstream {
         }
         *current = Arc::new(Standing { plan, members });
         drop(current);
-        granted.extend(desk.queue.serve(bounds, serving.into_iter().map(|(server, _)| server).collect()));
+        let granted = desk.queue.serve(bounds, serving.into_iter().map(|(server, _)| server).collect());
         let outage = desk.note_outage(now);
         desk.tell(granted);
         let waiting = desk.queue.waiting();
@@ -320,7 +320,8 @@ impl Upstream {
         self.counters.sets(standing.plan.sets.iter().map(|set| set.name.clone()), &standing.plan.active);
         let desk = lock(&self.desk);
         for class in Class::ALL {
-            self.counters.queue_length(class.visitor(), desk.queue.waiting_of(class));
+            let at_the_door = if class == Class::Anonymous { self.scales.waiting() } else { 0 };
+            self.counters.queue_length(class.visitor(), desk.queue.waiting_of(class) + at_the_door);
         }
         self.counters.held(if desk.is_out() { desk.queue.waiting() } else { 0 });
         self.counters.holds(desk.holds.keys().map(|why| why.as_str()).collect());

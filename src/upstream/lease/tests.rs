@@ -265,3 +265,17 @@ fn an_outage_is_news_once_and_so_is_its_end() {
     let lasted = Duration::from_secs(5);
     assert_eq!([7, 8].map(|second| desk.note_outage(at(second))), [Some(Outage::Ended(lasted)), None]);
 }
+
+#[tokio::test]
+async fn a_swap_that_brings_more_threads_sends_nobody_to_the_old_set() {
+    let registry = Registry::new(Metrics::new());
+    let upstream = registry.install(plan("old"));
+    let asker = Asker::new(ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST)), None, Class::Anonymous, "/", false);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut asking: Vec<_> = (0..3).map(|_| Box::pin(upstream.acquire(&asker, None, None))).collect();
+    let told: Vec<_> = asking.iter_mut().map(|asking| asking.as_mut().poll(&mut context)).collect();
+    assert!(matches!(told[..], [Poll::Ready(Ok(_)), Poll::Ready(Ok(_)), Poll::Pending]));
+    registry.install(Plan { threads: 2, ..plan("new") });
+    let Poll::Ready(Ok(lease)) = asking[2].as_mut().poll(&mut context) else { panic!("it is his turn") };
+    assert_eq!((lease.endpoint.addr.to_string(), lease.epoch), ("127.0.0.1:3".to_owned(), 1));
+}

@@ -272,11 +272,16 @@ impl Queue {
     /// `endpoint` takes new requests from now on, up to `limit` at a time, or takes none.
     #[must_use]
     pub fn set_open(&mut self, endpoint: EndpointId, open: bool, limit: usize) -> Vec<Granted> {
+        self.prepare(endpoint, open, limit);
+        self.settle()
+    }
+
+    /// The same, before [`Queue::serve`] says who serves from now on: nothing is granted yet.
+    pub fn prepare(&mut self, endpoint: EndpointId, open: bool, limit: usize) {
         if let Some(found) = self.endpoints.get_mut(endpoint.0) {
             found.open = open;
             found.limit = limit;
         }
-        self.settle()
     }
 
     /// The requests in flight at `endpoint`.
