@@ -31,6 +31,15 @@ fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
 }
 
 #[test]
+fn a_site_that_lists_endpoints_does_not_take_the_place_of_an_upstream_of_its_name() {
+    let text = "version = 1\n[site.zope]\nupstream = [\"10.0.0.1:8080\"]\n\
+                [site.\"b.example.org\"]\nupstream = \"zope\"\n[upstream.zope]\nservers = [\"10.0.0.2:8080\"]\n";
+    let report =
+        config::parse("tidegate.toml", text).expect_err("whose endpoints would b.example.org get?").to_string();
+    assert!(report.contains("E0346") && report.contains("give [upstream.zope] another name"), "{report}");
+}
+
+#[test]
 fn an_endpoint_of_several_upstreams_is_warned_of_with_the_requests_that_it_will_get() {
     let text = "version = 1\n[site.\"a.example.org\"]\nupstream = [\"10.0.0.1:8080\"]\n\
                 [site.\"b.example.org\"]\nupstream = \"zope\"\n\

@@ -400,7 +400,16 @@ fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context
             let message = format!("site \"{name}\" has no upstream");
             context.error("E0312", path, message, "add upstream = \"NAME\", or upstream = [\"HOST:PORT\"]");
         }
-        Some(UpstreamRef::Inline(endpoints)) => check_endpoints(&format!("{path}.upstream"), endpoints, context),
+        Some(UpstreamRef::Inline(endpoints)) => {
+            let path = format!("{path}.upstream");
+            if config.upstream.keys().any(|upstream| upstream.as_str() == name.as_str()) {
+                let message =
+                    format!("site \"{name}\" lists endpoints, an upstream of its name, but there is [upstream.{name}]");
+                let help = format!("write upstream = \"{name}\", or give [upstream.{name}] another name");
+                context.error("E0346", &path, message, &help);
+            }
+            check_endpoints(&path, endpoints, context);
+        }
         Some(UpstreamRef::Name(upstream)) => {
             known_upstream(config, &format!("{path}.upstream"), name, upstream, context);
         }
