@@ -4,6 +4,7 @@ use crate::edge::body::BodyError;
 use crate::edge::errand::Errand;
 use crate::edge::refusal::Refusal;
 use crate::semantics::pace::Pace;
+use crate::snapshot::Site;
 use crate::upstream::ClientFault;
 use crate::upstream::RequestBody;
 use crate::upstream::patience::Patience;
@@ -26,6 +27,8 @@ struct Inbound {
     left: u64,
     patience: Patience,
     fault: Arc<OnceLock<ClientFault>>,
+    /// Where its bytes are counted.
+    site: Arc<Site>,
 }
 
 /// The body to pass on.
@@ -43,7 +46,8 @@ pub fn body(errand: &Errand, incoming: Incoming) -> Result<RequestBody, Refusal>
     let fault = Arc::new(OnceLock::new());
     let limits = &errand.snapshot.server.limits;
     let patience = Patience::new(limits.body_idle, Pace::new(limits.rate_min.0, limits.body_idle));
-    let inbound = Inbound { incoming, left: most, patience, fault: Arc::clone(&fault) };
+    let site = Arc::clone(&errand.site);
+    let inbound = Inbound { incoming, left: most, patience, fault: Arc::clone(&fault), site };
     Ok(RequestBody::Stream { body: inbound.boxed_unsync(), fault })
 }
 
@@ -71,6 +75,7 @@ impl Body for Inbound {
                     // Trailers of a request are dropped: nobody behind us expects any.
                     let Some(data) = frame.data_ref() else { continue };
                     this.patience.moved(data.len() as u64);
+                    this.site.metrics.receive(data.len() as u64);
                     let Some(left) = this.left.checked_sub(data.len() as u64) else {
                         return this.fail(ClientFault::TooLarge);
                     };

@@ -5,6 +5,7 @@
 //! no file can be made, what does not fit into memory is passed on as it comes: an upload that takes a thread for long is
 //! better than one that fails.
 
+use crate::clock;
 use crate::edge::refusal::Refusal;
 use crate::telemetry::chain;
 use crate::upstream::ClientFault;
@@ -24,13 +25,16 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::fs::File;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncSeekExt;
@@ -44,6 +48,12 @@ const IN_MEMORY: u64 = 64 * 1024;
 /// How much of all uploads together stays in memory.
 const IN_MEMORY_ALL: u64 = 64 * 1024 * 1024;
 
+/// The diary is told of trouble no more often than this.
+const COMPLAINTS: Duration = Duration::from_mins(1);
+
+const PASSED_ON: &str =
+    "uploads cannot be taken in whole and take a thread meanwhile: set server.spool to a directory that can be written";
+
 /// The size of the pieces that are read from a file.
 const PIECE: usize = 64 * 1024;
 
@@ -52,7 +62,8 @@ const PIECE: usize = 64 * 1024;
 pub struct Spool {
     memory: Arc<AtomicU64>,
     disk: Arc<AtomicU64>,
-    complained: OnceLock<()>,
+    /// When the diary was last told that there is trouble.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// Bytes that count against a bound until this is dropped.
@@ -126,11 +137,12 @@ impl Spool {
                 return Err(full());
             }
             if let Err(error) = held.append_to_file(&data, dir).await {
-                self.complain(dir, &error);
                 if held.file.is_some() {
                     // It could be made but not written: the disk is full.
+                    self.complain(dir, &error, "uploads are refused: there is no room for them in server.spool");
                     return Err(full());
                 }
+                self.complain(dir, &error, PASSED_ON);
                 held.pieces.push_back(data);
                 held.left += len;
                 held.rest = Some(body);
@@ -144,15 +156,20 @@ impl Spool {
         Ok(held.into_body(fault))
     }
 
-    fn complain(&self, dir: &Path, error: &io::Error) {
-        if self.complained.set(()).is_ok() {
+    /// Tells the diary, but not of each upload.
+    fn complain(&self, dir: &Path, error: &io::Error, what: &str) {
+        let now = clock::mono();
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINTS) {
+            *last = Some(now);
+            drop(last);
             let error = chain(error);
-            warn!(dir = %dir.display(), error, "uploads cannot be taken in whole: set server.spool to a directory that can be written");
+            warn!(dir = %dir.display(), error, "{what}");
         }
     }
 
     fn lost(&self, dir: &Path, error: &io::Error) -> Refusal {
-        self.complain(dir, error);
+        self.complain(dir, error, "an upload is lost: what was written to server.spool cannot be read");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "spool").closing()
     }
 }

@@ -36,8 +36,6 @@ pub struct RequestFacts<'a> {
     pub duration: Duration,
     /// Bytes of response body that were sent.
     pub sent: u64,
-    /// Bytes of request body that were received.
-    pub received: u64,
 }
 
 /// The counters of one site.
@@ -126,9 +124,11 @@ impl SiteMetrics {
         hot.cache[facts.cache.index()].inc();
         hot.durations[facts.cache.class().index()].observe(facts.duration);
         hot.sent.add(facts.sent);
-        if facts.received > 0 {
-            hot.received.add(facts.received);
-        }
+    }
+
+    /// So many bytes of a request's body came.
+    pub fn receive(&self, bytes: u64) {
+        self.hot.mine().received.add(bytes);
     }
 
     /// A request waits for the fetch of an equal one.
@@ -248,10 +248,10 @@ mod tests {
             cache: CacheWord::HitStale,
             duration: Duration::from_micros(20),
             sent: 1024,
-            received: 0,
         };
         site.request(&facts);
-        site.request(&RequestFacts { method: &Method::POST, cache: CacheWord::Method, received: 10, ..facts });
+        site.request(&RequestFacts { method: &Method::POST, cache: CacheWord::Method, ..facts });
+        site.receive(10);
         let requests = site.requests();
         assert_eq!(requests.len(), 2);
         assert!(requests.iter().all(|(_, count)| *count == 1));

@@ -28,7 +28,6 @@ fn facts(method: &Method) -> RequestFacts<'_> {
         cache: CacheWord::Hit,
         duration: Duration::from_micros(30),
         sent: 1024,
-        received: 0,
     }
 }
 
@@ -37,6 +36,7 @@ fn busy() -> Arc<Metrics> {
     let metrics = Metrics::new();
     let www = metrics.site(&site("www.example.org"));
     www.request(&facts(&Method::GET));
+    www.receive(10);
     www.collapsed();
     www.collapse_waited(Duration::from_millis(20));
     www.uncacheable("set_cookie");
