@@ -45,6 +45,7 @@ fn access_lines(criterion: &mut Criterion) {
         endpoint: None,
         queue: None,
         first_byte: None,
+        retries: 0,
         referer: Some(b"https://www.example.org/news"),
         user_agent: Some(b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
         tls: Some("TLSv1.3"),
@@ -84,7 +85,6 @@ fn request_metrics(criterion: &mut Criterion) {
         cache: CacheWord::Hit,
         duration: Duration::from_micros(31),
         sent: 18_432,
-        received: 0,
     };
     criterion.bench_function("request metrics, alone", |bench| bench.iter(|| site.request(black_box(&facts))));
     let stop = AtomicBool::new(false);

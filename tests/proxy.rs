@@ -217,7 +217,7 @@ fn a_page_of_yesterday_is_better_than_an_error() {
 
 #[test]
 fn with_no_origin_and_nothing_stored_visitors_are_told_when_to_come_back() {
-    let edge = Edge::with(&[nowhere()], &Change::default());
+    let edge = Edge::with(&[nowhere()], &Change { upstream: "queue = { hold = \"0s\" }", ..Change::default() });
     let reply = edge.get("/");
     assert_eq!(reply.status, 503);
     assert!(reply.field("retry-after").is_some() && reply.field("cache-control") == Some("no-store"), "{}", reply.head);

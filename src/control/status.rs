@@ -145,6 +145,9 @@ fn upstream(upstream: &Value) -> String {
         let _ = write!(head, " ({})", waits.join(", "));
     }
     let _ = write!(head, " of at most {}", upstream["queue_max"]);
+    if let Some(scales) = upstream["waiting_scales"].as_u64().filter(|scales| *scales > 0) {
+        let _ = write!(head, ", {scales} scales of images wait besides");
+    }
     if let Some(service) = upstream["service_ms"].as_u64() {
         let _ = write!(head, ", {service} ms a request");
     }

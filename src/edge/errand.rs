@@ -156,6 +156,7 @@ impl Errand {
     /// Sets out for all who ask the same: it asks about the other variants as well that are stored by now.
     #[must_use]
     pub fn for_all(mut self, key: &[u8], headers: &HeaderMap) -> Arc<Self> {
+        self.asker.patient = self.found.is_none();
         // RFC 9110 13.1.3: beside a list of tags the date of what has none would not count.
         let askable = self.found.as_ref().is_none_or(|found| found.head.get(&header::ETAG).is_some());
         let Some(stored) = self.edge.cache.look(key).filter(|_| askable) else { return Arc::new(self) };

@@ -61,7 +61,9 @@ use crate::upstream::FetchError;
 use crate::upstream::Fetched;
 use crate::upstream::OriginBody;
 use crate::upstream::RequestBody;
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::fetch::Timings;
+use crate::upstream::fetch::Watch;
 use crate::upstream::lease::Gone;
 use crate::zope::conduct;
 use bytes::Bytes;
@@ -136,7 +138,24 @@ enum Outcome {
     /// With what was stored: the origin failed, and stale is better than nothing.
     Stale(Arc<Stored>),
     /// Without a response.
-    Failed(Refusal),
+    Failed(Lost),
+}
+
+/// A journey without an answer: what the client gets, and for the access log where it failed.
+pub struct Lost {
+    refusal: Refusal,
+    /// The endpoint at which it failed last.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// How long it stood in line.
+    pub queue: Duration,
+    /// How often it had been tried again.
+    pub retries: u32,
+}
+
+impl From<Refusal> for Lost {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, endpoint: None, queue: Duration::ZERO, retries: 0 }
+    }
 }
 
 /// Passes the request to the origin and its answer to the client, past the cache.
@@ -173,7 +192,13 @@ async fn try_pass(
     if websocket {
         tunnel::ask(&mut head.headers);
     }
-    let fetched = travel(errand, head, body, None, trail.alone()).await?;
+    let fetched = match travel(errand, head, body, None, trail.alone()).await {
+        Ok(fetched) => fetched,
+        Err(lost) => {
+            trail.lost(&lost);
+            return Err(lost.refusal);
+        }
+    };
     trail.travelled(&fetched.endpoint.addr, fetched.timings);
     if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
         return Ok(tunnel::open(client_side, fetched));
@@ -271,9 +296,10 @@ async fn travel(
     body: RequestBody,
     gone: Option<Gone<'_>>,
     in_line: &AtomicBool,
-) -> Result<Fetched, Refusal> {
+) -> Result<Fetched, Lost> {
     let bill = Bill::begin(&errand.meters);
-    match errand.upstream.fetch(head, body, &errand.asker, gone, in_line).await {
+    let mut watch = Watch::new(in_line);
+    match errand.upstream.fetch(head, body, &errand.asker, gone, &mut watch).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
             Ok(fetched)
@@ -285,7 +311,9 @@ async fn travel(
             debug!(site = %errand.site.name, error = crate::telemetry::chain(&error), "no answer from upstream");
             let refusal = Refusal::new(error.status(), error.why()).retry_after(error.retry_after());
             // A body that broke off leaves the connection in the middle of a request.
-            Err(if matches!(error, FetchError::Client(_)) { refusal.closing() } else { refusal })
+            let refusal = if matches!(error, FetchError::Client(_)) { refusal.closing() } else { refusal };
+            let Watch { endpoint, queue, retries, .. } = watch;
+            Err(Lost { refusal, endpoint, queue, retries })
         }
     }
 }
@@ -608,7 +636,10 @@ async fn lead(
                 Err(trail) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
             }
         }
-        Ok(Outcome::Failed(refusal)) => deliver::failed(trail, &refusal),
+        Ok(Outcome::Failed(lost)) => {
+            trail.lost(&lost);
+            deliver::failed(trail, &lost.refusal)
+        }
         // The journey's task is gone without a word: it panicked.
         Err(_) => deliver::failed(trail, &Refusal::new(StatusCode::BAD_GATEWAY, "internal")),
     }
@@ -694,12 +725,12 @@ impl Journey {
             }
             answer = match self.misunderstood() {
                 Ok(head) => self.ask(head, &mut reply).await,
-                Err(refusal) => Err(refusal),
+                Err(refusal) => Err(refusal.into()),
             };
         }
         let answered = match answer {
             Ok(answered) => answered,
-            Err(refusal) => return self.failed(reply, refusal),
+            Err(lost) => return self.failed(reply, lost),
         };
         if answered.status.is_server_error()
             && let Some(stale) = usable_stale(&self.errand, &self.client)
@@ -724,7 +755,7 @@ impl Journey {
         }
     }
 
-    async fn ask(&self, head: Parts, reply: &mut Reply) -> Result<Answered, Refusal> {
+    async fn ask(&self, head: Parts, reply: &mut Reply) -> Result<Answered, Lost> {
         // As long as it stands in line it is worth no more than those who wait for it. Nobody waits for a refresh.
         let gone = async {
             let Some(reply) = reply else { return std::future::pending().await };
@@ -758,16 +789,16 @@ impl Journey {
         self.errand.edge.cache.admit_place(&self.errand.site.name, self.errand.scheme, &self.errand.place)
     }
 
-    fn failed(self, reply: Reply, refusal: Refusal) {
+    fn failed(self, reply: Reply, lost: Lost) {
         if self.errand.found.is_some() {
             self.errand.site.metrics.revalidation(Revalidation::Error);
         }
         if let Some(stale) = usable_stale(&self.errand, &self.client) {
             return self.land_stale(reply, stale);
         }
-        let Refusal { status, why, retry_after, .. } = refusal;
+        let Refusal { status, why, retry_after, .. } = lost.refusal;
         self.leader.fail(Failure { status, why, retry_after });
-        tell(reply, Outcome::Failed(refusal));
+        tell(reply, Outcome::Failed(lost));
     }
 
     fn land_stale(mut self, reply: Reply, stale: Arc<Stored>) {

@@ -3,6 +3,7 @@
 use crate::cache::Flight;
 use crate::clock;
 use crate::edge::Edge;
+use crate::edge::fetch::Lost;
 use crate::edge::intake::Approach;
 use crate::edge::intake::Question;
 use crate::semantics::cache_status::CacheStatus;
@@ -26,6 +27,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
@@ -70,7 +72,9 @@ struct Line {
     tls: bool,
     upstream: Arc<Upstream>,
     endpoint: Option<OriginAddr>,
-    timings: Option<Timings>,
+    queue: Option<Duration>,
+    first_byte: Option<Duration>,
+    retries: u32,
 }
 
 impl Trail {
@@ -93,7 +97,9 @@ impl Trail {
             tls: question.scheme == "https",
             upstream: Arc::clone(question.upstream()),
             endpoint: None,
-            timings: None,
+            queue: None,
+            first_byte: None,
+            retries: 0,
         });
         let facts = Facts {
             site: Some(Arc::clone(question.site)),
@@ -126,7 +132,16 @@ impl Trail {
     pub fn travelled(&mut self, endpoint: &OriginAddr, timings: Timings) {
         if let Some(line) = &mut self.line {
             line.endpoint = Some(endpoint.clone());
-            line.timings = Some(timings);
+            (line.queue, line.first_byte) = (Some(timings.queue), Some(timings.first_byte));
+            line.retries = timings.retries;
+        }
+    }
+
+    /// Where it failed that nobody answered.
+    pub fn lost(&mut self, lost: &Lost) {
+        if let (Some(line), Some(endpoint)) = (&mut self.line, &lost.endpoint) {
+            line.endpoint = Some(endpoint.addr.clone());
+            (line.queue, line.retries) = (Some(lost.queue), lost.retries);
         }
     }
 
@@ -187,8 +202,9 @@ impl Trail {
             site: self.facts.site.as_ref().map(|site| site.name.as_str()),
             upstream: Some(line.upstream.name().as_str()),
             endpoint: line.endpoint.as_ref(),
-            queue: line.timings.map(|timings| timings.queue),
-            first_byte: line.timings.map(|timings| timings.first_byte),
+            queue: line.queue,
+            first_byte: line.first_byte,
+            retries: line.retries,
             referer: line.referer.as_deref(),
             user_agent: line.user_agent.as_deref(),
             tls: line.tls.then_some("TLS"),
@@ -292,6 +308,7 @@ impl<'a> Short<'a> {
             endpoint: None,
             queue: None,
             first_byte: None,
+            retries: 0,
             referer: field(request.headers(), &header::REFERER),
             user_agent: field(request.headers(), &header::USER_AGENT),
             tls: self.tls.then_some("TLS"),
@@ -319,7 +336,6 @@ fn tell(edge: &Edge, facts: &Facts, began: Instant, now: Instant, sent: u64) {
         cache: facts.cache,
         duration: now.saturating_duration_since(began),
         sent,
-        received: 0,
     });
 }
 

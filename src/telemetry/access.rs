@@ -113,12 +113,14 @@ pub struct Record<'a> {
     pub site: Option<&'a str>,
     /// The upstream.
     pub upstream: Option<&'a str>,
-    /// The endpoint that answered.
+    /// The endpoint that answered, or failed last.
     pub endpoint: Option<&'a OriginAddr>,
     /// How long it waited for an endpoint.
     pub queue: Option<Duration>,
     /// From sending it to the head of the endpoint's response.
     pub first_byte: Option<Duration>,
+    /// How often it was sent to an endpoint again.
+    pub retries: u32,
     /// `Referer`.
     pub referer: Option<&'a [u8]>,
     /// `User-Agent`.

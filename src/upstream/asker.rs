@@ -22,6 +22,9 @@ pub struct Asker {
     pub writes: bool,
     /// Whether it is for a scale of an image, for a visitor: few of those are asked for at once.
     pub scale: bool,
+    /// Whether it is worth waiting until an endpoint that has just gone away is back, or known to be away: not where something
+    /// is at hand that can be served instead.
+    pub patient: bool,
     /// The endpoint that served its client before, as his cookie calls it.
     pub way: Option<u64>,
 }
@@ -56,6 +59,7 @@ impl Asker {
             hash: hasher.hash_one(path),
             writes,
             scale: false,
+            patient: true,
             way: None,
         }
     }

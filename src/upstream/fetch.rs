@@ -35,6 +35,7 @@ use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
 use http::request::Parts;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -53,8 +54,30 @@ pub struct Fetched {
     pub asked: Instant,
     /// Where the time went.
     pub timings: Timings,
-    /// How often it had to be tried again.
+}
+
+/// What is seen of a journey from outside: whether it stands in line, while it lasts; where it failed, when it has.
+pub struct Watch<'a> {
+    in_line: &'a AtomicBool,
+    /// The endpoint at which it failed last.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// How long it stood in line, up to there.
+    pub queue: Duration,
+    /// How often it had been tried again.
     pub retries: u32,
+}
+
+impl<'a> Watch<'a> {
+    /// A journey of which is noted `in_line` whether it stands there.
+    #[must_use]
+    pub fn new(in_line: &'a AtomicBool) -> Self {
+        Self { in_line, endpoint: None, queue: Duration::ZERO, retries: 0 }
+    }
+
+    fn failed_at(&mut self, endpoint: &Arc<Endpoint>, way: &Way<'_>) {
+        self.endpoint = Some(Arc::clone(endpoint));
+        (self.queue, self.retries) = (way.queued, way.retries);
+    }
 }
 
 /// Where the time went until the head of the answer.
@@ -64,6 +87,8 @@ pub struct Timings {
     pub queue: Duration,
     /// From sending to the head.
     pub first_byte: Duration,
+    /// How often it had to be tried again.
+    pub retries: u32,
 }
 
 /// Why there is no answer.
@@ -103,6 +128,11 @@ impl FetchError {
         }
     }
 
+    /// Whether nobody listens there.
+    fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect(ConnectError::Io { source, .. }) if source.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// The word for logs and metrics.
     #[must_use]
     pub fn why(&self) -> &'static str {
@@ -128,6 +158,9 @@ impl FetchError {
         }
     }
 }
+
+/// So often a request is tried again where nobody listens: enough for two endpoints to be known as down.
+const REFUSED_MAX: u32 = 8;
 
 /// What became of one attempt.
 #[expect(
@@ -172,13 +205,19 @@ impl Upstream {
         body: RequestBody,
         asker: &Asker,
         gone: Option<Gone<'_>>,
-        in_line: &AtomicBool,
+        watch: &mut Watch<'_>,
     ) -> Result<Fetched, FetchError> {
         self.retries.earn();
-        in_line.store(true, Ordering::Relaxed);
+        watch.in_line.store(true, Ordering::Relaxed);
+        // Nobody but scales stands at the door.
+        let came = asker.scale.then(clock::mono);
         let mut gone = gone;
         let fetched = match self.at_the_door(asker, &mut gone).await {
-            Ok(_inside) => self.travel(head, body, asker, gone, in_line).await,
+            Ok(_inside) => {
+                let at_the_door = came.map(|came| clock::mono().saturating_duration_since(came)).unwrap_or_default();
+                let fetched = self.travel(head, body, asker, gone, watch).await;
+                fetched.map(|fetched| fetched.after(at_the_door))
+            }
             Err(refusal) => Err(FetchError::Queue(refusal)),
         };
         match &fetched {
@@ -229,7 +268,7 @@ impl Upstream {
         body: RequestBody,
         asker: &Asker,
         mut gone: Option<Gone<'_>>,
-        in_line: &AtomicBool,
+        watch: &mut Watch<'_>,
     ) -> Result<Fetched, FetchError> {
         let mut way = Way {
             asker,
@@ -248,9 +287,9 @@ impl Upstream {
                 Some(gone) => Some(gone.as_mut()),
                 None => None,
             };
-            in_line.store(true, Ordering::Relaxed);
+            watch.in_line.store(true, Ordering::Relaxed);
             let lease = self.acquire(asker, way.avoid, gone).await.map_err(FetchError::Queue)?;
-            in_line.store(false, Ordering::Relaxed);
+            watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             let endpoint = Arc::clone(&lease.endpoint);
             let sent = clock::mono();
@@ -258,11 +297,16 @@ impl Upstream {
                 Attempt::Answered(answer, exchange, lease) => {
                     let took = clock::mono().saturating_duration_since(sent);
                     if !self.answered(&mut way, &lease, answer.status, took) {
-                        return settle(&way, lease, answer, exchange, sent, took);
+                        let settled = settle(&way, lease, answer, exchange, sent, took);
+                        return settled.inspect_err(|_| watch.failed_at(&endpoint, &way));
                     }
                 }
-                Attempt::NotSent(error) => self.may_try_again(&mut way, Some(&endpoint), error)?,
+                Attempt::NotSent(error) => {
+                    watch.failed_at(&endpoint, &way);
+                    self.may_try_again(&mut way, Some(&endpoint), error)?;
+                }
                 Attempt::Lost { error, reused } => {
+                    watch.failed_at(&endpoint, &way);
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
                     }
@@ -315,10 +359,13 @@ impl Upstream {
             self.blame(endpoint, &error);
             way.avoid = Some(endpoint.id);
         }
-        if way.retries >= way.standing.plan.retry_max.max(1) {
+        // To be refused takes no time and costs no thread, and who is refused so often is known to be down: then there is another
+        // endpoint, or an outage to be waited for like everybody else.
+        let refused = way.asker.patient && error.is_refused();
+        if way.retries >= if refused { REFUSED_MAX } else { way.standing.plan.retry_max.max(1) } {
             return Err(error);
         }
-        if unsent.is_some() && !self.retries.spend() {
+        if unsent.is_some() && !refused && !self.retries.spend() {
             self.counters.retry_budget_exhausted();
             return Err(error);
         }
@@ -396,17 +443,23 @@ fn settle(
         member.counters.response(answer.status);
     }
     let plan = &way.standing.plan;
-    let timings = Timings { queue: way.queued, first_byte };
+    let timings = Timings { queue: way.queued, first_byte, retries: way.retries };
     let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
     let journey = Journey { lease, exchange, pool_max: plan.threads };
     let tunnel = answer.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut response = Response::new(OriginBody::new(journey, &plan.timeouts, tunnel));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
-    Ok(Fetched { response, endpoint, epoch, asked, timings, retries: way.retries })
+    Ok(Fetched { response, endpoint, epoch, asked, timings })
 }
 
 impl Fetched {
+    /// The same, having waited before it came into the line.
+    fn after(mut self, waited: Duration) -> Self {
+        self.timings.queue += waited;
+        self
+    }
+
     /// The head, and the origin's side of a tunnel: its socket, what has already come through it, and the thread that it
     /// occupies for as long as it lasts.
     #[must_use]

@@ -23,6 +23,8 @@ pub struct UpstreamView {
     pub waiting: usize,
     /// The same by class.
     pub waiting_by_class: BTreeMap<&'static str, usize>,
+    /// The scales of images that wait for others, before they come into the line.
+    pub waiting_scales: usize,
     /// The most that may wait.
     pub queue_max: usize,
     /// The smoothed time that a request takes a thread for, in milliseconds.
@@ -100,6 +102,7 @@ impl Upstream {
             epoch: desk.epoch,
             waiting: desk.queue.waiting(),
             waiting_by_class: Class::ALL.map(|class| (class.as_str(), desk.queue.waiting_of(class))).into(),
+            waiting_scales: self.scales.waiting(),
             queue_max: standing.plan.queue_max,
             service_ms: desk.queue.service().map(|service| u64::try_from(service.as_millis()).unwrap_or(u64::MAX)),
             held: desk.holds.iter().map(|(why, since)| (why.as_str(), seconds(since))).collect(),

@@ -13,6 +13,7 @@ use crate::origin::Gate;
 use crate::origin::Origin;
 use crate::origin::Then;
 use crate::origin::write;
+use tidegate::control::status;
 use tidegate::upstream::Hold;
 
 /// What all may share.
@@ -313,6 +314,9 @@ fn scales_of_images_take_no_more_than_their_share_of_zopes_threads() {
     editor.ask("/img/@@images/image/9", "Cookie: __ac=jane\r\n");
     origin.wait_for(2 + 10 + 1);
     assert_eq!(scales(), 3, "an editor's are not counted");
+    edge.wait_until(|edge| edge.metric("tidegate_queue_length{upstream=\"zope\",class=\"anonymous\"}") >= 6.0);
+    let told = status::words(&status::json(&edge.publisher));
+    assert!(told.contains("6 scales of images wait"), "{told}");
     gate.open();
     assert!(clients.iter_mut().all(|client| client.reply().text() == "image"), "all get theirs, in their turn");
     assert_eq!(editor.reply().status, 200);

@@ -69,6 +69,8 @@ fn an_upload_takes_a_thread_only_when_it_is_whole() {
         assert_eq!(client.reply().status, 200);
     }
     assert!(origin.asked()[1..].iter().all(|asked| asked.body == body));
+    let received = edge.metric("tidegate_http_request_body_bytes_total{");
+    assert!((received - 20.0 * 300_000.0).abs() < 0.1, "{received} bytes were counted");
 }
 
 #[test]
@@ -223,6 +225,24 @@ fn while_an_upstream_is_held_nobody_waits_longer_than_the_hold_says() {
     assert_eq!(edge.ask("/", ME).status, 503, "although for a thread alone he would wait longer");
     edge.publisher.hold("zope", false).expect("there is such an upstream");
     assert_eq!(edge.ask("/", ME).status, 200);
+}
+
+#[test]
+fn who_is_the_first_to_find_the_only_zope_away_waits_for_it_like_those_after_him() {
+    let place = nowhere();
+    // No check calls it down.
+    let upstream = "check = { kind = \"tcp\", every = \"20ms\", rise = 1, fall = 100 }";
+    let edge = Edge::with(&[place], &Change { upstream, ..Change::default() });
+    let (mut reader, mut writer) = (edge.client(), edge.client());
+    reader.ask("/", ME);
+    writer.send("POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 5\r\n\r\nhello");
+    waiting(&edge, 2);
+    let origin = Origin::at(place, |_, stream| {
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    assert_eq!([reader.reply().status, writer.reply().status], [200, 200]);
+    assert_eq!(origin.asked().iter().filter(|asked| asked.body == b"hello").count(), 1, "a form goes once");
 }
 
 #[test]

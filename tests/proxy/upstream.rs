@@ -1,5 +1,6 @@
 //! What becomes of visitors when endpoints hang, fail, lose their storage, change their addresses or their set.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -152,9 +153,36 @@ fn who_leaves_before_an_answer_is_told_of() {
     gate.open();
     assert!(edge.metric("tidegate_http_client_aborts_total{site=\"www.example.org\",phase=\"body\"}") < 1.0);
     until("the access log tells it", || {
-        let lines = std::fs::read_to_string(&access).unwrap_or_default();
+        let lines = fs::read_to_string(&access).unwrap_or_default();
         lines.lines().filter(|line| line.contains("GET /reload HTTP/1.1\" 499 ")).count() == 2
     });
+}
+
+#[test]
+fn the_access_log_names_the_endpoint_that_failed_and_tells_of_retries() {
+    let (sick, well) = (Origin::new(|_, _| Then::Close), Origin::saying(PRIVATE));
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let access = dir.path().join("access");
+    let log = format!("access = \"json\"\naccess_file = \"{}\"", access.display());
+    let lines = |count: usize| {
+        until("the access log tells it", || fs::read_to_string(&access).unwrap_or_default().lines().count() == count);
+        fs::read_to_string(&access).expect("it is there").lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let edge = Edge::with(&[sick.address], &Change { log: &log, ..Change::default() });
+    // Once for himself, once for everybody.
+    assert_eq!([edge.ask("/", ME).status, edge.get("/").status], [502, 502]);
+    for line in lines(2) {
+        let line: serde_json::Value = serde_json::from_str(&line).expect("a line is JSON");
+        assert_eq!((&line["why"], &line["endpoint"]), (&"reset".into(), &sick.address.to_string().into()), "{line}");
+        assert!(line.get("retries").is_none(), "{line}");
+    }
+    drop(edge);
+    fs::remove_file(&access).expect("it is there");
+    let edge = Edge::with(&[nowhere(), well.address], &Change { log: &log, ..Change::default() });
+    assert_eq!([edge.ask("/", ME).status, edge.ask("/", ME).status], [200, 200]);
+    let told: Vec<serde_json::Value> = lines(2).iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(told.iter().all(|line| line["endpoint"] == well.address.to_string()), "{told:?}");
+    assert_eq!(told[0]["retries"], 1, "{told:?}");
 }
 
 #[test]

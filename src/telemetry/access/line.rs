@@ -49,6 +49,9 @@ fn json(record: &Record<'_>, out: &mut Vec<u8>) {
     }
     object.some_millis("queue_ms", record.queue);
     object.some_millis("first_byte_ms", record.first_byte);
+    if record.retries > 0 {
+        object.number("retries", u64::from(record.retries));
+    }
     object.some_text("referer", record.referer);
     object.some_text("user_agent", record.user_agent);
     object.some_text("tls", record.tls.map(str::as_bytes));

@@ -24,6 +24,7 @@ fn record() -> Record<'static> {
         endpoint: None,
         queue: None,
         first_byte: None,
+        retries: 0,
         referer: None,
         user_agent: None,
         tls: None,
@@ -56,6 +57,7 @@ fn json_tells_what_is_known_and_leaves_out_the_rest() {
         endpoint: Some(&endpoint),
         queue: Some(Duration::ZERO),
         first_byte: Some(Duration::from_millis(80)),
+        retries: 1,
         referer: Some(b"https://example.org/"),
         user_agent: Some(b"probe/1"),
         tls: Some("TLSv1.3"),
@@ -80,6 +82,7 @@ fn json_tells_what_is_known_and_leaves_out_the_rest() {
     }
     assert_eq!(value["queue_ms"], 0.0);
     assert_eq!(value["first_byte_ms"], 80.0);
+    assert_eq!(value["retries"], 1);
     assert_eq!(value.get("lossy"), None);
 }
 
