@@ -12,6 +12,8 @@ use crate::edge::intake::Approach;
 use crate::edge::intake::Judged;
 use crate::edge::intake::Kind;
 use crate::edge::intake::Question;
+use crate::edge::refusal::Refusal;
+use crate::edge::refusal::words;
 use crate::edge::storing;
 use crate::edge::storing::Asked;
 use crate::semantics::cache_control;
@@ -124,6 +126,7 @@ pub fn explain(cache: &Cache, snapshot: &Snapshot, wish: &Wish, now: Now) -> Res
                 told.say("site", site.name.as_str());
             }
             told.say("verdict", format!("refused: {} {}", refusal.status.as_u16(), refusal.why));
+            told.say("because", refused(&refusal));
         }
         Judged::Redirect(location, site, _) => {
             told.say("site", site.name.as_str());
@@ -140,7 +143,16 @@ pub fn explain(cache: &Cache, snapshot: &Snapshot, wish: &Wish, now: Now) -> Res
                     told.say("because", meaning(why.as_str()));
                     told.help(why.as_str());
                 }
-                Kind::Shared => about_cache(&mut told, cache, snapshot, &question, request.headers(), now),
+                Kind::Shared => {
+                    let known = about_cache(&mut told, cache, snapshot, &question, request.headers(), now);
+                    if !known && answer.is_none() {
+                        told.say(
+                            "to learn more",
+                            "ask for it once, then explain it again within a minute: why it was (not) stored is told; or show an \
+                             answer's head (--answer)",
+                        );
+                    }
+                }
             }
             if let Some((status, head)) = answer {
                 about_answer(&mut told, snapshot, &question, request.headers(), (status, head), now);
@@ -227,7 +239,7 @@ fn about_cache(
     question: &Question<'_>,
     headers: &HeaderMap,
     now: Now,
-) {
+) -> bool {
     let mut buffer = KeyBuf::new();
     let key = question.key(&mut buffer);
     let canonical = cache.rules().canonical(key);
@@ -286,15 +298,10 @@ fn about_cache(
     if let Some(shelf) = &shelf {
         told.say("variants", about_variants(shelf));
     }
-    if look.found.is_none() && why_private.is_none() {
-        told.say(
-            "to learn more",
-            "ask for it once, then explain it again within a minute: why it was (not) stored is told",
-        );
-    }
     if let Some(stored) = look.found {
         about_stored(told, stored, now);
     }
+    look.found.is_some() || why_private.is_some()
 }
 
 /// How many there are, and which requests the first of them answer.
@@ -413,6 +420,16 @@ fn shown(status: &CacheStatus) -> String {
 
 fn secs(duration: Duration) -> u64 {
     duration.as_secs()
+}
+
+/// What a refusal means.
+fn refused(refusal: &Refusal) -> &'static str {
+    match refusal.why {
+        "unknown_site" => "no site has this host name or alias, and none is the default",
+        "vhm_words" => "its path has words of VirtualHostMonster, which only we may say to Zope",
+        "acl" => "this address may not see it (allow, deny, or a rule's allow)",
+        _ => words(refusal.status),
+    }
 }
 
 /// What a word of Cache-Status, the access log and the metrics means.

@@ -93,7 +93,9 @@ fn page(status: StatusCode, retry_after: Option<Duration>) -> String {
     )
 }
 
-fn words(status: StatusCode) -> &'static str {
+/// What a visitor is told.
+#[must_use]
+pub fn words(status: StatusCode) -> &'static str {
     match status.as_u16() {
         403 => "This address may not see this site.",
         405 => "This cannot be done here.",

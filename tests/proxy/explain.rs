@@ -208,6 +208,13 @@ fn an_operator_is_told_why_a_page_is_stored_or_not() {
     assert_eq!(explain("/a", Some(plone)).about("answer"), Some("stored, by the word of the verified cache"));
     let jane = plone.replace("||", "|jane|");
     assert!(explain("/a", Some(&jane)).about("answer").unwrap().starts_with("not stored: private"));
+    assert!(
+        explain("/a", None).about("to learn more").is_some()
+            && explain("/a", Some(plone)).about("to learn more").is_none()
+    );
+    let told = explain("/VirtualHostBase/http/x", None);
+    assert_eq!(told.about("verdict"), Some("refused: 400 vhm_words"));
+    assert!(told.about("because").unwrap().contains("VirtualHostMonster"), "{}", told.text());
     let asked = origin.asked().len();
     assert_eq!(asked, 3, "explaining asks no origin");
 }
