@@ -9,7 +9,7 @@ use http::header;
 pub enum Identity {
     /// It does not; cookies that mean nothing to Zope do not count.
     Anonymous,
-    /// By an Authorization field.
+    /// By an Authorization field, and by no cookie.
     Authorization,
     /// By a cookie: somebody is logged in, has a session, or is about to be shown a message of his own.
     Cookie,
@@ -55,9 +55,6 @@ const NOISE_PREFIXES: &[&[u8]] = &[
 /// analytics and `own`, which is ours: so it is with an application of which nothing is known.
 #[must_use]
 pub fn identity(headers: &HeaderMap, any_cookie: bool, extra: &[String], own: Option<&str>) -> Identity {
-    if headers.contains_key(header::AUTHORIZATION) {
-        return Identity::Authorization;
-    }
     let shown = headers.get_all(header::COOKIE).iter().any(|line| {
         names(line.as_bytes()).any(|name| {
             IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -65,7 +62,13 @@ pub fn identity(headers: &HeaderMap, any_cookie: bool, extra: &[String], own: Op
                 || extra.iter().any(|extra| extra.as_bytes() == name)
         })
     });
-    if shown { Identity::Cookie } else { Identity::Anonymous }
+    if shown {
+        Identity::Cookie
+    } else if headers.contains_key(header::AUTHORIZATION) {
+        Identity::Authorization
+    } else {
+        Identity::Anonymous
+    }
 }
 
 fn is_noise(name: &[u8], own: Option<&str>) -> bool {
