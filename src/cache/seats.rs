@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 /// What a request costs an origin, in bytes that it sends. Zope makes a page in the time in which it sends some hundred KiB.
 const REQUEST: u64 = 128 * 1024;
 
-/// How many seats are drawn, of which one leaves. Sixteen would win a thousandth of all requests, four lose as much.
+/// How many seats are drawn, of which one leaves. Simulated, sixteen would find 0.0003 more of all requests, five 0.0005 less.
 const DRAWN: usize = 8;
 
 /// How often those that are drawn have been asked for, on average, when all counts are halved. Twice as much would be better

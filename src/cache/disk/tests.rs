@@ -462,3 +462,29 @@ proptest! {
         let _ = record::purged(&bytes);
     }
 }
+
+#[test]
+fn who_reads_during_a_purge_waits_until_both_the_disk_and_memory_know_of_it() {
+    let dir = TempDir::new().unwrap();
+    let stand = Stand::new(&dir);
+    stand.put(&key("/"), &page(&stand.cache, "x", "", &[1]));
+    let (order, now) = (Order::Tags(vec![Tag::from_value(1)]), clock::mono());
+    let (done, read) = std::sync::mpsc::channel();
+    let (disk, cache) = (&stand.disk, &stand.cache);
+    thread::scope(|scope| {
+        let purged = disk.purge(&order, Mode::Hard, now, || {
+            cache.ledger().purge(&order, Mode::Hard, now).map(drop)?;
+            scope.spawn(move || done.send(disk.read(cache, &key("/"), &terms()).map(drop)));
+            // Memory knows, the disk does not: whoever learnt memory's sequence now would believe to have come after the purge.
+            let (begun, mut early) = (clock::mono(), read.try_recv());
+            while early.is_err() && disk.reading.load(Ordering::Relaxed) == 0 && begun.elapsed() < DEADLINE {
+                early = read.try_recv();
+            }
+            let early = early.or_else(|_| read.recv_timeout(Duration::from_millis(50)));
+            assert!(early.is_err(), "it has to wait");
+            Ok::<_, crate::cache::ledger::Busy>(())
+        });
+        assert_eq!(purged, Ok(()));
+    });
+    assert_eq!(read.recv_timeout(DEADLINE), Ok(Err(Miss::Purged)));
+}
