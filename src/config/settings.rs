@@ -526,7 +526,7 @@ settings! {
         kind: CheckKind = CheckKind::Http,
         /// The page; any status below 500 is good. Plone has "/@@ok"; without an application at hand "/" will do.
         path: String = "/".to_owned(),
-        /// How often.
+        /// How often. While visitors wait because no endpoint is up, at least twice a second.
         every: Duration = seconds(5),
         /// How long an answer may take. A failed check counts only if no request was answered meanwhile: busy is not down.
         timeout: Duration = seconds(3),

@@ -30,8 +30,8 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 
-/// The pause between two looks at an endpoint that is warming up, unless it is checked more often.
-const WARMING_PAUSE: Duration = Duration::from_millis(500);
+/// The pause between two looks at an endpoint that is warming up, or for which visitors wait, unless it is checked more often.
+const OFTEN: Duration = Duration::from_millis(500);
 
 /// The most of a check's page that is read.
 const PAGE_MAX: usize = 64 * 1024;
@@ -156,8 +156,15 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
             upstream.warm(&endpoint, None);
         }
         let took = clock::mono().saturating_duration_since(began);
-        let pause = if phase == Phase::Warm { plan.check.every } else { plan.check.every.min(WARMING_PAUSE) };
-        tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))).await;
+        // While nobody serves visitors wait, and a moment earlier counts.
+        let awaited = endpoint.condition().health.state() == State::Down && !upstream.anyone_open();
+        let often = awaited || phase != Phase::Warm;
+        let pause = if often { plan.check.every.min(OFTEN) } else { plan.check.every };
+        // Both are cancel-safe. Requests may find out first that it is down.
+        tokio::select! {
+            () = tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))) => {}
+            () = endpoint.fallen.notified() => {}
+        }
     }
 }
 

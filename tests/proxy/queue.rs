@@ -246,6 +246,21 @@ fn who_is_the_first_to_find_the_only_zope_away_waits_for_it_like_those_after_him
 }
 
 #[test]
+fn who_waits_for_the_only_zope_does_not_wait_for_its_next_check() {
+    let place = nowhere();
+    let upstream = "check = { kind = \"tcp\", every = \"10min\", rise = 1 }";
+    let edge = Edge::with(&[place], &Change { upstream, ..Change::default() });
+    let mut parked = edge.client();
+    parked.ask("/", ME);
+    waiting(&edge, 1);
+    let _origin = Origin::at(place, |_, stream| {
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    assert_eq!(parked.reply().status, 200);
+}
+
+#[test]
 fn a_short_outage_is_waited_for_and_a_long_one_is_told() {
     let place = nowhere();
     let upstream = "queue = { hold = \"5s\" }\ncheck = { kind = \"tcp\", every = \"20ms\", rise = 1, fall = 1 }\n\
