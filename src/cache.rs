@@ -23,4 +23,5 @@ pub use entry::Shelf;
 pub use entry::Stored;
 pub use ledger::Tagged;
 pub use store::Cache;
+pub use store::Privacy;
 pub use store::Settings;

@@ -11,7 +11,13 @@ use std::time::SystemTime;
 /// Reads both clocks: about 50 ns.
 #[must_use]
 pub fn now() -> Now {
-    Now { mono: mono(), wall: SystemTime::now() }
+    beside(mono())
+}
+
+/// Reads the wall's clock beside an instant that was just read.
+#[must_use]
+pub fn beside(mono: Instant) -> Now {
+    Now { mono, wall: SystemTime::now() }
 }
 
 /// Reads the monotonic clock alone, where no date is needed.

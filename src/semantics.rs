@@ -24,6 +24,7 @@ pub mod pace;
 pub mod pack;
 pub mod pattern;
 pub mod policy;
+pub mod present;
 pub mod proxy_header;
 pub mod query;
 pub mod range;

@@ -65,6 +65,17 @@ struct Private {
     since: Instant,
 }
 
+/// What is known of whom the answer to a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privacy {
+    /// Nothing.
+    Unknown,
+    /// For one client only, for this reason.
+    Private(&'static str),
+    /// So it was, for this reason; but unless that is noted again, it is soon forgotten.
+    Fading(&'static str),
+}
+
 /// A scheme and an authority under which a site is seen.
 pub type SeenAs = (&'static str, Box<str>);
 
@@ -531,9 +542,18 @@ impl Cache {
     /// Remembers that the answer to `key` was private, and why, so that the next requests go side by side (hit-for-miss).
     /// What is known already is noted again only when half of its time is over.
     pub fn note_private(&self, key: &[u8], why: &'static str, now: Instant) {
-        let known = self.private.get(key);
-        if !known.is_some_and(|known| known.why == why && now < known.since + PRIVATE_FOR / 2) {
+        if self.privacy(key, now) != Privacy::Private(why) {
             self.private.insert(key.into(), Private { why, since: now });
+        }
+    }
+
+    /// What is known of whom the answer to `key` is for.
+    #[must_use]
+    pub fn privacy(&self, key: &[u8], now: Instant) -> Privacy {
+        match self.private.get(key) {
+            None => Privacy::Unknown,
+            Some(known) if now < known.since + PRIVATE_FOR / 2 => Privacy::Private(known.why),
+            Some(known) => Privacy::Fading(known.why),
         }
     }
 

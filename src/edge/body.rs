@@ -252,9 +252,10 @@ impl Body for OutBody {
 impl Drop for OutBody {
     fn drop(&mut self) {
         if let Some(trail) = self.trail.take() {
-            let whole = self.ended || self.is_end_stream() || self.left == Some(0);
-            trail.finish(self.sent, whole);
+            let (now, whole) = (clock::mono(), self.ended || self.is_end_stream() || self.left == Some(0));
+            trail.finish(self.sent, whole, now);
+            // Dropped after this, it tells the connection.
+            self.watch = self.watch.take().map(|watch| watch.ending_at(now));
         }
-        // The watch, dropped after this, tells the connection.
     }
 }

@@ -10,6 +10,7 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
 use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
+use crate::semantics::present::Present;
 use crate::semantics::range;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
@@ -30,6 +31,7 @@ pub struct Look<'s> {
     /// Whether it shows Authorization: what is fetched for it is nobody else's until the answer says so.
     authorized: bool,
     now: Instant,
+    present: Present,
 }
 
 /// What is done if nothing stored is served.
@@ -46,19 +48,24 @@ pub enum Onward {
 impl<'s> Look<'s> {
     /// Looks at what is stored under the request's key.
     #[must_use]
-    pub fn at(shelf: Option<&'s Shelf>, headers: &HeaderMap, honour: bool, now: Instant) -> Self {
-        let directives = cache_control::parse_request(headers);
+    pub fn at(shelf: Option<&'s Shelf>, headers: &HeaderMap, present: Present, honour: bool, now: Instant) -> Self {
+        let directives = if present.has(Present::DIRECTIVES) {
+            cache_control::parse_request(headers)
+        } else {
+            Directives::default()
+        };
         let found = shelf.and_then(|shelf| shelf.select(headers));
         let reuse = found.map(|stored| reuse::decide(&stored.freshness, &directives, honour, now));
-        let authorized = headers.contains_key(header::AUTHORIZATION);
+        let authorized = present.has(Present::IDENTITY) && headers.contains_key(header::AUTHORIZATION);
         // What is not fresh is not asked about with what one client shows.
         let (found, reuse) = if authorized && reuse != Some(Reuse::Fresh) { (None, None) } else { (found, reuse) };
         // RFC 9110 13.2.2: a condition that what is stored does not meet is the origin's to judge.
-        let unmet = conditional::is_for_origin(headers)
+        let unmet = present.has(Present::CONDITION)
+            && conditional::is_for_origin(headers)
             && found.is_some_and(|stored| {
                 conditional::evaluate(headers, stored.status, &stored.head.open(0)) == Conditional::AskOrigin
             });
-        Self { found, reuse, directives, shelved: shelf.is_some(), unmet, authorized, now }
+        Self { found, reuse, directives, shelved: shelf.is_some(), unmet, authorized, now, present }
     }
 
     /// The response that is served as it is, with a word if it is not fresh.
@@ -100,9 +107,10 @@ impl<'s> Look<'s> {
         }
         // What is stale becomes fresh first, and may meet the condition then.
         let stale = matches!(self.reuse, Some(Reuse::Stale | Reuse::Request));
-        if conditional::is_for_origin(headers) && !stale {
+        if self.present.has(Present::CONDITION) && conditional::is_for_origin(headers) && !stale {
             return Some(WhyPass::Condition.status());
         }
-        (self.reuse.is_none() && range::begins_later(headers) && !at_hand()).then(|| WhyPass::Range.status())
+        (self.reuse.is_none() && self.present.has(Present::RANGE) && range::begins_later(headers) && !at_hand())
+            .then(|| WhyPass::Range.status())
     }
 }

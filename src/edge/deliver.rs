@@ -17,6 +17,7 @@ use crate::semantics::conditional::Conditional;
 use crate::semantics::delivery;
 use crate::semantics::delivery::Shape;
 use crate::semantics::pack::Packed;
+use crate::semantics::present::Present;
 use crate::semantics::range;
 use crate::semantics::range::Span;
 use crate::snapshot::Site;
@@ -86,7 +87,7 @@ pub fn hit<B>(
     now: Instant,
 ) -> Option<Response<OutBody>> {
     let told = snapshot.cache.told(status, question.client);
-    let response = respond(request.method(), request.headers(), stored, status, told, now)?;
+    let response = respond(request.method(), request.headers(), question.present, stored, status, told, now)?;
     let sent = response.body().len().unwrap_or(0);
     if sent > TOLD_AT_ONCE {
         let mut trail = Box::new(Trail::of(edge, request, question, status, now));
@@ -102,6 +103,7 @@ pub fn hit<B>(
 fn respond(
     method: &Method,
     asked: &HeaderMap,
+    present: Present,
     stored: &Stored,
     status: &CacheStatus,
     told: Option<HeaderValue>,
@@ -117,11 +119,14 @@ fn respond(
     if let Some(told) = told {
         head.insert(CACHE_STATUS, told);
     }
-    let coded = stored.coded.as_ref().and_then(|coded| {
+    let coded = stored.coded.as_ref().filter(|_| present.has(Present::CODING)).and_then(|coded| {
         let coding = coded.choose(method, asked)?;
         Some((coding, coded.body(coding)?))
     });
-    match delivery::shape(method, asked, stored.status, &head, stored.body.len()) {
+    let plain = !present.has(Present::CONDITION) && !present.has(Present::RANGE);
+    let shape =
+        if plain { Shape::Full } else { delivery::shape(method, asked, stored.status, &head, stored.body.len()) };
+    match shape {
         Shape::NotModified => {
             if let Some((coding, _)) = coded {
                 coding::recode(&mut head, coding, None);
@@ -225,7 +230,7 @@ pub fn landed(
 ) -> Result<Response<OutBody>, Box<Trail>> {
     let now = crate::clock::mono();
     let told = errand.snapshot.cache.told(status, errand.client);
-    let Some(response) = respond(method, asked, stored, status, told, now) else {
+    let Some(response) = respond(method, asked, errand.present, stored, status, told, now) else {
         return Err(trail);
     };
     let mut trail = trail;

@@ -1,18 +1,22 @@
 //! A request that has to travel: everything it needs on the way, owned.
 
 use crate::admission::pressure::Level;
+use crate::cache::Privacy;
 use crate::cache::Stored;
 use crate::edge::Edge;
 use crate::edge::intake::Question;
 use crate::edge::refusal::Refusal;
+use crate::edge::tunnel;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cookie;
 use crate::semantics::hop;
 use crate::semantics::link;
+use crate::semantics::present::Present;
 use crate::semantics::tags;
 use crate::semantics::tags::Tag;
 use crate::semantics::target;
 use crate::semantics::validator;
+use crate::semantics::wire::RequestHead;
 use crate::snapshot::Meter;
 use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
@@ -29,11 +33,8 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::StatusCode;
-use http::Uri;
 use http::header;
-use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Lookup<'a> {
     pub key: &'a [u8],
     /// What is stored, though it may not be reused as it is.
     pub found: Option<&'a Arc<Stored>>,
+    /// Whom the answer is for, if that was looked up.
+    pub privacy: Privacy,
 }
 
 /// A request on its way to the origin.
@@ -69,13 +72,15 @@ pub struct Errand {
     /// The query.
     pub query: Option<Box<str>>,
     /// Path and query as the origin shall see them.
-    pub uri: Uri,
+    pub target: String,
     /// The address at the other end of the client's socket.
     pub peer: IpAddr,
     /// The client, behind trusted proxies.
     pub client: ClientAddr,
     /// The cache key, when the answer may be shared.
     pub key: Option<Box<[u8]>>,
+    /// Whom the answer is for, if that was looked up.
+    pub privacy: Privacy,
     /// What is stored under it for requests like this one.
     pub found: Option<Arc<Stored>>,
     /// What is stored under it for other requests, and may turn out to be meant for this one, too.
@@ -86,6 +91,8 @@ pub struct Errand {
     pub rule: Option<Arc<Rule>>,
     /// Whether it shows no identity.
     pub anonymous: bool,
+    /// Which fields it has.
+    pub present: Present,
     /// Why it travels.
     pub status: CacheStatus,
     /// Who is to answer it.
@@ -100,8 +107,7 @@ impl Errand {
     /// An errand for `question`; `lookup` when the answer may be shared.
     ///
     /// # Errors
-    /// 503 while there is no memory for it; 400 when the rewritten target is no URI: it was judged, so that is a rule of ours
-    /// that is too lax.
+    /// 503 while there is no memory for it.
     pub fn new(
         edge: &Arc<Edge>,
         snapshot: &Arc<Snapshot>,
@@ -114,8 +120,6 @@ impl Errand {
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "memory");
             return Err(refusal.retry_after(Some(SHED_FOR)));
         }
-        let uri =
-            Uri::try_from(question.origin_target()).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
         let known = question.identity != Identity::Anonymous;
         let class = if question.demoted {
             Class::Background
@@ -125,7 +129,8 @@ impl Errand {
             question.site.classes.of(known, &question.target.path, headers)
         };
         let (client, path) = (question.client, &question.target.path);
-        let mut asker = Asker::new(client, session::login(headers), class, path, question.writes);
+        let login = if question.present.has(Present::IDENTITY) { session::login(headers) } else { None };
+        let mut asker = Asker::new(client, login, class, path, question.writes);
         asker.scale = !known && conduct::is_scale(path);
         asker.way = question.site.way.as_deref().filter(|_| question.is_for_zope()).and_then(|name| way(headers, name));
         Ok(Self {
@@ -137,15 +142,17 @@ impl Errand {
             place: question.place().into(),
             path: (&*question.target.path).into(),
             query: question.target.query.as_deref().map(Into::into),
-            uri,
+            target: question.origin_target(),
             peer: question.approach.peer,
             client,
             key: lookup.map(|lookup| lookup.key.into()),
+            privacy: lookup.map_or(Privacy::Unknown, |lookup| lookup.privacy),
             found: lookup.and_then(|lookup| lookup.found.cloned()),
             others: Box::default(),
             born: edge.cache.ledger().sequence(),
             rule: question.rule.cloned(),
             anonymous: question.identity == Identity::Anonymous,
+            present: question.present,
             status,
             upstream: Arc::clone(question.upstream()),
             asker,
@@ -189,50 +196,29 @@ impl Errand {
         tags
     }
 
-    /// The head that the origin gets in place of the client's: cleaned, rewritten, with the truth about the client.
+    /// The head that the origin gets in place of the client's: cleaned, rewritten, with the truth about the client. For a
+    /// `websocket` the wish for it goes on.
     ///
     /// # Errors
-    /// 400 when the client's `Connection` field names a field that must not be dropped.
-    pub fn origin_head(&self, method: Method, mut headers: HeaderMap) -> Result<Parts, Refusal> {
-        // For what we add: growing it bit by bit costs more.
-        headers.reserve(OURS);
-        let dropped =
-            hop::clean_request(&mut headers).map_err(|refused| Refusal::new(refused.status, refused.why).closing())?;
-        if dropped > 0 {
-            self.site.metrics.headers_stripped(dropped);
+    /// 400 when the client's `Connection` field names a field that must not be dropped, or when what was judged cannot be
+    /// written: a rule of ours is too lax then.
+    pub fn origin_head(&self, method: Method, mut headers: HeaderMap, websocket: bool) -> Result<RequestHead, Refusal> {
+        let chain = self.chain(&headers);
+        self.clean(&method, &mut headers)?;
+        if websocket {
+            tunnel::ask(&mut headers);
         }
-        hop::join_cookies(&mut headers);
-        if method == Method::OPTIONS {
-            hop::count_hop(&mut headers);
-        }
-        if let Some(name) = &self.site.way {
-            cookie::remove(&mut headers, name);
-        }
-        if self.anonymous && self.site.preset != Preset::Plain {
-            conduct::tell_anonymous(&mut headers);
-        }
-        let trusted = hop::is_trusted(self.peer, &self.snapshot.server.trusted);
-        let host =
-            HeaderValue::try_from(&*self.authority).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "host"))?;
-        hop::overwrite_forwarded(&mut headers, self.peer, trusted, self.scheme, &host);
-        headers.insert(header::HOST, host);
-        headers.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
-        if self.snapshot.cache.bounds.trust_origin {
-            headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static("tidegate=\"Surrogate/1.0\""));
-        }
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = method;
-        parts.uri = self.uri.clone();
-        parts.headers = headers;
-        Ok(parts)
+        self.head(method, &headers, &chain)
     }
 
     /// The head of a fetch for the cache: a GET of the whole, unless what is stored is still good.
     ///
     /// # Errors
     /// As [`Errand::origin_head`].
-    pub fn shared_head(&self, headers: &HeaderMap) -> Result<Parts, Refusal> {
-        let mut parts = self.origin_head(Method::GET, headers.clone())?;
+    pub fn shared_head(&self, headers: &HeaderMap) -> Result<RequestHead, Refusal> {
+        let chain = self.chain(headers);
+        let mut headers = headers.clone();
+        self.clean(&Method::GET, &mut headers)?;
         for name in [
             // Zope makes cookies part of the request's variables, so any of them could change a page that others get.
             header::COOKIE,
@@ -243,18 +229,57 @@ impl Errand {
             header::IF_RANGE,
             header::RANGE,
         ] {
-            parts.headers.remove(name);
+            headers.remove(name);
         }
         if let Some(found) = &self.found {
-            validator::make_conditional(&found.head.open(0), &mut parts.headers);
+            validator::make_conditional(&found.head.open(0), &mut headers);
         }
-        validator::ask_about(self.others.iter().filter_map(|other| other.head.get(&header::ETAG)), &mut parts.headers);
-        Ok(parts)
+        validator::ask_about(self.others.iter().filter_map(|other| other.head.get(&header::ETAG)), &mut headers);
+        self.head(Method::GET, &headers, &chain)
+    }
+
+    /// The addresses by which it came.
+    fn chain(&self, headers: &HeaderMap) -> Vec<u8> {
+        hop::forwarded_for(headers, self.peer, hop::is_trusted(self.peer, &self.snapshot.server.trusted))
+    }
+
+    /// Takes out of the client's fields what goes no further.
+    fn clean(&self, method: &Method, headers: &mut HeaderMap) -> Result<(), Refusal> {
+        let dropped =
+            hop::clean_request(headers).map_err(|refused| Refusal::new(refused.status, refused.why).closing())?;
+        if dropped > 0 {
+            self.site.metrics.headers_stripped(dropped);
+        }
+        if self.present.has(Present::IDENTITY) {
+            hop::join_cookies(headers);
+            if let Some(name) = &self.site.way {
+                cookie::remove(headers, name);
+            }
+        }
+        if method == Method::OPTIONS {
+            hop::count_hop(headers);
+        }
+        Ok(())
+    }
+
+    /// What is left of the client's fields, between what we say.
+    fn head(&self, method: Method, headers: &HeaderMap, chain: &[u8]) -> Result<RequestHead, Refusal> {
+        let mut head = RequestHead::new(method, &self.target, &self.authority, headers)
+            .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "target"))?;
+        if self.anonymous && self.site.preset != Preset::Plain {
+            let (name, value) = conduct::TELLS_ANONYMOUS;
+            head.add(&name, value);
+        }
+        for (name, value) in hop::forwarded(chain, self.scheme, &self.authority) {
+            head.add(&name, value);
+        }
+        head.add(&header::VIA, b"1.1 tidegate");
+        if self.snapshot.cache.bounds.trust_origin {
+            head.add(&SURROGATE_CAPABILITY, b"tidegate=\"Surrogate/1.0\"");
+        }
+        Ok(head)
     }
 }
-
-/// The fields that an origin gets from us: Host, four about the way, Via, and perhaps X-Anonymous or Surrogate-Capability.
-const OURS: usize = 7;
 
 /// Tells an origin that Surrogate-Control is minded (Edge Architecture 1.0), and the name by which it may be targeted.
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");

@@ -262,7 +262,7 @@ fn about_cache(
             Err(miss) => told.say("on disk", format!("nothing that may be served: {}", meaning(miss.as_str()))),
         }
     }
-    let look = Look::at(shelf.as_ref(), headers, snapshot.cache.honour_client, now.mono);
+    let look = Look::at(shelf.as_ref(), headers, question.present, snapshot.cache.honour_client, now.mono);
     let under_way = || cache.flights().is_under_way(key);
     let why_private = cache.why_private(key);
     let known = |status: CacheStatus| match why_private {

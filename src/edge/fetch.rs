@@ -7,6 +7,7 @@ use crate::cache::Fill;
 use crate::cache::Flight;
 use crate::cache::Joined;
 use crate::cache::Leader;
+use crate::cache::Privacy;
 use crate::cache::Shelf;
 use crate::cache::Stored;
 use crate::cache::StoredBody;
@@ -43,6 +44,7 @@ use crate::semantics::freshness::Times;
 use crate::semantics::hop;
 use crate::semantics::no_vary_search;
 use crate::semantics::policy;
+use crate::semantics::present::Present;
 use crate::semantics::reuse;
 use crate::semantics::reuse::Reuse;
 use crate::semantics::storable;
@@ -53,6 +55,7 @@ use crate::semantics::tags;
 use crate::semantics::tags::Tag;
 use crate::semantics::validator;
 use crate::semantics::vary::Selection;
+use crate::semantics::wire::RequestHead;
 use crate::snapshot::Meter;
 use crate::telemetry::metrics::Revalidation;
 use crate::units::OriginAddr;
@@ -74,9 +77,9 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
-use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -158,29 +161,58 @@ impl From<Refusal> for Lost {
     }
 }
 
+/// A request that goes to the origin past the cache, as it is sent. Nothing is left in it of the buffer that it was read into:
+/// hyper uses that again while the answer is waited for.
+pub struct Outbound {
+    head: RequestHead,
+    body: RequestBody,
+    /// The client's side of a WebSocket.
+    tunnel: Option<OnUpgrade>,
+    /// The client's fields, if it asks for a part of something that may be stored.
+    part_of: Option<HeaderMap>,
+    shows_cookies: bool,
+}
+
+impl Outbound {
+    /// What goes out of `request`.
+    ///
+    /// # Errors
+    /// As [`Errand::origin_head`]; 413 when the body is larger than the site takes.
+    pub fn of(errand: &Errand, mut request: Request<Incoming>) -> Result<Self, Refusal> {
+        let present = errand.present;
+        let websocket = present.has(Present::UPGRADE)
+            && framing::wants_websocket(request.headers())
+            && request.method() == Method::GET;
+        let tunnel = websocket.then(|| hyper::upgrade::on(&mut request));
+        let (client, body) = request.into_parts();
+        let body = inbound::body(errand, body)?;
+        // Without a key nothing of it may be shared, with one it is a GET, and of a HEAD there are no parts.
+        let shared = errand.key.is_some();
+        let part_of = (shared && present.has(Present::RANGE)).then(|| client.headers.clone());
+        let shows_cookies = shared && client.headers.contains_key(header::COOKIE);
+        let head = errand.origin_head(client.method, client.headers, websocket)?;
+        Ok(Self { head, body, tunnel, part_of, shows_cookies })
+    }
+}
+
 /// Passes the request to the origin and its answer to the client, past the cache.
-pub async fn pass(errand: &Errand, mut trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
-    match try_pass(errand, &mut trail, request).await {
+async fn pass(errand: &Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+    match Outbound::of(errand, request) {
+        Ok(outbound) => send(errand, trail, outbound).await,
+        Err(refusal) => deliver::failed(trail, &refusal),
+    }
+}
+
+/// Sends the request to the origin and its answer to the client.
+pub async fn send(errand: &Errand, mut trail: Box<Trail>, outbound: Outbound) -> Response<OutBody> {
+    match try_send(errand, &mut trail, outbound).await {
         Ok(response) => deliver::origin(errand, trail, response, &errand.status),
         Err(refusal) => deliver::failed(trail, &refusal),
     }
 }
 
-async fn try_pass(
-    errand: &Errand,
-    trail: &mut Trail,
-    mut request: Request<Incoming>,
-) -> Result<Response<OutBody>, Refusal> {
-    let websocket = framing::wants_websocket(request.headers()) && request.method() == http::Method::GET;
-    let client_side = websocket.then(|| hyper::upgrade::on(&mut request));
-    let (client, body) = request.into_parts();
-    let body = inbound::body(errand, body)?;
-    let method = client.method;
-    // Without a key nothing of it may be shared, with one it is a GET, and of a HEAD there are no parts.
-    let part_of =
-        errand.key.as_ref().filter(|_| client.headers.contains_key(header::RANGE)).map(|_| client.headers.clone());
-    let shows_cookies = client.headers.contains_key(header::COOKIE);
-    let mut head = errand.origin_head(method.clone(), client.headers)?;
+async fn try_send(errand: &Errand, trail: &mut Trail, outbound: Outbound) -> Result<Response<OutBody>, Refusal> {
+    let Outbound { head, body, tunnel, part_of, shows_cookies } = outbound;
     let server = &errand.snapshot.server;
     // Boxed, so that the many requests without a body do not carry the room of an upload about.
     let body = match body {
@@ -189,10 +221,7 @@ async fn try_pass(
             Box::pin(errand.edge.spool.take_in(upload, &server.spool, server.limits.spool.0)).await?
         }
     };
-    if websocket {
-        tunnel::ask(&mut head.headers);
-    }
-    let fetched = match travel(errand, head, body, None, trail.alone()).await {
+    let fetched = match travel(errand, &head, body, None, trail.alone()).await {
         Ok(fetched) => fetched,
         Err(lost) => {
             trail.lost(&lost);
@@ -200,12 +229,12 @@ async fn try_pass(
         }
     };
     trail.travelled(&fetched.endpoint.addr, fetched.timings);
-    if let (Some(client_side), StatusCode::SWITCHING_PROTOCOLS) = (client_side, fetched.response.status()) {
-        return Ok(tunnel::open(client_side, fetched));
+    if let (Some(client), StatusCode::SWITCHING_PROTOCOLS) = (tunnel, fetched.response.status()) {
+        return Ok(tunnel::open(client, fetched));
     }
     let answered = clean(errand, fetched);
-    obsolete::after(errand, &method, answered.status, &answered.head);
-    if !method.is_safe()
+    obsolete::after(errand, &head.method, answered.status, &answered.head);
+    if !head.method.is_safe()
         && let Some(settling) = errand.edge.cache.disk().and_then(|disk| disk.settled())
     {
         // Who has changed something hears of it when no restart can bring back what was before; if the disk hangs, later.
@@ -228,8 +257,18 @@ impl Answered {
     fn learn(&self, errand: &Errand, key: &[u8], shows_cookies: bool) {
         let cache = &errand.edge.cache;
         let tells = matches!(self.status.as_u16(), 200 | 203 | 204 | 300..=303 | 307 | 308 | 404 | 410);
-        if !tells || !errand.anonymous || !cache.is_private(key) {
+        if !tells || !errand.anonymous {
             return;
+        }
+        match errand.privacy {
+            Privacy::Unknown if !cache.is_private(key) => return,
+            // It says what the last one said.
+            Privacy::Private(why)
+                if storing::plainly(&errand.site, errand.rule.as_deref(), &self.head) == Some(why) =>
+            {
+                return;
+            }
+            _ => {}
         }
         // What it says to those who asked otherwise shows when the next of them asks for all.
         let (mut head, headers) = (self.head.clone(), HeaderMap::new());
@@ -255,7 +294,11 @@ impl Answered {
 }
 
 /// A body for one client, who may read slowly: it is read ahead, within bounds, so that he does not hold a thread.
-fn unhurried(mut body: OriginBody, errand: &Errand) -> OutBody {
+fn unhurried(body: OriginBody, errand: &Errand) -> OutBody {
+    let mut body = match body.into_whole() {
+        Ok(whole) => return OutBody::whole(whole),
+        Err(body) => body,
+    };
     let len = http_body::Body::size_hint(&body).exact();
     if len.is_some_and(|len| len <= TAKEN_AT_ONCE) {
         return OutBody::origin(body);
@@ -292,7 +335,7 @@ fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
 /// Makes the journey.
 async fn travel(
     errand: &Errand,
-    head: Parts,
+    head: &RequestHead,
     body: RequestBody,
     gone: Option<Gone<'_>>,
     in_line: &AtomicBool,
@@ -346,7 +389,7 @@ impl Drop for Bill<'_> {
 }
 
 fn clean(errand: &Errand, fetched: Fetched) -> Answered {
-    let times = Times { asked: fetched.asked, answered: clock::now() };
+    let times = Times { asked: fetched.asked, answered: clock::beside(fetched.answered) };
     let (parts, body) = fetched.response.into_parts();
     let mut head = parts.headers;
     let delimited = framing::is_delimited(parts.status, &head);
@@ -453,7 +496,7 @@ async fn only_kept(errand: &Errand, key: &[u8], trail: Box<Trail>, request: Requ
     };
     if let Some(kept) = kept {
         let shelf = Shelf::One(Arc::clone(&kept));
-        let look = Look::at(Some(&shelf), headers, errand.snapshot.cache.honour_client, clock::mono());
+        let look = Look::at(Some(&shelf), headers, errand.present, errand.snapshot.cache.honour_client, clock::mono());
         if let Some((_, status)) = look.served() {
             return deliver::landed(errand, trail, headers, request.method(), &kept, &status.on_disk())
                 .unwrap_or_else(|trail| deliver::failed(trail, &nothing_cached()));
@@ -520,7 +563,7 @@ async fn from_disk(
 ) -> Response<OutBody> {
     let shelf = Shelf::One(Arc::clone(&kept));
     let now = clock::mono();
-    let look = Look::at(Some(&shelf), request.headers(), errand.snapshot.cache.honour_client, now);
+    let look = Look::at(Some(&shelf), request.headers(), errand.present, errand.snapshot.cache.honour_client, now);
     let served = look.served().map(|(_, status)| status.on_disk());
     let refresh_it = look.reuse == Some(Reuse::StaleWhileRevalidate);
     errand.found = Some(Arc::clone(&kept));
@@ -715,8 +758,8 @@ fn tell(reply: Reply, outcome: Outcome) {
 }
 
 impl Journey {
-    async fn run(mut self, head: Parts, mut reply: Reply) {
-        let mut answer = self.ask(head, &mut reply).await;
+    async fn run(mut self, head: RequestHead, mut reply: Reply) {
+        let mut answer = self.ask(&head, &mut reply).await;
         if let Ok(answered) = &answer
             && answered.status == StatusCode::NOT_MODIFIED
         {
@@ -724,7 +767,7 @@ impl Journey {
                 return self.revalidated(reply, answered, &found);
             }
             answer = match self.misunderstood() {
-                Ok(head) => self.ask(head, &mut reply).await,
+                Ok(head) => self.ask(&head, &mut reply).await,
                 Err(refusal) => Err(refusal.into()),
             };
         }
@@ -755,7 +798,7 @@ impl Journey {
         }
     }
 
-    async fn ask(&self, head: Parts, reply: &mut Reply) -> Result<Answered, Lost> {
+    async fn ask(&self, head: &RequestHead, reply: &mut Reply) -> Result<Answered, Lost> {
         // As long as it stands in line it is worth no more than those who wait for it. Nobody waits for a refresh.
         let gone = async {
             let Some(reply) = reply else { return std::future::pending().await };
@@ -840,7 +883,7 @@ impl Journey {
 
     /// It speaks of something else than we asked about: what is stored cannot be trusted. It is forgotten, and asked for without
     /// a condition, to which a 304 is no answer.
-    fn misunderstood(&mut self) -> Result<Parts, Refusal> {
+    fn misunderstood(&mut self) -> Result<RequestHead, Refusal> {
         self.errand.edge.cache.purge(self.leader.key());
         self.errand = Arc::new(Errand { found: None, others: Box::default(), ..Errand::clone(&self.errand) });
         self.errand.shared_head(&self.client)

@@ -12,6 +12,7 @@ use crate::semantics::host;
 use crate::semantics::host::Authority;
 use crate::semantics::key::KeyBuf;
 use crate::semantics::key::Parts;
+use crate::semantics::present::Present;
 use crate::semantics::target;
 use crate::semantics::target::Target;
 use crate::snapshot::Asking;
@@ -75,6 +76,8 @@ pub struct Question<'r> {
     pub accept: AcceptClass,
     /// What kind of request it is.
     pub kind: Kind,
+    /// Which fields it has.
+    pub present: Present,
 }
 
 /// The kinds of requests that go different ways.
@@ -199,10 +202,13 @@ impl<'a> Question<'a> {
             let port = self.authority.port().unwrap_or(default_port(self.scheme));
             return zope.rewrite(self.scheme, self.authority.host(), port, &self.target.path, query);
         }
-        match query {
-            Some(query) => format!("{}?{query}", self.target.path),
-            None => self.target.path.to_string(),
+        let mut target = String::with_capacity(self.target.path.len() + 1 + query.map_or(0, str::len));
+        target.push_str(&self.target.path);
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
         }
+        target
     }
 }
 
@@ -264,7 +270,8 @@ fn question<'r, B: http_body::Body>(
     seen: &mut Option<&'r Arc<Site>>,
 ) -> Result<Judged<'r>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
-    framing::request(method, request.version(), headers).map_err(refused)?;
+    let present = Present::of(headers);
+    framing::request(method, request.version(), headers, present).map_err(refused)?;
     // hyper counts the fields of HTTP/1 only; in HTTP/2 the size of the list would allow ten times as many.
     if headers.len() > snapshot.server.limits.headers as usize {
         return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers"));
@@ -307,6 +314,7 @@ fn question<'r, B: http_body::Body>(
             rule: None,
             accept: AcceptClass::Any,
             kind: Kind::Purge,
+            present,
         };
         return Ok(Judged::Question(question));
     }
@@ -331,7 +339,7 @@ fn question<'r, B: http_body::Body>(
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(Some(retry_after));
         return Err(if close { refusal.closing() } else { refusal });
     }
-    let identity = session::identity(headers, site.any_cookie(), &site.identity_cookies, site.way.as_deref());
+    let identity = identity(site, headers, present);
     let rule = site.rule(method, &target.path, identity);
     if rule.is_some_and(|rule| !rule.admits(client.0)) {
         if purpose == Purpose::Answer {
@@ -339,17 +347,12 @@ fn question<'r, B: http_body::Body>(
         }
         return Err(Refusal::new(StatusCode::FORBIDDEN, "acl"));
     }
-    let kind = kind(site, rule, request, identity);
+    let kind = kind(site, rule, request, identity, present);
     if kind == Kind::Shared {
         // What goes past the cache reaches the origin as it was written.
-        target.query = target.query.as_deref().and_then(|query| {
-            let spelled = snapshot.cache.query.apply(query)?;
-            Some(Cow::Owned(spelled.into_owned()))
-        });
+        target.query = respelled(snapshot, target.query.as_deref());
     }
-    let accept = AcceptClass::of(headers);
-    let writes = !method.is_safe();
-    let demoted = said == Said::Last;
+    let accept = if present.has(Present::ACCEPT) { AcceptClass::of(headers) } else { AcceptClass::Any };
     let question = Question {
         approach,
         method,
@@ -359,13 +362,26 @@ fn question<'r, B: http_body::Body>(
         target,
         client,
         identity,
-        writes,
-        demoted,
+        writes: !method.is_safe(),
+        demoted: said == Said::Last,
         rule,
         accept,
         kind,
+        present,
     };
     Ok(Judged::Question(question))
+}
+
+fn identity(site: &Site, headers: &HeaderMap, present: Present) -> Identity {
+    if !present.has(Present::IDENTITY) {
+        return Identity::Anonymous;
+    }
+    session::identity(headers, site.any_cookie(), &site.identity_cookies, site.way.as_deref())
+}
+
+/// A query in the spelling under which its answer is stored.
+fn respelled<'r>(snapshot: &Snapshot, query: Option<&str>) -> Option<Cow<'r, str>> {
+    Some(Cow::Owned(snapshot.cache.query.apply(query?)?.into_owned()))
 }
 
 /// Of an application of which nothing is known all methods are.
@@ -400,12 +416,22 @@ fn moved(
     Some(format!("{scheme}://{host}{port}{}{query}", target.path))
 }
 
-fn kind<B: http_body::Body>(site: &Site, rule: Option<&Arc<Rule>>, request: &Request<B>, identity: Identity) -> Kind {
+fn kind<B: http_body::Body>(
+    site: &Site,
+    rule: Option<&Arc<Rule>>,
+    request: &Request<B>,
+    identity: Identity,
+    present: Present,
+) -> Kind {
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         return Kind::Pass(WhyPass::Method);
     }
-    if request.version() == Version::HTTP_11 && method == Method::GET && framing::wants_websocket(request.headers()) {
+    if present.has(Present::UPGRADE)
+        && request.version() == Version::HTTP_11
+        && method == Method::GET
+        && framing::wants_websocket(request.headers())
+    {
         return Kind::Pass(WhyPass::Upgrade);
     }
     if !request.body().is_end_stream() {
@@ -420,7 +446,7 @@ fn kind<B: http_body::Body>(site: &Site, rule: Option<&Arc<Rule>>, request: &Req
     if identity != Identity::Anonymous && !(identity == Identity::Authorization && site.believed) {
         return Kind::Pass(WhyPass::Identity);
     }
-    if hop::drops_fields(request.headers()) {
+    if present.has(Present::CONNECTION) && hop::drops_fields(request.headers()) {
         return Kind::Pass(WhyPass::Hidden);
     }
     Kind::Shared

@@ -3,6 +3,7 @@
 //! intake judges; a fresh stored response is answered at once, without a task or a copy of the request; everything else
 //! becomes an [`Errand`] that owns what it needs and may take its time.
 
+use crate::cache::Privacy;
 use crate::cache::coded::Mill;
 use crate::clock;
 use crate::edge::Edge;
@@ -15,6 +16,7 @@ use crate::edge::deliver;
 use crate::edge::errand::Errand;
 use crate::edge::errand::Lookup;
 use crate::edge::fetch;
+use crate::edge::fetch::Outbound;
 use crate::edge::intake;
 use crate::edge::intake::Approach;
 use crate::edge::intake::Judged;
@@ -26,6 +28,7 @@ use crate::edge::trail::Trail;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::cache_status::Why;
 use crate::semantics::key::KeyBuf;
+use crate::semantics::present::Present;
 use crate::semantics::reuse::Reuse;
 use crate::snapshot::Snapshot;
 use crate::snapshot::limits::Said;
@@ -143,11 +146,18 @@ impl Service<Request<Incoming>> for Session {
                 };
                 response.map(|body| body.watched(watch))
             })),
-            First::Pass(errand, trail) => Answer::Pending(Box::pin(async move {
-                let mut response = fetch::pass(&errand, trail, request).await;
-                errand.site.dress(response.headers_mut(), errand.scheme);
-                response.map(|body| body.watched(watch))
-            })),
+            First::Pass(errand, trail) => {
+                let outbound = Outbound::of(&errand, request);
+                Answer::Pending(Box::pin(async move {
+                    let mut response = match outbound {
+                        Ok(outbound) => fetch::send(&errand, trail, outbound).await,
+                        Err(refusal) => deliver::failed(trail, &refusal),
+                    };
+                    errand.site.dress(response.headers_mut(), errand.scheme);
+                    response.body_mut().watch(watch);
+                    response
+                }))
+            }
             First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
                 let (site, scheme) = (Arc::clone(&errand.site), errand.scheme);
                 let mut response = fetch::shared(*errand, trail, request).await;
@@ -259,13 +269,15 @@ fn lookup(
     let canonical = edge.cache.rules().canonical(key);
     let key = canonical.as_deref().unwrap_or(key);
     let shelf = edge.cache.get(key);
-    let look = Look::at(shelf.as_ref(), request.headers(), snapshot.cache.honour_client, now);
+    let look = Look::at(shelf.as_ref(), request.headers(), question.present, snapshot.cache.honour_client, now);
     if let Some((stored, status)) = look.served()
         && let Some(response) = deliver::hit(edge, snapshot, request, question, stored, &status, now)
     {
-        Mill::make(&edge.cache, key, stored, request.method(), request.headers(), fetch::in_the_background);
+        if question.present.has(Present::CODING) {
+            Mill::make(&edge.cache, key, stored, request.method(), request.headers(), fetch::in_the_background);
+        }
         if look.reuse == Some(Reuse::StaleWhileRevalidate) {
-            let lookup = Lookup { key, found: Some(stored) };
+            let lookup = Lookup { key, found: Some(stored), privacy: Privacy::Unknown };
             let status = CacheStatus::forwarded(Why::Stale);
             if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
                 fetch::refresh(errand, request.headers());
@@ -277,12 +289,12 @@ fn lookup(
         |refusal: Refusal| First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now));
     let status = match look.onward(request.headers(), || edge.cache.may_have_whole(key)) {
         Onward::Nothing if edge.cache.is_on_disk_only(key) => {
-            let lookup = Lookup { key, found: None };
+            let lookup = Lookup { key, found: None, privacy: Privacy::Unknown };
             return fetched(edge, snapshot, request, question, &lookup, CacheStatus::forwarded(Why::UriMiss), now);
         }
         Onward::Nothing => return refuse(fetch::nothing_cached()),
         Onward::Alone(status) => {
-            let lookup = Lookup { key, found: None };
+            let lookup = Lookup { key, found: None, privacy: Privacy::Unknown };
             return pass(edge, snapshot, request, question, Some(&lookup), status, now);
         }
         Onward::Fetch(status) => status,
@@ -292,13 +304,13 @@ fn lookup(
     {
         return refuse(refusal);
     }
-    let lookup = Lookup { key, found: look.found };
-    if look.found.is_none()
-        && question.identity == Identity::Anonymous
-        && let Some(why) = edge.cache.why_private(key)
-    {
-        // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
-        return pass(edge, snapshot, request, question, Some(&lookup), status.detail(why), now);
+    let mut lookup = Lookup { key, found: look.found, privacy: Privacy::Unknown };
+    if look.found.is_none() && question.identity == Identity::Anonymous {
+        lookup.privacy = edge.cache.privacy(key, now);
+        if let Privacy::Private(why) | Privacy::Fading(why) = lookup.privacy {
+            // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
+            return pass(edge, snapshot, request, question, Some(&lookup), status.detail(why), now);
+        }
     }
     fetched(edge, snapshot, request, question, &lookup, status, now)
 }

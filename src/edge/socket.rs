@@ -18,6 +18,10 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
+/// Pieces of up to so many bytes in all are joined before they are written: the copy costs some hundredths of a microsecond, to
+/// have the kernel gather them a quarter of one.
+const JOINED_MAX: usize = 2048;
+
 /// A stream that can be cut off: what it still has to send is forgotten, and the other side hears of it at once.
 pub trait Abrupt {
     /// From now on closing it is a reset (RFC 9293 3.10.5), and no farewell that waits until all is sent.
@@ -133,7 +137,17 @@ impl<S: Abrupt + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let total: usize = bufs.iter().map(|piece| piece.len()).sum();
+        let written = if bufs.len() > 1 && total <= JOINED_MAX {
+            let (mut joined, mut end) = ([0; JOINED_MAX], 0);
+            for piece in bufs {
+                joined[end..end + piece.len()].copy_from_slice(piece);
+                end += piece.len();
+            }
+            Pin::new(&mut this.stream).poll_write(cx, &joined[..end])
+        } else {
+            Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        };
         this.note(&written);
         written
     }

@@ -165,14 +165,14 @@ impl Trail {
         self.origin_failed = true;
     }
 
-    /// The response has ended after `sent` bytes, wholly or not.
-    pub fn finish(mut self: Box<Self>, sent: u64, whole: bool) {
+    /// The response has ended at `now` after `sent` bytes, wholly or not.
+    pub fn finish(mut self: Box<Self>, sent: u64, whole: bool, now: Instant) {
         if self.origin_failed {
             self.facts.why = Some("origin_broke_off");
         } else if !whole {
             self.left(AbortPhase::Body);
         }
-        self.tell(sent);
+        self.tell(sent, now);
     }
 
     fn left(&mut self, phase: AbortPhase) {
@@ -182,9 +182,8 @@ impl Trail {
         }
     }
 
-    fn tell(&mut self, sent: u64) {
+    fn tell(&mut self, sent: u64, now: Instant) {
         self.told = true;
-        let now = clock::mono();
         tell(&self.edge, &self.facts, self.began, now, sent);
         let Some(line) = &self.line else { return };
         self.edge.access.write(&Record {
@@ -220,7 +219,7 @@ impl Drop for Trail {
         }
         self.facts.status = StatusCode::from_u16(CLIENT_LEFT).unwrap_or(self.facts.status);
         self.left(if self.is_in_line() { AbortPhase::Queue } else { AbortPhase::Upstream });
-        self.tell(0);
+        self.tell(0, clock::mono());
     }
 }
 

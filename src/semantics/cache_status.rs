@@ -49,14 +49,19 @@ impl Why {
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
+        self.value().strip_prefix("tidegate; fwd=").unwrap_or_default()
+    }
+
+    /// The field's value, where there is no more to say: on the path of every miss.
+    fn value(self) -> &'static str {
         match self {
-            Self::Bypass => "bypass",
-            Self::Method => "method",
-            Self::UriMiss => "uri-miss",
-            Self::VaryMiss => "vary-miss",
-            Self::Stale => "stale",
-            Self::Request => "request",
-            Self::Partial => "partial",
+            Self::Bypass => "tidegate; fwd=bypass",
+            Self::Method => "tidegate; fwd=method",
+            Self::UriMiss => "tidegate; fwd=uri-miss",
+            Self::VaryMiss => "tidegate; fwd=vary-miss",
+            Self::Stale => "tidegate; fwd=stale",
+            Self::Request => "tidegate; fwd=request",
+            Self::Partial => "tidegate; fwd=partial",
         }
     }
 }
@@ -155,13 +160,18 @@ impl CacheStatus {
         if let (Outcome::Hit { ttl }, None) = (self.outcome, self.detail) {
             return hit_value(ttl);
         }
+        if let Outcome::Forward { why, status: None, stored: false, collapsed: false } = self.outcome
+            && self.detail.is_none()
+        {
+            return HeaderValue::from_static(why.value());
+        }
         let mut text = String::with_capacity(64);
         // Writing to a String cannot fail.
-        let _ = match self.outcome {
-            Outcome::Hit { ttl } => write!(text, "tidegate; hit; ttl={ttl}"),
-            Outcome::Forward { why, .. } => write!(text, "tidegate; fwd={}", why.as_str()),
-            Outcome::Synth => write!(text, "tidegate"),
-        };
+        match self.outcome {
+            Outcome::Hit { ttl } => drop(write!(text, "tidegate; hit; ttl={ttl}")),
+            Outcome::Forward { why, .. } => text.push_str(why.value()),
+            Outcome::Synth => text.push_str("tidegate"),
+        }
         if let Outcome::Forward { status, stored, collapsed, .. } = self.outcome {
             if let Some(status) = status {
                 let _ = write!(text, "; fwd-status={status}");
@@ -174,7 +184,8 @@ impl CacheStatus {
             }
         }
         if let Some(detail) = self.detail {
-            let _ = write!(text, "; detail={detail}");
+            text.push_str("; detail=");
+            text.push_str(detail);
         }
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("tidegate"))
     }

@@ -79,11 +79,21 @@ impl Offer {
         if lines.iter().next().is_none() || request.contains_key(header::RANGE) {
             return None;
         }
-        let identity = wishes(&lines).find(|(name, _)| name.eq_ignore_ascii_case(b"identity")).map_or(0, |(_, q)| q);
-        let any = wishes(&lines).find(|(name, _)| *name == b"*").map_or(0, |(_, q)| q);
+        // What is named first counts.
+        let (mut identity, mut any, mut named) = (None, None, [None; Coding::COUNT]);
+        for (name, q) in wishes(&lines) {
+            if let Some(coding) = self.iter().find(|coding| coding.is_named(name)) {
+                named[coding as usize].get_or_insert(q);
+            } else if name == b"*" {
+                any.get_or_insert(q);
+            } else if name.eq_ignore_ascii_case(b"identity") {
+                identity.get_or_insert(q);
+            }
+        }
+        let (identity, any) = (identity.unwrap_or(0), any.unwrap_or(0));
         let mut best = None;
         for coding in self.iter() {
-            let q = wishes(&lines).find(|(name, _)| coding.is_named(name)).map_or(any, |(_, q)| q);
+            let q = named[coding as usize].unwrap_or(any);
             // Of equals the first that is offered; the origin's own form only where it is liked better.
             if q > 0 && q >= identity && best.is_none_or(|(_, other)| q > other) {
                 best = Some((coding, q));

@@ -4,7 +4,9 @@
 //! fields are never forwarded: hyper writes new ones.
 
 use crate::semantics::cache_control::contains_token;
+use crate::semantics::present::Present;
 use http::HeaderMap;
+use http::HeaderName;
 use http::Method;
 use http::StatusCode;
 use http::Version;
@@ -57,16 +59,19 @@ impl Refused {
     }
 }
 
-/// Judges a request's method, version and framing.
+/// Judges a request's method, version and framing; `present`: which fields it has.
 ///
 /// # Errors
 /// What it is refused for.
-pub fn request(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refused> {
+pub fn request(method: &Method, version: Version, headers: &HeaderMap, present: Present) -> Result<(), Refused> {
     if *method == Method::CONNECT {
         return Err(CONNECT);
     }
     if *method == Method::TRACE {
         return Err(Refused { status: StatusCode::METHOD_NOT_ALLOWED, why: "method" });
+    }
+    if !present.has(Present::FRAMING) && !present.has(Present::UPGRADE) {
+        return Ok(());
     }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // RFC 9112 6.1: no transfer coding in HTTP/1.0, and of the codings only chunked, once.
@@ -148,10 +153,12 @@ impl Asked {
     /// What a request with these fields asks for.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
+        let present = Present::of(headers);
+        let has = |name: HeaderName| present.has(Present::CONDITION) && headers.contains_key(name);
         Self {
-            range: headers.contains_key(header::RANGE),
-            condition: headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE),
-            websocket: wants_websocket(headers),
+            range: present.has(Present::RANGE),
+            condition: has(header::IF_NONE_MATCH) || has(header::IF_MODIFIED_SINCE),
+            websocket: present.has(Present::UPGRADE) && wants_websocket(headers),
         }
     }
 }
@@ -214,7 +221,8 @@ mod tests {
             ("PROPFIND", Version::HTTP_11, &[], 0),
         ];
         for (method, version, lines, expected) in cases {
-            let verdict = request(&method.parse().unwrap(), *version, &headers(lines));
+            let fields = headers(lines);
+            let verdict = request(&method.parse().unwrap(), *version, &fields, Present::of(&fields));
             assert_eq!(verdict.map_or_else(|refused| refused.status.as_u16(), |()| 0), *expected, "{method} {lines:?}");
         }
     }

@@ -120,25 +120,35 @@ const MAX_FORWARDS: u64 = 64;
 /// More hops than this are not believed.
 const HOPS_MAX: usize = 20;
 
-/// Makes a request's fields fit to be forwarded; gives how many were dropped that did not belong there.
+/// Makes a request's fields fit to be forwarded; gives how many were dropped that did not belong there. What says how the
+/// client reached us is dropped, too: [`forwarded`] takes its place.
 ///
 /// # Errors
 /// 400 when Connection lists a field that must not be dropped.
 pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
-    for line in headers.get_all(header::CONNECTION) {
-        let protected = |name: &&str| contains_token(line.as_bytes(), name.as_bytes());
-        if PROTECTED.iter().any(protected) || lists_forwarded(line.as_bytes()) {
-            return Err(Refused::bad("connection_lists"));
+    let known = |name: &str| HOP_BY_HOP.contains(name) || FORWARDED.contains(name);
+    // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
+    let pretends = |name: &str| FORBIDDEN.contains(name) || name.contains('_') || name.starts_with(FORWARDED_PREFIX);
+    let found: Vec<HeaderName> =
+        headers.keys().filter(|name| known(name.as_str()) || pretends(name.as_str())).cloned().collect();
+    if found.contains(&header::CONNECTION) {
+        for line in headers.get_all(header::CONNECTION) {
+            let protected = |name: &&str| contains_token(line.as_bytes(), name.as_bytes());
+            if PROTECTED.iter().any(protected) || lists_forwarded(line.as_bytes()) {
+                return Err(Refused::bad("connection_lists"));
+            }
+        }
+        remove_listed(headers);
+    }
+    let mut dropped = 0;
+    for name in found {
+        let before = headers.len();
+        headers.remove(&name);
+        if !known(name.as_str()) {
+            dropped += before - headers.len();
         }
     }
-    remove_listed(headers);
-    remove_where(headers, |name| HOP_BY_HOP.contains(name));
-    // WSGI folds `_` and `-` into one, so a look-alike would overwrite the true field.
-    Ok(remove_where(headers, |name| {
-        FORBIDDEN.contains(name)
-            || name.contains('_')
-            || (name.starts_with(FORWARDED_PREFIX) && !FORWARDED.contains(name))
-    }))
+    Ok(dropped)
 }
 
 /// How many more hops a request may make, if it says so (RFC 9110 7.6.2). What is no number says nothing.
@@ -164,8 +174,13 @@ pub fn count_hop(headers: &mut HeaderMap) {
 /// Makes an answer's fields fit to be stored and delivered; framing is written anew by hyper. What Connection lists is
 /// dropped unless it is protected.
 pub fn clean_response(headers: &mut HeaderMap) {
-    remove_listed(headers);
-    remove_where(headers, |name| HOP_BY_HOP.contains(name));
+    let found: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name.as_str())).cloned().collect();
+    if found.contains(&header::CONNECTION) {
+        remove_listed(headers);
+    }
+    for name in found {
+        headers.remove(name);
+    }
 }
 
 fn lists_forwarded(line: &[u8]) -> bool {
@@ -173,9 +188,6 @@ fn lists_forwarded(line: &[u8]) -> bool {
 }
 
 fn remove_listed(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::CONNECTION) {
-        return;
-    }
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -186,16 +198,6 @@ fn remove_listed(headers: &mut HeaderMap) {
     for name in listed {
         headers.remove(name);
     }
-}
-
-/// Removes the fields with such names, in one pass over those that are there; gives how many they were.
-fn remove_where(headers: &mut HeaderMap, such: impl Fn(&str) -> bool) -> usize {
-    let before = headers.len();
-    let found: Vec<HeaderName> = headers.keys().filter(|name| such(name.as_str())).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
-    before - headers.len()
 }
 
 /// Whether Connection names fields of the client's own for this hop: the origin will not see them, so what it says may
@@ -263,39 +265,34 @@ fn parse_hop(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-/// Replaces whatever the client said about its way here by what we know. Only a trusted peer's X-Forwarded-For is
-/// continued instead. `host`: host and port as visitors see them.
-pub fn overwrite_forwarded(
-    headers: &mut HeaderMap,
-    peer: IpAddr,
-    trusted_peer: bool,
-    scheme: &'static str,
-    host: &HeaderValue,
-) {
+/// The addresses by which a request came: its peer's, behind those that a trusted peer names (in its fields as they `came`).
+#[must_use]
+pub fn forwarded_for(came: &HeaderMap, peer: IpAddr, trusted_peer: bool) -> Vec<u8> {
     let mut chain = Vec::with_capacity(48);
     if trusted_peer {
-        let known = hops(headers);
+        let known = hops(came);
         for hop in known.iter().skip(known.len().saturating_sub(HOPS_MAX)).flatten() {
             write_address(&mut chain, *hop);
             chain.extend_from_slice(b", ");
         }
     }
     write_address(&mut chain, peer.to_canonical());
-    remove_where(headers, |name| FORWARDED.contains(name));
-    let port = host.as_bytes().rsplit(|byte| *byte == b':').next().unwrap_or_default();
+    chain
+}
+
+/// What we know about the client's way here, in place of whatever it said. `host`: host and port as visitors see them.
+#[must_use]
+pub fn forwarded<'a>(chain: &'a [u8], scheme: &'static str, host: &'a str) -> [(HeaderName, &'a [u8]); 4] {
+    let host = host.as_bytes();
+    let port = host.rsplit(|byte| *byte == b':').next().unwrap_or_default();
     let has_port = port.len() < host.len() && port.iter().all(u8::is_ascii_digit);
-    let usual = if scheme == "https" { "443" } else { "80" };
-    let port = if has_port { HeaderValue::from_bytes(port).ok() } else { Some(HeaderValue::from_static(usual)) };
-    for (name, value) in [
-        (X_FORWARDED_FOR, HeaderValue::from_bytes(&chain).ok()),
-        (X_FORWARDED_PROTO, Some(HeaderValue::from_static(scheme))),
-        (X_FORWARDED_HOST, Some(host.clone())),
-        (X_FORWARDED_PORT, port),
-    ] {
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    }
+    let usual: &[u8] = if scheme == "https" { b"443" } else { b"80" };
+    [
+        (X_FORWARDED_FOR, chain),
+        (X_FORWARDED_PROTO, scheme.as_bytes()),
+        (X_FORWARDED_HOST, host),
+        (X_FORWARDED_PORT, if has_port { port } else { usual }),
+    ]
 }
 
 /// Writes an address. The formatting of the standard library, which minds widths, costs several times as much.
@@ -379,29 +376,27 @@ mod tests {
 
     #[test]
     fn the_origin_learns_what_we_know_and_not_what_the_client_says() {
-        let lies = [
+        let lies = headers(&[
             ("x-forwarded-for", "9.9.9.9"),
             ("forwarded", "for=9.9.9.9"),
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "9.9.9.9"),
-        ];
-        let mut request = headers(&lies);
-        let host = HeaderValue::from_static("www.example.org:8080");
-        overwrite_forwarded(&mut request, "192.0.2.1".parse().unwrap(), false, "http", &host);
-        assert_eq!(names(&request), "x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto");
-        assert_eq!(request["x-forwarded-for"], "192.0.2.1");
-        assert_eq!(request["x-forwarded-proto"], "http");
-        assert_eq!(request["x-forwarded-port"], "8080");
-        let mut request = headers(&lies);
-        let host = HeaderValue::from_static("www.example.org");
-        overwrite_forwarded(&mut request, "10.0.0.1".parse().unwrap(), true, "https", &host);
-        assert_eq!(request["x-forwarded-for"], "9.9.9.9, 10.0.0.1");
-        assert_eq!(request["x-forwarded-port"], "443");
-        let mut request = headers(&lies);
-        let host = HeaderValue::from_static("[2001:db8::1]");
-        overwrite_forwarded(&mut request, "2001:db8::9".parse().unwrap(), false, "http", &host);
-        assert_eq!(request["x-forwarded-for"], "2001:db8::9");
-        assert_eq!(request["x-forwarded-port"], "80");
+        ]);
+        let mut cleaned = lies.clone();
+        assert_eq!(clean_request(&mut cleaned), Ok(0));
+        assert!(cleaned.is_empty());
+        for (peer, trusted, scheme, host, chain, port) in [
+            ("192.0.2.1", false, "http", "www.example.org:8080", "192.0.2.1", "8080"),
+            ("10.0.0.1", true, "https", "www.example.org", "9.9.9.9, 10.0.0.1", "443"),
+            ("2001:db8::9", false, "http", "[2001:db8::1]", "2001:db8::9", "80"),
+        ] {
+            let came_by = forwarded_for(&lies, peer.parse().unwrap(), trusted);
+            let said = forwarded(&came_by, scheme, host);
+            let said: Vec<_> =
+                said.iter().map(|(name, value)| (name.as_str(), str::from_utf8(value).unwrap())).collect();
+            let proto = [("x-forwarded-proto", scheme), ("x-forwarded-host", host), ("x-forwarded-port", port)];
+            assert_eq!(said, [&[("x-forwarded-for", chain)][..], &proto].concat());
+        }
     }
 
     #[test]

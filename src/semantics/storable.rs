@@ -115,12 +115,11 @@ pub fn judge(
     if !may_be_stored(status, directives, bounds.trust_origin) {
         return Storable::No(WhyNotStored::Status);
     }
-    // RFC 9111 5.2.2.3: who understands the status ignores a no-store that comes with must-understand.
-    if directives.no_store && !directives.must_understand || request_no_store {
+    if request_no_store {
         return Storable::No(WhyNotStored::NoStore);
     }
-    if directives.private == Scope::All {
-        return Storable::No(WhyNotStored::Private);
+    if let Some(why) = forbidden(directives) {
+        return Storable::No(why);
     }
     let withheld = withheld(response);
     let sets_cookie = response.contains_key(header::SET_COOKIE) && !withheld.contains(&header::SET_COOKIE);
@@ -152,6 +151,22 @@ pub fn judge(
 pub fn is_for_all(response: &HeaderMap) -> bool {
     let Policy { directives, .. } = policy::of(response);
     directives.public || directives.must_revalidate || directives.s_maxage.is_some()
+}
+
+/// Why an answer is not stored, where its directives alone say so.
+#[must_use]
+pub fn plainly(response: &HeaderMap) -> Option<WhyNotStored> {
+    let Policy { directives, .. } = policy::of(response);
+    forbidden(&directives)
+}
+
+/// Why nothing that says so is stored.
+fn forbidden(directives: &Directives) -> Option<WhyNotStored> {
+    // RFC 9111 5.2.2.3: who understands the status ignores a no-store that comes with must-understand.
+    if directives.no_store && !directives.must_understand {
+        return Some(WhyNotStored::NoStore);
+    }
+    (directives.private == Scope::All).then_some(WhyNotStored::Private)
 }
 
 /// Statuses that are whole answers to a GET and no refusal of the one who asked. Never 401, 403 and 407: Plone sends them
@@ -229,7 +244,12 @@ mod tests {
         }
         let mono = Instant::now();
         let times = Times { asked: mono, answered: Now { mono, wall: SystemTime::now() } };
-        match judge(StatusCode::from_u16(status).unwrap(), &headers, false, bounds, 1000, times) {
+        let verdict = judge(StatusCode::from_u16(status).unwrap(), &headers, false, bounds, 1000, times);
+        if let Some(why) = plainly(&headers) {
+            let others = [Storable::No(why), Storable::No(WhyNotStored::Status)];
+            assert!(others.contains(&verdict), "what is plain is so in full: {lines:?}");
+        }
+        match verdict {
             Storable::Yes(terms) => format!("{}", terms.freshness.lifetime.as_secs()),
             Storable::No(why) => why.as_str().to_owned(),
         }

@@ -4,6 +4,7 @@
 //! is for `framing` to judge. What cannot be read is an error, and its connection is of no more use.
 
 use crate::semantics::cache_control::contains_token;
+use crate::semantics::framing::Asked;
 use bytes::BytesMut;
 use http::HeaderMap;
 use http::HeaderName;
@@ -11,7 +12,6 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::header;
-use http::request::Parts;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -25,6 +25,21 @@ pub enum Framing {
     /// In chunks, for its length is not known.
     Chunked,
 }
+
+/// The head of a request as bytes, but for its framing.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// Its method.
+    pub method: Method,
+    /// What it asks for.
+    pub asked: Asked,
+    bytes: Vec<u8>,
+}
+
+/// A target or a host that cannot stand in a head: one line would be two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the target or the host of a request is none")]
+pub struct NoLine;
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -73,18 +88,43 @@ pub struct Reader {
     worth: usize,
 }
 
-/// Writes the head of a request. Whatever `head` says of framing is left out: `framing` is what holds.
-pub fn write(head: &Parts, framing: Framing, out: &mut Vec<u8>) {
-    out.reserve(head.headers.len() * FIELD_GUESS + FIELD_GUESS);
-    out.extend_from_slice(head.method.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        if name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING {
-            field(out, name, value.as_bytes());
+impl RequestHead {
+    /// The head of a request for `target` (path and query) at `host`, with these fields of the client's. Whatever they say of
+    /// Host and framing is left out.
+    ///
+    /// # Errors
+    /// [`NoLine`].
+    pub fn new(method: Method, target: &str, host: &str, headers: &HeaderMap) -> Result<Self, NoLine> {
+        let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+        if !target.starts_with('/') || !is_word(target) || !is_word(host) {
+            return Err(NoLine);
         }
+        // One allocation for all, unless fields are long.
+        let mut bytes = Vec::with_capacity(OURS_GUESS + target.len() + 2 * host.len() + headers.len() * FIELD_GUESS);
+        bytes.extend_from_slice(method.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(target.as_bytes());
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        let mut head = Self { method, asked: Asked::of(headers), bytes };
+        head.add(&header::HOST, host.as_bytes());
+        for (name, value) in headers {
+            if ![header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
+                head.add(name, value.as_bytes());
+            }
+        }
+        Ok(head)
     }
+
+    /// Adds a field behind the others. Its value is one line: by its type, or by who made it.
+    pub fn add(&mut self, name: &HeaderName, value: &[u8]) {
+        field(&mut self.bytes, name, value);
+    }
+}
+
+/// Writes the head of a request.
+pub fn write(head: &RequestHead, framing: Framing, out: &mut Vec<u8>) {
+    out.reserve(head.bytes.len() + FIELD_GUESS);
+    out.extend_from_slice(&head.bytes);
     match framing {
         Framing::None => {}
         Framing::Length(length) => field(out, &header::CONTENT_LENGTH, length.to_string().as_bytes()),
@@ -156,23 +196,32 @@ fn parse(arrived: &mut BytesMut, asked: &Method) -> Result<Option<Answer>, NoAns
         answer.headers.iter().map(|field| [place(field.name.as_bytes()), place(field.value)]).collect();
     let head = arrived.split_to(len).freeze();
     let mut headers = HeaderMap::with_capacity(places.len() + FIELDS_TO_COME);
+    let (mut has_coding, mut has_connection) = (false, false);
     for [name, value] in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| NoAnswer::Malformed)?;
+        has_coding |= name == header::TRANSFER_ENCODING;
+        has_connection |= name == header::CONNECTION;
         let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(|_| NoAnswer::Malformed)?;
         headers.append(name, value);
     }
-    let length = length(status, &headers, current, asked)?;
+    let length = length(status, &headers, has_coding, current, asked)?;
     let other_protocol = status == StatusCode::SWITCHING_PROTOCOLS;
-    let persists = current && length != Length::UntilClose && !other_protocol && !closes(&headers);
+    let persists = current && length != Length::UntilClose && !other_protocol && !(has_connection && closes(&headers));
     Ok(Some(Answer { status, headers, length, persists }))
 }
 
 /// RFC 9112 6.3.
-fn length(status: StatusCode, headers: &HeaderMap, current: bool, asked: &Method) -> Result<Length, NoAnswer> {
+fn length(
+    status: StatusCode,
+    headers: &HeaderMap,
+    has_coding: bool,
+    current: bool,
+    asked: &Method,
+) -> Result<Length, NoAnswer> {
     if status.is_informational() || matches!(status.as_u16(), 204 | 304) || *asked == Method::HEAD {
         return Ok(Length::Known(0));
     }
-    if let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
+    if has_coding && let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
         // RFC 9112 6.1: HTTP/1.0 has no transfer codings. Of several, or others than chunked, `framing` will have none.
         return match coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
             _ if !current => Err(NoAnswer::BadLength),
@@ -204,13 +253,16 @@ pub const FIELDS_MAX: usize = 200;
 /// What is added to a head on its way to the visitor finds room in it.
 const FIELDS_TO_COME: usize = 4;
 
+/// What the first line and our own fields take, roughly, besides the target and the host.
+const OURS_GUESS: usize = 240;
+
 /// What a line of a head takes, roughly.
 const FIELD_GUESS: usize = 48;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
+    use crate::semantics::headers;
     use proptest::prelude::*;
 
     fn take(text: &[u8], asked: &Method) -> Result<Option<Answer>, NoAnswer> {
@@ -219,13 +271,9 @@ mod tests {
 
     #[test]
     fn a_request_is_written_with_one_framing() {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = "/a?b=c".parse().unwrap();
-        for (name, value) in [("host", "a"), ("content-length", "7"), ("transfer-encoding", "gzip"), ("x", "y")] {
-            request.headers_mut().append(name, HeaderValue::from_static(value));
-        }
-        let (head, ()) = request.into_parts();
+        let client = [("host", "b"), ("content-length", "7"), ("transfer-encoding", "gzip"), ("x", "y")];
+        let mut head = RequestHead::new(Method::POST, "/a?b=c", "a", &headers(&client)).unwrap();
+        head.add(&header::VIA, b"1.1 us");
         for (framing, line) in [
             (Framing::None, ""),
             (Framing::Length(12), "content-length: 12\r\n"),
@@ -233,8 +281,16 @@ mod tests {
         ] {
             let mut out = Vec::new();
             write(&head, framing, &mut out);
-            let text = format!("POST /a?b=c HTTP/1.1\r\nhost: a\r\nx: y\r\n{line}\r\n");
+            let text = format!("POST /a?b=c HTTP/1.1\r\nhost: a\r\nx: y\r\nvia: 1.1 us\r\n{line}\r\n");
             assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn one_line_does_not_become_two() {
+        for (target, host) in [("/a b", "a"), ("/a\r\nx: y", "a"), ("a", "a"), ("", "a"), ("/", ""), ("/", "a\nx: y")] {
+            let head = RequestHead::new(Method::GET, target, host, &HeaderMap::new());
+            assert_eq!(head.unwrap_err(), NoLine, "{target:?} {host:?}");
         }
     }
 

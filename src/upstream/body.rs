@@ -1,5 +1,6 @@
 //! The bodies of a journey: what goes to the origin, and what comes back with the thread it occupies.
 
+use crate::clock;
 use crate::semantics::pace::Pace;
 use crate::upstream::Timeouts;
 use crate::upstream::exchange::Exchange;
@@ -17,6 +18,7 @@ use std::sync::OnceLock;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Instant;
 
 /// So many times the longest pause, an origin may let us wait in all for less than its least rate: long enough for a stream of
 /// events to come to its next one, and an end for one that drips.
@@ -94,9 +96,17 @@ impl Body for RequestBody {
 
 /// The body of an origin's answer. It holds the endpoint's thread until it has ended, and then returns the connection.
 pub struct OriginBody {
-    journey: Option<Journey>,
+    /// All of it, if it came with the head.
+    whole: Bytes,
+    /// What is still under way.
+    rest: Option<Box<Rest>>,
     /// It has ended, and did not break off.
     ended: bool,
+}
+
+/// A body that is still arriving.
+struct Rest {
+    journey: Journey,
     patience: Patience,
 }
 
@@ -114,29 +124,45 @@ pub struct OriginPaused;
 
 impl OriginBody {
     /// The body of an answer whose head has come. After a change of protocol there is none, and what follows is a tunnel's.
-    pub(super) fn new(journey: Journey, timeouts: &Timeouts, tunnel: bool) -> Self {
+    pub(super) fn new(mut journey: Journey, timeouts: &Timeouts, tunnel: bool, now: Instant) -> Self {
+        if !tunnel && let Some(whole) = journey.exchange.at_hand() {
+            journey.end(now);
+            return Self { ended: whole.is_empty(), whole, rest: None };
+        }
         let pace = Pace::new(timeouts.rate_min, timeouts.between_bytes.saturating_mul(DRIP_MAX));
         let patience = Patience::new(timeouts.between_bytes, pace);
-        let ended = journey.exchange.has_ended() && !tunnel;
-        let mut body = Self { journey: Some(journey), ended: false, patience };
-        if ended {
-            body.end();
-        }
-        body
+        Self { whole: Bytes::new(), rest: Some(Box::new(Rest { journey, patience })), ended: false }
     }
 
-    /// The answer has ended cleanly: the thread is free and the connection is idle.
+    /// All of it, if it is here.
+    ///
+    /// # Errors
+    /// The body, if it has to be waited for.
+    pub fn into_whole(self) -> Result<Bytes, Self> {
+        if self.rest.is_none() { Ok(self.whole) } else { Err(self) }
+    }
+
+    /// The answer has ended cleanly.
     fn end(&mut self) {
         self.ended = true;
-        let Some(Journey { lease, exchange, pool_max }) = self.journey.take() else { return };
-        if let Some(connection) = exchange.finish() {
-            lease.endpoint.pool.put(connection, pool_max);
+        if let Some(rest) = self.rest.take() {
+            rest.journey.end(clock::mono());
         }
     }
 
     /// Takes the journey out, for a tunnel that lasts longer than this body.
-    pub(super) fn into_journey(mut self) -> Option<Journey> {
-        self.journey.take()
+    pub(super) fn into_journey(self) -> Option<Journey> {
+        self.rest.map(|rest| rest.journey)
+    }
+}
+
+impl Journey {
+    /// The thread is free and the connection is idle.
+    fn end(self, now: Instant) {
+        if let Some(connection) = self.exchange.finish() {
+            self.lease.endpoint.pool.put(connection, self.pool_max, now);
+        }
+        self.lease.end(now);
     }
 }
 
@@ -146,18 +172,22 @@ impl Body for OriginBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(journey) = &mut this.journey else { return Poll::Ready(None) };
+        let Some(Rest { journey, patience }) = this.rest.as_deref_mut() else {
+            let whole = std::mem::take(&mut this.whole);
+            this.ended |= !whole.is_empty();
+            return Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))));
+        };
         match journey.exchange.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
                 if journey.exchange.has_ended() {
                     this.end();
                 } else {
-                    this.patience.moved(data.len() as u64);
+                    patience.moved(data.len() as u64);
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.journey = None;
+                this.rest = None;
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(None) => {
@@ -165,8 +195,8 @@ impl Body for OriginBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(this.patience.poll_spent(cx));
-                this.journey = None;
+                ready!(patience.poll_spent(cx));
+                this.rest = None;
                 Poll::Ready(Some(Err(Box::new(OriginPaused))))
             }
         }
@@ -177,9 +207,9 @@ impl Body for OriginBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = match &self.journey {
-            Some(journey) => journey.exchange.left(),
-            None => Some(0),
+        let left = match &self.rest {
+            Some(rest) => rest.journey.exchange.left(),
+            None => Some(self.whole.len() as u64),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

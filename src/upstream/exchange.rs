@@ -4,7 +4,6 @@
 //! answer before it has read all of a request. A connection on which anything went wrong, or is left unfinished, closes by
 //! being dropped.
 
-use crate::clock;
 use crate::semantics::chunks;
 use crate::semantics::chunks::Decoder;
 use crate::semantics::chunks::Piece;
@@ -12,13 +11,13 @@ use crate::semantics::wire;
 use crate::semantics::wire::Answer;
 use crate::semantics::wire::Framing;
 use crate::semantics::wire::NoAnswer;
+use crate::semantics::wire::RequestHead;
 use crate::upstream::body::RequestBody;
 use crate::upstream::connect::Socket;
 use crate::upstream::patience::Alarm;
 use bytes::Bytes;
 use bytes::BytesMut;
 use http::Method;
-use http::request::Parts;
 use http_body::Body;
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +28,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
-use std::time::Duration;
+use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
@@ -157,7 +156,7 @@ impl Connection {
 impl Exchange {
     /// Begins to send a request.
     #[must_use]
-    pub fn begin(mut connection: Box<Connection>, head: &Parts, body: RequestBody) -> Self {
+    pub fn begin(mut connection: Box<Connection>, head: &RequestHead, body: RequestBody) -> Self {
         let framing = match body.size_hint().exact() {
             _ if body.is_end_stream() => Framing::None,
             Some(length) => Framing::Length(length),
@@ -181,14 +180,13 @@ impl Exchange {
         }
     }
 
-    /// The head of the answer, if it comes within `within`. Interim answers are passed over.
+    /// The head of the answer, if it comes before it is `due`. Interim answers are passed over.
     ///
     /// Cancel-safe: it can be waited for again.
     ///
     /// # Errors
     /// [`Silence`].
-    pub async fn answer(&mut self, within: Duration) -> Result<Answer, Silence> {
-        let due = clock::mono() + within;
+    pub async fn answer(&mut self, due: Instant) -> Result<Answer, Silence> {
         poll_fn(|cx| match self.poll_answer(cx) {
             Poll::Pending => self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late)),
             answered @ Poll::Ready(_) => answered,
@@ -239,6 +237,18 @@ impl Exchange {
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BrokeOff::Connection(error)))),
             }
+        }
+    }
+
+    /// The whole body of the answer, if it is here already: then nothing has to be waited for.
+    pub fn at_hand(&mut self) -> Option<Bytes> {
+        let arrived = &mut self.connection.arrived;
+        if self.answer.left()? > arrived.len() as u64 {
+            return None;
+        }
+        match self.answer.take(arrived) {
+            Ok(Piece::Data(data)) => Some(data),
+            _ => Some(Bytes::new()),
         }
     }
 

@@ -5,8 +5,8 @@
 
 use crate::clock;
 use crate::semantics::framing;
-use crate::semantics::framing::Asked;
 use crate::semantics::wire::Answer;
+use crate::semantics::wire::RequestHead;
 use crate::upstream::CheckKind;
 use crate::upstream::Plan;
 use crate::upstream::asker::Asker;
@@ -34,7 +34,6 @@ use crate::upstream::machine::queue::EndpointId;
 use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
-use http::request::Parts;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -52,6 +51,8 @@ pub struct Fetched {
     pub epoch: u64,
     /// When the request was sent.
     pub asked: Instant,
+    /// When the head of the answer had come.
+    pub answered: Instant,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -168,7 +169,7 @@ const REFUSED_MAX: u32 = 8;
     reason = "nearly every attempt is answered: a box would be an allocation for each"
 )]
 enum Attempt {
-    Answered(Answer, Exchange, Lease),
+    Answered(Answer, Exchange, Lease, Instant),
     /// Nothing of it was sent.
     NotSent(FetchError),
     /// It may have been sent; `reused`: on a kept connection that broke.
@@ -182,7 +183,7 @@ enum Attempt {
 struct Way<'a> {
     asker: &'a Asker,
     standing: Arc<Standing>,
-    asked_for: Asked,
+    head: &'a RequestHead,
     /// It changes nothing and has no body: sent twice, it does no harm.
     repeatable: bool,
     retries: u32,
@@ -201,7 +202,7 @@ impl Upstream {
     /// [`FetchError`].
     pub async fn fetch(
         self: &Arc<Self>,
-        head: Parts,
+        head: &RequestHead,
         body: RequestBody,
         asker: &Asker,
         gone: Option<Gone<'_>>,
@@ -212,7 +213,9 @@ impl Upstream {
         // Nobody but scales stands at the door.
         let came = asker.scale.then(clock::mono);
         let mut gone = gone;
-        let fetched = match self.at_the_door(asker, &mut gone).await {
+        // Boxed: few requests stand there, and the others need not carry the room for it about.
+        let door = if asker.scale { Box::pin(self.at_the_door(&mut gone)).await.map(Some) } else { Ok(None) };
+        let fetched = match door {
             Ok(_inside) => {
                 let at_the_door = came.map(|came| clock::mono().saturating_duration_since(came)).unwrap_or_default();
                 let fetched = self.travel(head, body, asker, gone, watch).await;
@@ -237,14 +240,7 @@ impl Upstream {
 
     /// Of scales of images only so many are asked for at once: each costs a CPU of the origin for long, and nobody reads less
     /// for want of one.
-    async fn at_the_door(
-        &self,
-        asker: &Asker,
-        gone: &mut Option<Gone<'_>>,
-    ) -> Result<Option<gate::Pass<'_>>, QueueRefusal> {
-        if !asker.scale {
-            return Ok(None);
-        }
+    async fn at_the_door(&self, gone: &mut Option<Gone<'_>>) -> Result<gate::Pass<'_>, QueueRefusal> {
         let standing = self.standing();
         let retry_after = lock(&self.desk).queue.service().unwrap_or_default();
         if self.scales.waiting() >= standing.plan.queue_max {
@@ -259,12 +255,12 @@ impl Upstream {
                 () = gone.as_mut() => return Err(QueueRefusal::ClientGone),
             },
         };
-        entered.map(Some).map_err(|_| QueueRefusal::Timeout { retry_after })
+        entered.map_err(|_| QueueRefusal::Timeout { retry_after })
     }
 
     async fn travel(
         self: &Arc<Self>,
-        head: Parts,
+        head: &RequestHead,
         body: RequestBody,
         asker: &Asker,
         mut gone: Option<Gone<'_>>,
@@ -273,7 +269,7 @@ impl Upstream {
         let mut way = Way {
             asker,
             standing: self.standing(),
-            asked_for: Asked::of(&head.headers),
+            head,
             repeatable: body.is_empty() && head.method.is_safe(),
             retries: 0,
             waited: false,
@@ -292,12 +288,11 @@ impl Upstream {
             watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             let endpoint = Arc::clone(&lease.endpoint);
-            let sent = clock::mono();
-            match self.attempt(lease, &head, &mut body, &way).await {
-                Attempt::Answered(answer, exchange, lease) => {
-                    let took = clock::mono().saturating_duration_since(sent);
+            match self.attempt(lease, &mut body, &way).await {
+                Attempt::Answered(answer, exchange, lease, at) => {
+                    let took = at.saturating_duration_since(lease.granted);
                     if !self.answered(&mut way, &lease, answer.status, took) {
-                        let settled = settle(&way, lease, answer, exchange, sent, took);
+                        let settled = settle(&way, lease, answer, exchange, at, took);
                         return settled.inspect_err(|_| watch.failed_at(&endpoint, &way));
                     }
                 }
@@ -390,23 +385,25 @@ impl Upstream {
     /// One attempt on a kept connection, if it may be lost and there is one, or on a fresh one. What must not be sent twice
     /// goes on a fresh one: a kept one may be closed by the origin in the moment it is used, and nobody could tell whether
     /// the request had been read.
-    async fn attempt(&self, lease: Lease, head: &Parts, body: &mut RequestBody, way: &Way<'_>) -> Attempt {
+    async fn attempt(&self, lease: Lease, body: &mut RequestBody, way: &Way<'_>) -> Attempt {
         let plan = &way.standing.plan;
         let kept = way.repeatable && way.retries == 0;
-        let kept = if kept { lease.endpoint.pool.take(plan.idle) } else { None };
+        let kept = if kept { lease.endpoint.pool.take(plan.idle, lease.granted) } else { None };
         let reused = kept.is_some();
-        let connection = match kept {
-            Some(connection) => connection,
-            None => match self.connect(&lease, plan).await {
-                Ok(connection) => connection,
+        let (connection, sent) = match kept {
+            Some(connection) => (connection, lease.granted),
+            // Boxed: most requests find a kept connection, and need not carry the room of a handshake about.
+            None => match Box::pin(self.connect(&lease, plan)).await {
+                Ok(connected) => connected,
                 Err(error) => return Attempt::NotSent(error),
             },
         };
         let body = std::mem::replace(body, RequestBody::Empty);
-        let exchange = Exchange::begin(connection, head, body);
+        let exchange = Exchange::begin(connection, way.head, body);
         // From here on the thread is taken, whoever leaves.
-        match Underway::new(exchange, lease, plan.timeouts.first_byte).answer().await {
-            Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease),
+        let longest = plan.timeouts.first_byte;
+        match Underway::new(exchange, lease, longest).answer(sent + longest).await {
+            Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease, clock::mono()),
             Err(Silence::Late) => Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false },
             Err(Silence::Interim) => Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false },
             Err(Silence::NoAnswer(_)) => Attempt::Lost { error: FetchError::BadAnswer("parse"), reused },
@@ -414,14 +411,14 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, lease: &Lease, plan: &Plan) -> Result<Box<Connection>, FetchError> {
+    /// A fresh connection, and when it was made.
+    async fn connect(&self, lease: &Lease, plan: &Plan) -> Result<(Box<Connection>, Instant), FetchError> {
         let began = clock::mono();
-        // Boxed: most requests find a kept connection, and need not carry the room of a handshake about.
-        let opening = Box::pin(connect::open(&lease.endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect));
-        let mut connection = opening.await?;
-        self.counters.connected(clock::mono().saturating_duration_since(began));
+        let mut connection = connect::open(&lease.endpoint.addr, plan.secure.as_ref(), plan.timeouts.connect).await?;
+        let now = clock::mono();
+        self.counters.connected(now.saturating_duration_since(began));
         // Who closes at once, or speaks first, has not heard the request.
-        if connection.is_quiet() { Ok(connection) } else { Err(FetchError::Broken(Silence::Closed)) }
+        if connection.is_quiet() { Ok((connection, now)) } else { Err(FetchError::Broken(Silence::Closed)) }
     }
 }
 
@@ -431,10 +428,10 @@ fn settle(
     lease: Lease,
     answer: Answer,
     exchange: Exchange,
-    asked: Instant,
+    answered: Instant,
     first_byte: Duration,
 ) -> Result<Fetched, FetchError> {
-    if let Err(why) = framing::response(answer.status, &answer.headers, way.asked_for) {
+    if let Err(why) = framing::response(answer.status, &answer.headers, way.head.asked) {
         lease.endpoint.note_error(format!("malformed answer: {why}"));
         return Err(FetchError::BadAnswer(why));
     }
@@ -444,13 +441,13 @@ fn settle(
     }
     let plan = &way.standing.plan;
     let timings = Timings { queue: way.queued, first_byte, retries: way.retries };
-    let (endpoint, epoch) = (Arc::clone(&lease.endpoint), lease.epoch);
+    let (endpoint, epoch, asked) = (Arc::clone(&lease.endpoint), lease.epoch, lease.granted);
     let journey = Journey { lease, exchange, pool_max: plan.threads };
     let tunnel = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut response = Response::new(OriginBody::new(journey, &plan.timeouts, tunnel));
+    let mut response = Response::new(OriginBody::new(journey, &plan.timeouts, tunnel, answered));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
-    Ok(Fetched { response, endpoint, epoch, asked, timings })
+    Ok(Fetched { response, endpoint, epoch, asked, answered, timings })
 }
 
 impl Fetched {

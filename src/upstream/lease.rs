@@ -31,7 +31,10 @@ pub struct Lease {
     pub waited: Duration,
     /// Whether the endpoint has answered: a journey that ends without an answer says nothing about how it works.
     pub answered: bool,
-    granted: Instant,
+    /// When it was granted.
+    pub granted: Instant,
+    /// When it ended, if that is known without looking at the clock.
+    ended: Option<Instant>,
     /// Its number among what is under way.
     number: u64,
 }
@@ -128,10 +131,20 @@ impl Upstream {
         gone: Option<Gone<'_>>,
     ) -> Result<Lease, QueueRefusal> {
         let began = clock::mono();
-        let mut place = match self.ask(asker, avoid, began)? {
-            Asked::Granted(lease) => return Ok(lease),
-            Asked::Waiting(place) => place,
-        };
+        match self.ask(asker, avoid, began)? {
+            Asked::Granted(lease) => Ok(lease),
+            // Boxed: most requests do not wait, and need not carry the room for it about.
+            Asked::Waiting(place) => Box::pin(self.wait(place, began, gone)).await,
+        }
+    }
+
+    /// Waits for its turn, unless `gone`.
+    async fn wait(
+        self: &Arc<Self>,
+        mut place: Place<'_>,
+        began: Instant,
+        gone: Option<Gone<'_>>,
+    ) -> Result<Lease, QueueRefusal> {
         let turn = place.keep(gone).await;
         place.told = true;
         let now = clock::mono();
@@ -203,7 +216,7 @@ impl Upstream {
         // The table only grows, so an endpoint that was granted is in it.
         let endpoint = self.endpoint(turn.endpoint).ok_or_else(|| self.refusal(Refused::NoEndpoint))?;
         let (upstream, epoch, number) = (Arc::clone(self), turn.epoch, turn.number);
-        Ok(Lease { upstream, endpoint, epoch, waited, answered: false, granted, number })
+        Ok(Lease { upstream, endpoint, epoch, waited, answered: false, granted, ended: None, number })
     }
 
     fn refusal(&self, refused: Refused) -> QueueRefusal {
@@ -328,11 +341,16 @@ impl Lease {
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
+
+    /// Gives the thread back at `now`.
+    pub fn end(mut self, now: Instant) {
+        self.ended = Some(now);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let now = clock::mono();
+        let now = self.ended.unwrap_or_else(clock::mono);
         let took = now.saturating_duration_since(self.granted);
         self.upstream.counters.duration(took);
         let mut desk = lock(&self.upstream.desk);

@@ -5,6 +5,7 @@
 //! It ends with the answer, when the connection breaks, when the endpoint is seen to be down, or when it has lasted as long
 //! again as an answer may take.
 
+use crate::clock;
 use crate::semantics::wire::Answer;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::exchange::Silence;
@@ -14,6 +15,7 @@ use crate::upstream::machine::health::State;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 /// A request under way, with the thread it takes.
 pub(super) struct Underway {
@@ -22,21 +24,20 @@ pub(super) struct Underway {
 }
 
 impl Underway {
-    /// A request that was given to a connection. Its answer is waited for no longer than `longest`, and no longer than that
-    /// once nobody wants it any more.
+    /// A request that was given to a connection. Once nobody wants its answer any more, it is waited for no longer than `longest`.
     pub fn new(exchange: Exchange, lease: Lease, longest: Duration) -> Self {
         Self { sent: Some((exchange, lease)), longest }
     }
 
-    /// The answer, with what it occupies until its body has ended.
+    /// The answer, if it comes before it is `due`, with what it occupies until its body has ended.
     ///
     /// Cancel-safe: dropped, it is waited for on behalf of the thread.
     ///
     /// # Errors
     /// [`Silence`].
-    pub async fn answer(mut self) -> Result<(Answer, Exchange, Lease), Silence> {
+    pub async fn answer(mut self, due: Instant) -> Result<(Answer, Exchange, Lease), Silence> {
         let Some((exchange, _)) = &mut self.sent else { return Err(Silence::Closed) };
-        let answer = exchange.answer(self.longest).await;
+        let answer = exchange.answer(due).await;
         if matches!(answer, Err(Silence::Late)) {
             // The origin may be at it still.
             return Err(Silence::Late);
@@ -52,7 +53,7 @@ impl Drop for Underway {
         let Some((mut exchange, mut lease)) = self.sent.take() else { return };
         // Without a runtime everything is coming to its end.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let longest = self.longest;
+        let due = clock::mono() + self.longest;
         lease.endpoint.abandoned.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
             let answered = {
@@ -63,7 +64,7 @@ impl Drop for Underway {
                     false
                 } else {
                     tokio::select! {
-                        answer = exchange.answer(longest) => answer.is_ok(),
+                        answer = exchange.answer(due) => answer.is_ok(),
                         () = fallen => false,
                     }
                 }

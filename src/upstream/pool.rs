@@ -26,12 +26,11 @@ struct Idle {
 
 impl Pool {
     /// A connection that has been idle for less than `patience`, of this worker if there is one.
-    pub fn take(&self, patience: Duration) -> Option<Box<Connection>> {
+    pub fn take(&self, patience: Duration, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.is_empty() {
             return None;
         }
-        let now = clock::mono();
         let here = std::thread::current().id();
         loop {
             let at = idle.iter().rposition(|one| one.thread == here).or(idle.len().checked_sub(1))?;
@@ -42,13 +41,13 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection; the oldest goes if there are `max` already.
-    pub fn put(&self, connection: Box<Connection>, max: usize) {
+    /// Keeps a connection that is idle since `now`; the oldest goes if there are `max` already.
+    pub fn put(&self, connection: Box<Connection>, max: usize, now: Instant) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= max && !idle.is_empty() {
             idle.remove(0);
         }
-        idle.push(Idle { connection, thread: std::thread::current().id(), since: clock::mono() });
+        idle.push(Idle { connection, thread: std::thread::current().id(), since: now });
     }
 
     /// Closes what is closed or has been idle for `patience`.

@@ -2,6 +2,7 @@
 //! a connection of its own that takes no thread's place in the count; others for storages, names, and the whole.
 
 use crate::clock;
+use crate::semantics::wire::RequestHead;
 use crate::units::OriginAddr;
 use crate::units::UpstreamName;
 use crate::upstream::CheckKind;
@@ -19,8 +20,8 @@ use crate::upstream::machine::health::State;
 use crate::upstream::machine::warmup::Phase;
 use crate::upstream::resolve;
 use crate::upstream::storage;
-use http::HeaderValue;
-use http::Request;
+use http::HeaderMap;
+use http::Method;
 use http::header;
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -256,14 +257,12 @@ async fn check(endpoint: &Endpoint, plan: &Plan) -> Result<(), String> {
 async fn get(endpoint: &Endpoint, path: &str, secure: Option<&Secure>, connect: Duration) -> Result<(), String> {
     let opened = connect::open(&endpoint.addr, secure, connect).await;
     let connection = opened.map_err(|error| crate::telemetry::chain(&error))?;
-    let mut request = Request::new(());
-    *request.uri_mut() = path.parse().map_err(|_| format!("check path `{path}` is no path"))?;
-    let host = HeaderValue::try_from(endpoint.addr.authority()).map_err(|error| error.to_string())?;
-    request.headers_mut().insert(header::HOST, host);
-    request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("tidegate-check"));
-    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let mut exchange = Exchange::begin(connection, &request.into_parts().0, RequestBody::Empty);
-    let answer = exchange.answer(ANSWER_MAX).await.map_err(|error| crate::telemetry::chain(&error))?;
+    let mut head = RequestHead::new(Method::GET, path, &endpoint.addr.authority(), &HeaderMap::new())
+        .map_err(|error| format!("check path `{path}`: {error}"))?;
+    head.add(&header::USER_AGENT, b"tidegate-check");
+    head.add(&header::CONNECTION, b"close");
+    let mut exchange = Exchange::begin(connection, &head, RequestBody::Empty);
+    let answer = exchange.answer(clock::mono() + ANSWER_MAX).await.map_err(|error| crate::telemetry::chain(&error))?;
     // The page is read so that waitress does not log a broken connection; one that is too long has proved enough.
     let mut read = 0;
     while read < PAGE_MAX

@@ -59,6 +59,9 @@ const MARK: &str = "by-rule";
 /// What Plone answers to whoever the proxy has found to be nobody.
 const ANONYMOUS: HeaderName = HeaderName::from_static("x-anonymous");
 
+/// The field that says to the origin that a request shows no identity; who asks cannot say so himself.
+pub const TELLS_ANONYMOUS: (HeaderName, &[u8]) = (ANONYMOUS, b"True");
+
 /// Views that are about the one who asks, or hold a token for him.
 const FORMS: &[&str] = &[
     "login",
@@ -96,6 +99,12 @@ impl Overruled {
 }
 
 impl Conduct {
+    /// Whether we say anything in the origin's stead, to whatever answer.
+    #[must_use]
+    pub fn may_speak(&self) -> bool {
+        self.order.is_some() || self.verify
+    }
+
     /// Writes into an answer's head what we say in the origin's stead, and takes out what we said before.
     pub fn speak(&self, status: StatusCode, head: &mut HeaderMap) -> Overruled {
         if head.get(policy::OWN).is_some_and(|line| line.as_bytes().ends_with(MARK.as_bytes())) {
@@ -177,11 +186,6 @@ fn names_language(head: &HeaderMap) -> bool {
     let is_language =
         parts.next().is_some_and(|code| matches!(code.len(), 2 | 3) && code.iter().all(u8::is_ascii_lowercase));
     is_language && parts.all(|part| matches!(part.len(), 2..=8) && part.iter().all(u8::is_ascii_alphanumeric))
-}
-
-/// Says to the origin that a request shows no identity; who asks cannot say so himself.
-pub fn tell_anonymous(request: &mut HeaderMap) {
-    request.insert(ANONYMOUS, HeaderValue::from_static("True"));
 }
 
 fn write(head: &mut HeaderMap, value: &str) {
