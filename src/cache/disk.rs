@@ -1,6 +1,6 @@
 //! What is stored survives a restart, and may be larger than memory: a log of it on the disk (`cache.disk`).
 //!
-//! Memory stays the first tier and decides what is worth keeping. One thread (`keeper`) appends what is stored to
+//! Memory stays the first tier; what it has no room for goes to the disk all the same. One thread (`keeper`) appends what is stored to
 //! the newest of a ring of segments and drops the oldest when there is no room; nothing is moved or rewritten in place. An
 //! index in memory knows where the newest record of each key lies. A miss looks there, and what is found is read by a
 //! background thread: workers never touch the disk. After a start the index is read from the segments, the newest first,
@@ -409,16 +409,18 @@ impl Disk {
         self.news.notify_all();
     }
 
-    /// Something was stored under `key`; `again` if its body is on the disk already.
-    pub(super) fn stored(&self, key: &[u8], again: bool) {
+    /// Something was stored under `key`; `again` if its body is on the disk already. Says whether it waits to be written.
+    pub(super) fn stored(&self, key: &[u8], again: bool) -> bool {
         if self.is_failed() {
-            return;
+            return false;
         }
         let due = again.then(|| clock::mono() + AGAIN);
-        if !self.inbox().keys.add(key, due) {
+        let waits = self.inbox().keys.add(key, due);
+        if !waits {
             self.tally.skipped.fetch_add(1, Ordering::Relaxed);
         }
         self.news.notify_one();
+        waits
     }
 
     /// A site was seen in a way that is new.

@@ -48,6 +48,9 @@ use std::time::Instant;
 /// What each entry costs beyond its own bytes: moka's nodes and share of its table, its seat (measured, see ARCHITECTURE.md).
 const ENTRY_OVERHEAD: u64 = 336;
 
+/// The part of memory in which what has no seat waits for the disk, where there is one.
+const ANTEROOM: u64 = 32;
+
 /// How many seats are looked at, or vacated, in one turn by what goes through all of them.
 const AT_A_TIME: usize = 256;
 
@@ -120,6 +123,7 @@ impl Hash for Name {
 pub struct Cache {
     settings: Settings,
     hall: Arc<Hall>,
+    anteroom: Mutex<Anteroom>,
     private: Moka<Box<[u8]>, Private, RandomState>,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
@@ -166,6 +170,7 @@ impl Cache {
             flights: Flights::new(),
             fills: FillBudget::new(settings.memory / 8, Box::new(move |bytes| lender.lend(bytes))),
             hall,
+            anteroom: Mutex::default(),
             places: Mutex::default(),
             ledger: Ledger::default(),
             rules: Rules::default(),
@@ -203,7 +208,9 @@ impl Cache {
     /// What is stored is kept on this disk as well, from now on. Said once, at the start.
     pub fn attach(&self, disk: &Arc<Disk>) {
         // The first one stays: there is one at most.
-        let _ = self.disk.set(Arc::clone(disk));
+        if self.disk.set(Arc::clone(disk)).is_ok() {
+            self.anteroom().capacity = self.hall.lend(self.settings.memory / ANTEROOM);
+        }
     }
 
     /// The part on the disk, if there is one.
@@ -371,10 +378,26 @@ impl Cache {
         if self.ledger.judge(key, &response.tagged) == Verdict::Gone {
             return;
         }
-        self.shelve(key, response);
-        if let Some(disk) = self.disk() {
-            disk.stored(key, response.kept.as_ref().is_some_and(|kept| kept.place().is_some()));
+        let refused = self.shelve(key, response).err();
+        let Some(disk) = self.disk() else { return };
+        let seated = refused.is_none();
+        let waits = refused.is_none_or(|refused| self.anteroom().put(key, refused));
+        let again = seated && response.kept.as_ref().is_some_and(|kept| kept.place().is_some());
+        if waits && !disk.stored(key, again) {
+            self.anteroom().take(key);
         }
+    }
+
+    /// What the disk is to keep under `key`: what is stored, or what there was no room for.
+    #[must_use]
+    pub fn to_be_kept(&self, key: &[u8]) -> Option<Shelf> {
+        let refused = self.anteroom().take(key);
+        self.look(key).or_else(|| self.amended(key, &refused?))
+    }
+
+    fn anteroom(&self) -> MutexGuard<'_, Anteroom> {
+        // Whoever panicked under it has at worst forgotten to count something out.
+        self.anteroom.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts back what was read from the disk, but for what has been stored or purged since.
@@ -385,7 +408,8 @@ impl Cache {
         for stored in read.variants().iter().rev() {
             let superseded = known.iter().any(|one| one.selection == stored.selection || one.selection.is_universal());
             if !superseded && self.ledger.judge(key, &stored.tagged) != Verdict::Gone {
-                self.shelve(key, stored);
+                // What has no room lies on the disk all the same.
+                let _ = self.shelve(key, stored);
             }
         }
     }
@@ -421,7 +445,8 @@ impl Cache {
         }
     }
 
-    fn shelve(&self, key: &[u8], response: &Arc<Stored>) {
+    /// Puts it on its shelf; gives the shelf if there is no room for it.
+    fn shelve(&self, key: &[u8], response: &Arc<Stored>) -> Result<(), Shelf> {
         // What is purged of it is not put back.
         let _ = self.look(key);
         let mut turn = self.turn();
@@ -432,7 +457,7 @@ impl Cache {
         if turn.seats.is_short_of(weight(key, &after)) {
             turn.seats.regain(self.fills.give_back());
         }
-        turn.put(seat, after);
+        if turn.put(seat, after.clone()) { Ok(()) } else { Err(after) }
     }
 
     /// The turn to change what is stored: one at a time, so that the seats and what is found are the same at its end.
@@ -457,7 +482,7 @@ impl Cache {
 
     fn soften(&self, key: &[u8], now: Instant) -> bool {
         self.flights.purge(key);
-        let mut found = false;
+        let mut found = self.anteroom().take(key).is_some();
         self.turn().change(key, |before| {
             found = true;
             let sequence = self.ledger.sequence();
@@ -497,7 +522,7 @@ impl Cache {
     fn purge_memory(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
         self.private.invalidate(key);
-        let mut found = false;
+        let mut found = self.anteroom().take(key).is_some();
         self.turn().change(key, |_| {
             found = true;
             None
@@ -515,6 +540,7 @@ impl Cache {
         self.ledger.purge_all();
         self.flights.purge_all();
         self.private.invalidate_all();
+        self.anteroom().clear();
         let mut turn = self.turn();
         turn.seats.clear();
         self.hall.shelves.invalidate_all();
@@ -523,6 +549,7 @@ impl Cache {
     /// Forgets a quarter of what is stored, by bytes, for memory is short. Takes seconds for a million URLs: not on the path of a
     /// request. Gives how many URLs it forgot.
     pub fn shrink(&self) -> u64 {
+        self.anteroom().clear();
         let mut left = self.hall.seats().used() / 4;
         let mut forgotten = 0;
         while left > 0 {
@@ -588,6 +615,40 @@ impl Cache {
             evictions: self.hall.evicted.load(Ordering::Relaxed),
             refusals: self.hall.refused.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// What has no seat and waits for the disk to write it, which is much larger than memory. Nobody finds it here.
+#[derive(Default)]
+struct Anteroom {
+    /// Each with its weight when it came.
+    waiting: HashMap<Box<[u8]>, (u64, Shelf)>,
+    bytes: u64,
+    capacity: u64,
+}
+
+impl Anteroom {
+    /// Says whether there is room.
+    fn put(&mut self, key: &[u8], refused: Shelf) -> bool {
+        self.take(key);
+        let weight = weight(key, &refused);
+        let fits = self.bytes.saturating_add(weight) <= self.capacity;
+        if fits {
+            self.bytes += weight;
+            self.waiting.insert(key.into(), (weight, refused));
+        }
+        fits
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Shelf> {
+        let (weight, refused) = self.waiting.remove(key)?;
+        self.bytes -= weight;
+        Some(refused)
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.bytes = 0;
     }
 }
 

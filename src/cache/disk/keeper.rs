@@ -277,7 +277,7 @@ impl Keeper<'_> {
         let inbox = disk.inbox();
         let stamp = disk.ledger.sequence();
         drop(inbox);
-        let Some(now) = cache.look(key) else { return Ok(()) };
+        let Some(now) = cache.to_be_kept(key) else { return Ok(()) };
         let is_there = |place: Place| disk.segment(place.segment).is_some();
         let Some(draft) = record::draft(key, &now, (stamp, disk.moment(), clock::mono()), is_there) else {
             return Ok(());

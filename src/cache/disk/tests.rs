@@ -488,3 +488,24 @@ fn who_reads_during_a_purge_waits_until_both_the_disk_and_memory_know_of_it() {
     });
     assert_eq!(read.recv_timeout(DEADLINE), Ok(Err(Miss::Purged)));
 }
+
+#[test]
+fn what_memory_has_no_room_for_is_kept_on_the_disk_until_it_is_purged() {
+    let dir = TempDir::new().unwrap();
+    let stand = Stand::new(&dir);
+    let body = "x".repeat(400_000);
+    for number in 0..50 {
+        let key = key(&format!("/{number}"));
+        stand.put(&key, &page(&stand.cache, &body, "", &[]));
+        (0..3).for_each(|_| drop(stand.cache.get(&key)));
+    }
+    let (cold, other) = (key("/cold"), key("/other"));
+    let before = stand.cache.tier();
+    let large = page(&stand.cache, &body, "", &[]);
+    stand.put(&cold, &large);
+    assert!(stand.cache.tier().refusals > before.refusals && stand.cache.look(&cold).is_none(), "{before:?}");
+    assert_eq!(stand.read(&cold), Ok(vec![body.clone()]));
+    stand.put(&other, &large);
+    stand.cache.forget(&other, Mode::Hard, clock::mono());
+    assert!(stand.read(&other).is_err());
+}
