@@ -375,15 +375,29 @@ impl Cache {
     /// Puts a response on the shelf of `key`, in place of the variant that the same requests would select.
     /// A response that was purged while it was fetched is not put anywhere.
     pub fn put(&self, key: &[u8], response: &Arc<Stored>) {
+        let unwritten = self.put_in_memory(key, response);
+        self.have_written(key, unwritten);
+    }
+
+    /// The same, but that the disk has yet to be told: not under a lock for which a purge may wait, for it has the disk's by then.
+    #[must_use]
+    pub fn put_in_memory(&self, key: &[u8], response: &Arc<Stored>) -> Option<Unwritten> {
         if self.ledger.judge(key, &response.tagged) == Verdict::Gone {
-            return;
+            return None;
         }
         let refused = self.shelve(key, response).err();
-        let Some(disk) = self.disk() else { return };
+        self.disk()?;
         let seated = refused.is_none();
         let waits = refused.is_none_or(|refused| self.anteroom().put(key, refused));
         let again = seated && response.kept.as_ref().is_some_and(|kept| kept.place().is_some());
-        if waits && !disk.stored(key, again) {
+        waits.then_some(Unwritten { again })
+    }
+
+    /// Tells the disk what is stored; what was purged meanwhile is not there when it looks.
+    pub fn have_written(&self, key: &[u8], unwritten: Option<Unwritten>) {
+        if let (Some(Unwritten { again }), Some(disk)) = (unwritten, self.disk())
+            && !disk.stored(key, again)
+        {
             self.anteroom().take(key);
         }
     }
@@ -650,6 +664,13 @@ impl Anteroom {
         self.waiting.clear();
         self.bytes = 0;
     }
+}
+
+/// What the disk has yet to be told of what was stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Unwritten {
+    /// Its body is there already.
+    again: bool,
 }
 
 /// Where all that is stored sits, and is found.

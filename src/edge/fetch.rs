@@ -934,7 +934,9 @@ impl Journey {
             // It has just said that it stands for other URLs as well; the next to ask fetches it under the name of all.
             return;
         }
-        self.leader.store_unless_purged(|| cache.put(self.leader.key(), stored));
+        let mut unwritten = None;
+        self.leader.store_unless_purged(|| unwritten = cache.put_in_memory(self.leader.key(), stored));
+        cache.have_written(self.leader.key(), unwritten);
     }
 
     /// Lets everybody read while the body arrives, and stores it at its end.

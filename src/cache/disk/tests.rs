@@ -509,3 +509,23 @@ fn what_memory_has_no_room_for_is_kept_on_the_disk_until_it_is_purged() {
     stand.cache.forget(&other, Mode::Hard, clock::mono());
     assert!(stand.read(&other).is_err());
 }
+
+#[test]
+fn what_is_purged_in_the_moment_in_which_it_is_stored_holds_up_nobody() {
+    let dir = TempDir::new().unwrap();
+    let stand = Stand::new(&dir);
+    let (cache, key) = (&stand.cache, key("/"));
+    let crate::cache::Joined::Leader(leader) = cache.flights().join(&key, None) else { panic!("nobody fetches it") };
+    thread::scope(|scope| {
+        let mut unwritten = None;
+        let stored = leader.store_unless_purged(|| {
+            // The purge has the disk's lock, and waits until this is stored: who stores must not wait for that lock now.
+            scope.spawn(|| cache.purge(&key));
+            stand.wait(|disk| disk.inbox.try_lock().is_err());
+            unwritten = cache.put_in_memory(&key, &page(cache, "x", "", &[]));
+        });
+        assert!(stored && unwritten.is_some());
+        cache.have_written(&key, unwritten);
+    });
+    assert!(cache.look(&key).is_none(), "it was purged after it was stored");
+}
