@@ -163,6 +163,11 @@ fn when_memory_is_short_what_idles_is_closed_and_when_it_is_out_only_what_is_sto
     while idle.read(&mut told).expect("its end, in order") > 0 {}
     comes_back(place);
 
+    // A quarter of what is stored is forgotten, what is asked for least first.
+    for path in ["/1", "/2", "/3", "/4", "/5", "/6", "/7", "/", "/"] {
+        let asked = begun(&format!("GET {path} HTTP/1.1\r\nHost: www.example"));
+        assert!(answer(asked, ".org\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200"));
+    }
     let (known, unknown) = (half("/"), half("/unknown"));
     makes_it(120, "memory is out");
     assert!(page(place).is_none(), "nobody else is let in");
