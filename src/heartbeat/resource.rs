@@ -363,7 +363,7 @@ impl Keeper {
 impl Supervised {
     async fn stop(&mut self, within: Duration) -> Result<(), String> {
         self.wanted.send_replace(true);
-        if !is_stuck(self.group) {
+        if !is_stuck(self.group).await {
             kill_group(self.group, Signal::TERM);
             if self.ends(within).await {
                 return Ok(());
@@ -381,11 +381,19 @@ impl Supervised {
     }
 }
 
-/// Whether a process cannot hear SIGTERM now: it is stopped, or sits in the kernel. Waiting for it would be in vain.
-fn is_stuck(process: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't' | 'D'))
+/// Whether a process cannot hear SIGTERM now: it is stopped, or sits in the kernel. Waiting for it would be in vain. Each process
+/// is in the kernel for a moment when it reads a disk or starts another, so that counts when it is seen each time.
+async fn is_stuck(process: u32) -> bool {
+    for _ in 0..LOOKS {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        match state {
+            Some('T' | 't') => return true,
+            Some('D') => tokio::time::sleep(LOOK_AGAIN).await,
+            _ => return false,
+        }
+    }
+    true
 }
 
 fn command(process: &Process) -> io::Result<Command> {
@@ -443,6 +451,10 @@ fn verb(kind: &Kind, name: &str, verb: &str) -> Order {
         Kind::Systemd { unit } => Order::new(["systemctl", verb, unit]),
     }
 }
+
+/// How often a process is looked at that sits in the kernel, before that counts, and how long after each time.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The kernel may take so long to end what was killed.
 const KILLED_WITHIN: Duration = Duration::from_secs(2);
