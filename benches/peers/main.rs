@@ -1,6 +1,8 @@
 //! tidegate beside the servers that it replaces, on one machine, with one load: what a request costs each of them.
 //!
-//! `cargo bench --bench peers -- [scenario ...] [peer ...] [--seconds N] [--connections N]`; without words, all of them.
+//! `cargo bench --bench peers -- [scenario ...] [peer ...] [--seconds N] [--connections N] [--rounds N]`; without
+//! scenarios or peers, all of them. Of several rounds the cheapest of each server counts: on some machines the same server is at times
+//! a fifth dearer than at others, for minutes.
 //! Needs wrk (304s have a driver of our own); each peer that is not installed is named and left out. Every server gets one worker, no access log, a
 //! temporary directory and loopback addresses; it is started, warmed up, measured and ended before the next one starts.
 //!
@@ -56,6 +58,7 @@ struct Plan {
     scenarios: Vec<&'static Scenario>,
     peers: Vec<&'static Peer>,
     load: Load,
+    rounds: u32,
 }
 
 impl Plan {
@@ -64,6 +67,7 @@ impl Plan {
             scenarios: Vec::new(),
             peers: Vec::new(),
             load: Load { connections: 64, warm_up: Duration::from_secs(2), measure: Duration::from_secs(10) },
+            rounds: 1,
         };
         let mut words = words.iter().flat_map(|word| word.split(','));
         while let Some(word) = words.next() {
@@ -74,6 +78,9 @@ impl Plan {
             } else if word == "--connections" {
                 let count = words.next().and_then(|word| word.parse().ok()).filter(|count| (1..=1000).contains(count));
                 plan.load.connections = count.ok_or("--connections wants a number from 1 to 1000")?;
+            } else if word == "--rounds" {
+                let rounds = words.next().and_then(|word| word.parse().ok()).filter(|rounds| (1..=20).contains(rounds));
+                plan.rounds = rounds.ok_or("--rounds wants a number from 1 to 20")?;
             } else if let Some(scenario) = SCENARIOS.iter().find(|scenario| scenario.name == word) {
                 plan.scenarios.push(scenario);
             } else if let Some(peer) = PEERS.iter().find(|peer| peer.name == word) {
@@ -134,12 +141,17 @@ fn compare(plan: &Plan) -> Result<(), String> {
     let room = tempdir()?;
     println!("{}\n", machine::describe(&plan.peers));
     for scenario in &plan.scenarios {
-        let mut lines = Vec::new();
-        for peer in plan.peers.iter().filter(|peer| !scenario.cached || !peer.only_passes()) {
-            eprintln!("peers: {} {} ...", scenario.name, peer.name);
-            match measure(peer, scenario, plan, room.path()) {
-                Ok(line) => lines.push(line),
-                Err(problem) => eprintln!("\npeers: *** {} LEFT OUT of {}: {problem} ***\n", peer.name, scenario.name),
+        let mut lines: Vec<Line> = Vec::new();
+        for round in 0..plan.rounds {
+            for peer in plan.peers.iter().filter(|peer| !scenario.cached || !peer.only_passes()) {
+                eprintln!("peers: {} {} ...", scenario.name, peer.name);
+                let room = room.path().join(format!("{}-{}-{round}", peer.name, scenario.name));
+                match measure(peer, scenario, plan, &room) {
+                    Ok(line) => report::keep_cheaper(&mut lines, line),
+                    Err(problem) => {
+                        eprintln!("\npeers: *** {} LEFT OUT of {}: {problem} ***\n", peer.name, scenario.name);
+                    }
+                }
             }
         }
         println!("{}", report::table(scenario.name, &lines));
@@ -157,12 +169,11 @@ fn tempdir() -> Result<tempfile::TempDir, String> {
 }
 
 fn measure(peer: &Peer, scenario: &Scenario, plan: &Plan, room: &Path) -> Result<Line, String> {
-    let room = room.join(format!("{}-{}", peer.name, scenario.name));
-    std::fs::create_dir(&room).map_err(|error| format!("make {}: {error}", room.display()))?;
+    std::fs::create_dir(room).map_err(|error| format!("make {}: {error}", room.display()))?;
     let origin_addr = machine::free_addr()?;
     let origin = origin::start(origin::VERB, origin_addr, None)?;
     let addr = machine::free_addr()?;
-    let server = peer.start(addr, origin_addr, &room)?;
+    let server = peer.start(addr, origin_addr, room)?;
     server.wait_until_it_serves(addr, scenario.path)?;
     let header = judge(scenario, addr)?;
     let url = format!("http://{addr}{}", scenario.path);

@@ -35,6 +35,15 @@ impl Line {
     }
 }
 
+/// Puts a line in place of a dearer one of the same server, or behind all.
+pub fn keep_cheaper(lines: &mut Vec<Line>, line: Line) {
+    match lines.iter_mut().find(|other| other.peer == line.peer) {
+        Some(other) if other.cost() <= line.cost() => {}
+        Some(other) => *other = line,
+        None => lines.push(line),
+    }
+}
+
 /// The table of one scenario.
 pub fn table(scenario: &str, lines: &[Line]) -> String {
     let cost_of = |peer: &str| lines.iter().find(|line| line.peer == peer).map(Line::cost);
