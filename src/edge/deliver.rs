@@ -16,6 +16,7 @@ use crate::semantics::conditional;
 use crate::semantics::conditional::Conditional;
 use crate::semantics::delivery;
 use crate::semantics::delivery::Shape;
+use crate::semantics::hop;
 use crate::semantics::pack::Packed;
 use crate::semantics::present::Present;
 use crate::semantics::range;
@@ -38,9 +39,6 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What RFC 9211 calls itself.
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
 /// What each delivery says anew: the length, Age, Cache-Status, and what the site adds.
 const SAID_ANEW: usize = 4;
 
@@ -56,14 +54,14 @@ pub fn prepare(mut head: HeaderMap, now: Now) -> Packed {
         // RFC 9110 6.6.1: who receives a response without Date and stores it, adds one.
         head.insert(header::DATE, date);
     }
-    head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
+    head.append(header::VIA, HeaderValue::from_static(hop::VIA));
     keep(head)
 }
 
 /// A head as it is stored: without what each delivery says anew.
 #[must_use]
 pub fn keep(mut head: HeaderMap) -> Packed {
-    for name in [header::CONTENT_LENGTH, header::AGE, CACHE_STATUS] {
+    for name in [header::CONTENT_LENGTH, header::AGE, header::CACHE_STATUS] {
         head.remove(name);
     }
     Packed::of(&head)
@@ -117,7 +115,7 @@ fn respond(
         head.insert(header::AGE, HeaderValue::from(age));
     }
     if let Some(told) = told {
-        head.insert(CACHE_STATUS, told);
+        head.insert(header::CACHE_STATUS, told);
     }
     let coded = stored.coded.as_ref().filter(|_| present.has(Present::CODING)).and_then(|coded| {
         let coding = coded.choose(method, asked)?;
@@ -248,9 +246,9 @@ pub fn origin(
     let told = errand.snapshot.cache.told(status, errand.client);
     let told = told.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
     let head = response.headers_mut();
-    head.append(header::VIA, HeaderValue::from_static("1.1 tidegate"));
+    head.append(header::VIA, HeaderValue::from_static(hop::VIA));
     if let Some(told) = told {
-        head.append(CACHE_STATUS, told);
+        head.append(header::CACHE_STATUS, told);
     }
     trail.answered(response.status(), status);
     response.map(|body| body.trailed(trail))

@@ -273,7 +273,7 @@ impl Errand {
         for (name, value) in hop::forwarded(chain, self.scheme, &self.authority) {
             head.add(&name, value);
         }
-        head.add(&header::VIA, b"1.1 tidegate");
+        head.add(&header::VIA, hop::VIA.as_bytes());
         if self.snapshot.cache.bounds.trust_origin {
             head.add(&SURROGATE_CAPABILITY, b"tidegate=\"Surrogate/1.0\"");
         }

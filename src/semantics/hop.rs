@@ -117,6 +117,9 @@ const FORWARDED: Names = Names::new(&[
 /// The most hops that a request may still make when it leaves us (RFC 9110 7.6.2 lets each hop have its own maximum).
 const MAX_FORWARDS: u64 = 64;
 
+/// How we name ourselves among those by whom a message came (RFC 9110 7.6.3).
+pub const VIA: &str = "1.1 tidegate";
+
 /// More hops than this are not believed.
 const HOPS_MAX: usize = 20;
 

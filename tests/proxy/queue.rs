@@ -1,6 +1,7 @@
 //! Who gets a thread, and what visitors see while none is to be had.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::thread;
@@ -227,6 +228,14 @@ fn while_an_upstream_is_held_nobody_waits_longer_than_the_hold_says() {
     assert_eq!(edge.ask("/", ME).status, 200);
 }
 
+/// A Zope that begins to listen where nobody did.
+fn comes_up(place: SocketAddr) -> Origin {
+    Origin::at(place, |_, stream| {
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    })
+}
+
 #[test]
 fn who_is_the_first_to_find_the_only_zope_away_waits_for_it_like_those_after_him() {
     let place = nowhere();
@@ -237,10 +246,7 @@ fn who_is_the_first_to_find_the_only_zope_away_waits_for_it_like_those_after_him
     reader.ask("/", ME);
     writer.send("POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 5\r\n\r\nhello");
     waiting(&edge, 2);
-    let origin = Origin::at(place, |_, stream| {
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let origin = comes_up(place);
     assert_eq!([reader.reply().status, writer.reply().status], [200, 200]);
     assert_eq!(origin.asked().iter().filter(|asked| asked.body == b"hello").count(), 1, "a form goes once");
 }
@@ -253,10 +259,7 @@ fn who_waits_for_the_only_zope_does_not_wait_for_its_next_check() {
     let mut parked = edge.client();
     parked.ask("/", ME);
     waiting(&edge, 1);
-    let _origin = Origin::at(place, |_, stream| {
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let _origin = comes_up(place);
     assert_eq!(parked.reply().status, 200);
 }
 
@@ -270,10 +273,7 @@ fn a_short_outage_is_waited_for_and_a_long_one_is_told() {
     let mut parked = edge.client();
     parked.ask("/", ME);
     waiting(&edge, 1);
-    let _origin = Origin::at(place, |_, stream| {
-        write(stream, PRIVATE.as_bytes());
-        Then::Keep
-    });
+    let _origin = comes_up(place);
     assert_eq!(parked.reply().status, 200, "it came back in time");
 
     let upstream = upstream.replace("5s", "1ms");
