@@ -534,9 +534,9 @@ settings! {
         rise: u32 = 2,
         /// Failed checks in a row after which it is down.
         fall: u32 = 3,
-        /// Two requests under way for so long, while none has ended for as long, make an endpoint stuck: a Zope without its
-        /// storage. It gets one request at a time beside those that hang, and where all are stuck stale is served. Longer
-        /// than the slowest page that visitors are to have; "0s" is off.
+        /// Two requests without an answer for so long, while none is answered for as long, make an endpoint stuck: a Zope
+        /// without its storage. It gets one request at a time beside those that hang, and where all are stuck stale is
+        /// served. Longer than the slowest page that visitors are to have; "0s" is off.
         stuck: Duration = seconds(20),
         /// How long an endpoint rests that stands out: half of its last answers are 500, 502, 503 or 504 and the others'
         /// are not, or they take four times as long. Longer each time; never more than half of the endpoints. "0s" is off.

@@ -129,6 +129,7 @@ impl OriginBody {
             journey.end(now);
             return Self { ended: whole.is_empty(), whole, rest: None };
         }
+        journey.lease.heard(now);
         let pace = Pace::new(timeouts.rate_min, timeouts.between_bytes.saturating_mul(DRIP_MAX));
         let patience = Patience::new(timeouts.between_bytes, pace);
         Self { whole: Bytes::new(), rest: Some(Box::new(Rest { journey, patience })), ended: false }

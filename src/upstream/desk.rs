@@ -193,6 +193,13 @@ impl Desk {
         self.next_lease
     }
 
+    /// The head of its answer has come, and it goes on.
+    pub fn hear(&mut self, id: EndpointId, lease: u64, now: Instant) {
+        if let Some(underway) = self.underway.get_mut(id.0) {
+            underway.hear(lease, now);
+        }
+    }
+
     /// It has ended.
     pub fn end(&mut self, id: EndpointId, lease: u64, answered: bool, now: Instant) {
         if let Some(underway) = self.underway.get_mut(id.0) {

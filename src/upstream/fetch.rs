@@ -462,7 +462,9 @@ impl Fetched {
     #[must_use]
     pub fn into_tunnel(self) -> (http::response::Parts, Option<(Socket, Bytes, Lease)>) {
         let (parts, body) = self.response.into_parts();
-        let journey = body.into_journey().map(|Journey { lease, exchange, .. }| {
+        let journey = body.into_journey().map(|Journey { mut lease, exchange, .. }| {
+            // How long a tunnel lasts says nothing about how long answers take, nor its end that the endpoint works.
+            lease.answered = false;
             let (socket, ahead) = exchange.into_socket();
             (socket, ahead, lease)
         });

@@ -342,6 +342,17 @@ impl Lease {
         &self.upstream
     }
 
+    /// The head of the answer came at `now`, and the rest takes its time: the endpoint is not stuck with it.
+    pub fn heard(&self, now: Instant) {
+        let mut desk = lock(&self.upstream.desk);
+        desk.hear(self.endpoint.id, self.number, now);
+        let stuck = desk.is_stuck(self.endpoint.id);
+        drop(desk);
+        if stuck {
+            self.upstream.recovered();
+        }
+    }
+
     /// Gives the thread back at `now`.
     pub fn end(mut self, now: Instant) {
         self.ended = Some(now);

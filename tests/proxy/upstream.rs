@@ -334,6 +334,34 @@ fn endpoints_that_hang_are_spared_and_stale_is_served_until_they_answer() {
 }
 
 #[test]
+fn websockets_that_last_are_no_sign_of_an_endpoint_that_hangs_and_turn_nobody_away() {
+    let origin = Origin::new(|asked, stream| {
+        if asked.target() == "/socket" {
+            write(stream, b"HTTP/1.1 101 Other\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            let _ = std::io::copy(stream, &mut std::io::sink());
+            return Then::Close;
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let lines = "threads = 3\ncheck = { kind = \"off\", stuck = \"1ms\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: lines, ..Change::default() });
+    let mut sockets: Vec<Client> = (0..2).map(|_| edge.client()).collect();
+    for socket in &mut sockets {
+        socket.ask("/socket", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+        assert_eq!(socket.head().status, 101);
+    }
+    let heard = Instant::now();
+    until("they have lasted", || heard.elapsed() > Duration::from_millis(5));
+    upstream(&edge).patrol();
+    let seen = upstream(&edge).view();
+    assert!(!seen.endpoints[0].stuck && !seen.out && seen.endpoints[0].in_flight == 2, "{seen:?}");
+    drop(sockets);
+    until("their threads are free", || in_flight(&edge) == 0);
+    assert_eq!(upstream(&edge).view().service_ms, None, "nobody will wait as long as they have lasted");
+}
+
+#[test]
 fn an_endpoint_that_fails_beside_others_rests_and_comes_back() {
     let sick = Arc::new(AtomicBool::new(true));
     let of_origin = Arc::clone(&sick);

@@ -249,13 +249,15 @@ impl Queue {
         self.line.leave(ticket)
     }
 
-    /// A thread of `endpoint` is free again after `took`.
+    /// A thread of `endpoint` is free again after `took`. A download of an hour says nothing about how long the next in line
+    /// will wait: it counts as the longest wait, or as four times what is usual.
     #[must_use]
     pub fn release(&mut self, endpoint: EndpointId, took: Duration) -> Vec<Granted> {
         if let Some(found) = self.endpoints.get_mut(endpoint.0) {
             found.in_flight = found.in_flight.saturating_sub(1);
             found.window = found.window.saturating_add(1);
         }
+        let took = took.min(self.bounds.patience.max(self.service.unwrap_or_default() * 4));
         self.service = Some(self.service.map_or(took, |service| (service * 15 + took) / 16));
         self.settle()
     }

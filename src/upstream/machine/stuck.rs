@@ -1,8 +1,9 @@
 //! Requests that do not come back: a Zope whose storage is gone takes every request and hangs with it, for minutes, and its
 //! health page says 200 all along. Three threads more for it would be three threads lost.
 //!
-//! An endpoint is stuck when several of its requests have been under way for longer than the bound and none has ended for as
-//! long. It is not down: it gets one request beside those that hang, and the first that ends makes it well again.
+//! An endpoint is stuck when several of its requests have been without an answer for longer than the bound and none has been
+//! answered for as long. It is not down: it gets one request beside those that hang, and the first answer makes it well again.
+//! Once the head of an answer has come, the rest may take its time: a download takes minutes, a WebSocket lasts for hours.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -10,23 +11,39 @@ use std::time::Instant;
 /// The requests under way at one endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Underway {
-    begun: Vec<(u64, Instant)>,
+    begun: Vec<Begun>,
     last_end: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    id: u64,
+    at: Instant,
+    /// The head of its answer has come.
+    heard: bool,
 }
 
 impl Underway {
     /// Request `id` was sent on its way.
     pub fn begin(&mut self, id: u64, now: Instant) {
-        self.begun.push((id, now));
+        self.begun.push(Begun { id, at: now, heard: false });
+    }
+
+    /// The head of the answer to request `id` has come; it goes on.
+    pub fn hear(&mut self, id: u64, now: Instant) {
+        if let Some(begun) = self.begun.iter_mut().find(|begun| begun.id == id) {
+            begun.heard = true;
+            self.last_end = Some(now);
+        }
     }
 
     /// Request `id` has ended; says when it began. `answered`: it was the endpoint's doing.
     pub fn end(&mut self, id: u64, answered: bool, now: Instant) -> Option<Instant> {
-        let at = self.begun.iter().position(|(known, _)| *known == id)?;
+        let at = self.begun.iter().position(|begun| begun.id == id)?;
         if answered {
             self.last_end = Some(now);
         }
-        Some(self.begun.swap_remove(at).1)
+        Some(self.begun.swap_remove(at).at)
     }
 
     /// How many hang, if the endpoint is stuck at `now`.
@@ -39,14 +56,14 @@ impl Underway {
         if self.last_end.is_some_and(|end| !long(end)) {
             return None;
         }
-        let hanging = self.begun.iter().filter(|(_, begun)| long(*begun)).count();
+        let hanging = self.begun.iter().filter(|begun| !begun.heard && long(begun.at)).count();
         (hanging >= threads.clamp(1, 2)).then_some(hanging)
     }
 
     /// Since when the oldest is under way.
     #[must_use]
     pub fn oldest(&self) -> Option<Instant> {
-        self.begun.iter().map(|(_, begun)| *begun).min()
+        self.begun.iter().map(|begun| begun.at).min()
     }
 }
 
@@ -82,6 +99,25 @@ mod tests {
         assert_eq!(underway.end(2, false, at(34)), Some(at(5)));
         assert_eq!(underway.stuck(at(35), bound, 4), Some(2), "a visitor who left is no answer");
         assert_eq!(underway.end(2, false, at(34)), None);
+        assert_eq!(underway.oldest(), Some(at(0)));
+    }
+
+    #[test]
+    fn tunnels_and_downloads_that_last_do_not_hang() {
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let bound = Duration::from_secs(10);
+        let mut underway = Underway::default();
+        for id in 1..=4 {
+            underway.begin(id, at(0));
+        }
+        underway.hear(1, at(1));
+        underway.hear(2, at(1));
+        assert_eq!(underway.stuck(at(10), bound, 4), None, "it has answered a moment ago");
+        assert_eq!(underway.stuck(at(11), bound, 4), Some(2), "two of four have no answer");
+        underway.hear(3, at(12));
+        underway.hear(9, at(100));
+        assert_eq!(underway.stuck(at(100), bound, 4), None);
         assert_eq!(underway.oldest(), Some(at(0)));
     }
 

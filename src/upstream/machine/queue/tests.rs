@@ -488,6 +488,23 @@ fn one_slow_page_does_not_change_the_forecast_much() {
 }
 
 #[test]
+fn a_download_of_an_hour_turns_nobody_away_and_pages_that_are_all_slow_do() {
+    let bounds = Bounds { patience: Duration::from_secs(15), ..BOUNDS };
+    let (mut queue, ids) = queue(bounds, 1, 1);
+    let _ = queue.release(ids[0], Duration::from_secs(3600));
+    assert_eq!(queue.service(), Some(bounds.patience), "the first of all");
+    for _ in 0..100 {
+        let _ = queue.release(ids[0], Duration::from_millis(100));
+    }
+    let _ = queue.release(ids[0], Duration::from_secs(3600));
+    assert!(queue.service() < Some(Duration::from_millis(1200)), "{:?}", queue.service());
+    for _ in 0..100 {
+        let _ = queue.release(ids[0], Duration::from_secs(60));
+    }
+    assert!(queue.service() > Some(Duration::from_secs(55)), "{:?}", queue.service());
+}
+
+#[test]
 fn a_new_limit_counts_from_the_next_grant() {
     let (mut queue, ids) = queue(BOUNDS, 1, 3);
     assert!(matches!(queue.arrive(ask(1), false), Arrival::Granted(_)));
