@@ -141,9 +141,33 @@ impl Line {
         ticket
     }
 
-    /// Leaves without being served; says whether there was such a place.
+    /// Leaves without being served; says whether there was such a place. It cost his client no turn: his later ones move up,
+    /// and whoever presses reload stands where he stood.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        self.remove(ticket).is_some()
+        let Some((waiting, mut free)) = self.remove(ticket) else { return false };
+        let client = waiting.ask.client;
+        let rank = &mut self.ranks[waiting.ask.class.index()];
+        let Some(share) = rank.clients.get_mut(&client) else { return true };
+        if share.waiting > 0 {
+            let places = &mut self.places;
+            let is_his = |ticket: &Ticket| places.get(ticket).is_some_and(|(other, _)| other.ask.client == client);
+            let later: Vec<(u64, Ticket)> =
+                rank.order.range((free, ticket)..).filter(|(_, ticket)| is_his(ticket)).copied().collect();
+            for (tag, ticket) in later {
+                rank.order.remove(&(tag, ticket));
+                rank.order.insert((free, ticket));
+                if let Some((_, place)) = places.get_mut(&ticket) {
+                    *place = free;
+                }
+                free = tag;
+            }
+        }
+        // The next one gets this turn, or a later one if it has passed.
+        share.last_tag = free.checked_sub(ROUND);
+        if share.waiting == 0 && share.next_tag(rank.now) <= rank.now {
+            rank.clients.remove(&client);
+        }
+        true
     }
 
     /// Leaves because it is his turn.
@@ -218,6 +242,55 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asks(line: &mut Line, client: u64) -> Ticket {
+        let ask = Ask { client: ClientKey(client), class: Class::Anonymous, avoid: None, pinned: None, hash: 0 };
+        line.join(Waiting { ask })
+    }
+
+    fn order(line: &Line) -> Vec<Ticket> {
+        line.in_order().map(|(ticket, _)| ticket).collect()
+    }
+
+    #[test]
+    fn who_presses_reload_again_and_again_stands_where_he_stood() {
+        let mut line = Line::default();
+        let others = [asks(&mut line, 1), asks(&mut line, 2)];
+        let mut his = asks(&mut line, 9);
+        for _ in 0..20 {
+            assert!(line.leave(his));
+            his = asks(&mut line, 9);
+        }
+        let newcomers = [asks(&mut line, 3), asks(&mut line, 4)];
+        assert_eq!(order(&line), [others[0], others[1], his, newcomers[0], newcomers[1]]);
+    }
+
+    #[test]
+    fn when_one_of_many_leaves_those_behind_him_move_up_and_what_was_served_still_counts() {
+        let mut line = Line::default();
+        let many: Vec<Ticket> = (0..4).map(|_| asks(&mut line, 1)).collect();
+        let other: Vec<Ticket> = (0..3).map(|_| asks(&mut line, 2)).collect();
+        line.serve(many[0]);
+        line.leave(many[1]);
+        assert_eq!(order(&line), [other[0], many[2], other[1], many[3], other[2]]);
+        let last = asks(&mut line, 1);
+        assert_eq!(order(&line), [other[0], many[2], other[1], many[3], other[2], last]);
+        for ticket in [many[2], many[3], last] {
+            line.leave(ticket);
+        }
+        let again = asks(&mut line, 1);
+        assert_eq!(order(&line), [other[0], other[1], again, other[2]], "his second turn, for he had one");
+    }
+
+    #[test]
+    fn ever_new_clients_who_leave_unserved_do_not_fill_the_memory() {
+        let mut line = Line::default();
+        for client in 0..1000 {
+            let ticket = asks(&mut line, client);
+            line.leave(ticket);
+        }
+        assert!(line.ranks.iter().all(|rank| rank.clients.is_empty()));
+    }
 
     #[test]
     fn ever_new_clients_do_not_fill_the_memory() {
