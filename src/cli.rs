@@ -69,11 +69,19 @@ pub enum Verb {
     },
     /// Show what a running tidegate is doing.
     ///
+    /// Below each endpoint stand the requests that have held one of its threads for longer than `check.stuck`, the longest
+    /// five.
+    ///
     /// Exit status: 0 ready, 1 running but not ready, 2 not reachable.
+    #[command(after_help = "Examples:\n  tidegate status\n  tidegate status --requests\n  \
+                            tidegate status --requests --json | jq '.upstreams[].endpoints[].requests[]'")]
     Status {
         /// Which running tidegate.
         #[command(flatten)]
         socket: SocketArg,
+        /// Show every request that holds a thread or waits for one, the longest first, a hundred of each endpoint and line.
+        #[arg(long)]
+        requests: bool,
         /// Print the JSON as it comes.
         #[arg(long)]
         json: bool,
@@ -377,7 +385,7 @@ pub fn main(cli: Cli) -> ExitCode {
     match cli.verb {
         Verb::Run(args) => run(args),
         Verb::Check { file, expanded } => check(&file, expanded),
-        Verb::Status { socket, json } => show_status(&socket, json),
+        Verb::Status { socket, requests, json } => show_status(&socket, requests, json),
         Verb::Use { upstream, set, socket } => {
             let target = format!("/use?upstream={}&set={}", percent_encode(&upstream), percent_encode(&set));
             order(&socket, &target)
@@ -514,8 +522,9 @@ fn summary(config: &Config) -> String {
     text
 }
 
-fn show_status(socket: &SocketArg, json: bool) -> ExitCode {
-    let answer = match ask(socket, Method::GET, "/status") {
+fn show_status(socket: &SocketArg, requests: bool, json: bool) -> ExitCode {
+    let target = if requests { "/status?requests=all" } else { "/status" };
+    let answer = match ask(socket, Method::GET, target) {
         Ok((StatusCode::OK, answer)) => answer,
         Ok((_, answer)) => return fail(answer.trim_end(), 2),
         Err(error) => return fail(&error, 2),

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod patience;
 pub mod pool;
 pub mod probe;
+pub mod request;
 pub mod resolve;
 pub mod storage;
 pub mod view;
@@ -37,7 +38,9 @@ pub use live::Upstream;
 pub use machine::class::Classes;
 pub use machine::queue::Balance;
 pub use machine::queue::Class;
+pub use request::Request;
 pub use view::EndpointView;
+pub use view::Listed;
 pub use view::UpstreamView;
 
 use crate::units::OriginAddr;

@@ -536,7 +536,8 @@ settings! {
         fall: u32 = 3,
         /// Two requests without an answer for so long, while none is answered for as long, make an endpoint stuck: a Zope
         /// without its storage. It gets one request at a time beside those that hang, and where all are stuck stale is
-        /// served. Longer than the slowest page that visitors are to have; "0s" is off.
+        /// served. What holds a thread for longer is named in the diary and by `tidegate status`. Longer than the slowest page
+        /// that visitors are to have; "0s" is off.
         stuck: Duration = seconds(20),
         /// How long an endpoint rests that stands out: half of its last answers are 500, 502, 503 or 504 and the others'
         /// are not, or they take four times as long. Longer each time; never more than half of the endpoints. "0s" is off.

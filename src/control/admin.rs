@@ -10,6 +10,7 @@ use crate::edge::explain::Wish;
 use crate::edge::purge::Wanted;
 use crate::semantics::tags::Mode;
 use crate::telemetry::metrics::SwitchCause;
+use crate::upstream::Listed;
 use bytes::Bytes;
 use http::Method;
 use http::Request;
@@ -246,7 +247,8 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
                 Err(why) => text(StatusCode::CONFLICT, &format!("{why}\n")),
             },
             "/status" if rights == Rights::All => {
-                respond(StatusCode::OK, "application/json", status::json(publisher).to_string())
+                let listed = if argument("requests").as_deref() == Some("all") { Listed::All } else { Listed::Long };
+                respond(StatusCode::OK, "application/json", status::json_with(publisher, listed).to_string())
             }
             "/explain" if rights == Rights::All => explained(publisher, request.uri().query().unwrap_or("")).await,
             _ => text(

@@ -1,6 +1,7 @@
 //! What a running tidegate tells operators about itself: as JSON for programs, in words for people.
 
 use crate::control::publisher::Publisher;
+use crate::upstream::Listed;
 use crate::upstream::UpstreamView;
 use serde_json::Value;
 use serde_json::json;
@@ -17,12 +18,18 @@ pub fn not_ready(publisher: &Publisher) -> Option<String> {
     down.map(|upstream| format!("no endpoint of upstream {} is up", upstream.name()))
 }
 
-/// Everything, as JSON.
+/// Everything, as JSON, with the requests that take long.
 #[must_use]
 pub fn json(publisher: &Publisher) -> Value {
+    json_with(publisher, Listed::Long)
+}
+
+/// Everything, as JSON, with these requests.
+#[must_use]
+pub fn json_with(publisher: &Publisher, listed: Listed) -> Value {
     let house = publisher.house();
     let snapshot = house.snapshots.load_full();
-    let upstreams: Vec<UpstreamView> = snapshot.upstreams.values().map(|upstream| upstream.view()).collect();
+    let upstreams: Vec<UpstreamView> = snapshot.upstreams.values().map(|upstream| upstream.view_with(listed)).collect();
     let listeners: Vec<Value> = publisher
         .places()
         .iter()
@@ -95,8 +102,21 @@ pub fn words(status: &Value) -> String {
     }
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         line(&mut text, "upstream", self::upstream(upstream));
-        for endpoint in each(&upstream["endpoints"], endpoint) {
-            line(&mut text, "", endpoint);
+        for endpoint in upstream["endpoints"].as_array().into_iter().flatten() {
+            line(&mut text, "", self::endpoint(endpoint));
+            for request in each(&endpoint["requests"], request) {
+                line(&mut text, "", format!("           {request}"));
+            }
+            if let Some(more) = endpoint["requests_unlisted"].as_u64().filter(|more| *more > 0) {
+                line(
+                    &mut text,
+                    "",
+                    format!("           and {more} more; `tidegate status --requests` names a hundred"),
+                );
+            }
+        }
+        for request in each(&upstream["line"], request) {
+            line(&mut text, "", format!("in line    {request}"));
         }
         for storage in each(&upstream["storage"], storage) {
             line(&mut text, "", storage);
@@ -193,6 +213,27 @@ fn endpoint(endpoint: &Value) -> String {
         abandoned.map_or_else(String::new, |count| format!(" ({count} without a client)")),
         endpoint["answered"],
         error.map_or_else(String::new, |error| format!(" ({error})")),
+    )
+}
+
+/// A request under way, or in line.
+fn request(request: &Value) -> String {
+    let age = request["age_ms"].as_u64().unwrap_or(0);
+    let age = if age < 10_000 { format!("{age}ms") } else { ago(&(age / 1000).into()) };
+    let phase = match request["phase"].as_str() {
+        Some("head") => " waiting for the answer",
+        Some("body") => " reading the answer",
+        Some("tunnel") => " as a tunnel",
+        _ => "",
+    };
+    let left = if request["abandoned"] == true { ", its client has left" } else { "" };
+    let number = request["number"].as_u64().map_or_else(String::new, |number| format!(", number {number}"));
+    format!(
+        "{age}{phase}: {} {} from {}, site {}{number}{left}",
+        string(&request["method"]),
+        string(&request["url"]),
+        string(&request["client"]),
+        string(&request["site"]),
     )
 }
 

@@ -24,7 +24,10 @@ use crate::snapshot::rules::Rule;
 use crate::units::ClientAddr;
 use crate::upstream::Asker;
 use crate::upstream::Class;
+use crate::upstream::Request;
 use crate::upstream::Upstream;
+use crate::upstream::request;
+use crate::upstream::request::Description;
 use crate::zope::conduct;
 use crate::zope::preset::Preset;
 use crate::zope::session;
@@ -61,6 +64,8 @@ pub struct Errand {
     pub snapshot: Arc<Snapshot>,
     /// The site.
     pub site: Arc<Site>,
+    /// Its method.
+    pub method: Method,
     /// The scheme that visitors see.
     pub scheme: &'static str,
     /// Host and port as visitors see them.
@@ -137,6 +142,7 @@ impl Errand {
             edge: Arc::clone(edge),
             snapshot: Arc::clone(snapshot),
             site: Arc::clone(question.site),
+            method: question.method.clone(),
             scheme: question.scheme,
             authority: question.authority.as_str().into(),
             place: question.place().into(),
@@ -278,6 +284,18 @@ impl Errand {
             head.add(&SURROGATE_CAPABILITY, b"tidegate=\"Surrogate/1.0\"");
         }
         Ok(head)
+    }
+}
+
+impl Request for Errand {
+    fn describe(&self) -> Description {
+        let query = self.query.as_deref().map_or(["", ""], |query| ["?", query]);
+        Description {
+            method: request::shown([self.method.as_str()]),
+            site: self.site.name.to_string(),
+            url: request::shown([self.scheme, "://", &self.authority, &self.path].into_iter().chain(query)),
+            client: self.client.0.to_canonical().to_string(),
+        }
     }
 }
 

@@ -196,7 +196,7 @@ impl Outbound {
 }
 
 /// Passes the request to the origin and its answer to the client, past the cache.
-async fn pass(errand: &Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+async fn pass(errand: &Arc<Errand>, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
     match Outbound::of(errand, request) {
         Ok(outbound) => send(errand, trail, outbound).await,
         Err(refusal) => deliver::failed(trail, &refusal),
@@ -204,14 +204,14 @@ async fn pass(errand: &Errand, trail: Box<Trail>, request: Request<Incoming>) ->
 }
 
 /// Sends the request to the origin and its answer to the client.
-pub async fn send(errand: &Errand, mut trail: Box<Trail>, outbound: Outbound) -> Response<OutBody> {
+pub async fn send(errand: &Arc<Errand>, mut trail: Box<Trail>, outbound: Outbound) -> Response<OutBody> {
     match try_send(errand, &mut trail, outbound).await {
         Ok(response) => deliver::origin(errand, trail, response, &errand.status),
         Err(refusal) => deliver::failed(trail, &refusal),
     }
 }
 
-async fn try_send(errand: &Errand, trail: &mut Trail, outbound: Outbound) -> Result<Response<OutBody>, Refusal> {
+async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -> Result<Response<OutBody>, Refusal> {
     let Outbound { head, body, tunnel, part_of, shows_cookies } = outbound;
     let server = &errand.snapshot.server;
     // Boxed, so that the many requests without a body do not carry the room of an upload about.
@@ -246,7 +246,7 @@ async fn try_send(errand: &Errand, trail: &mut Trail, outbound: Outbound) -> Res
     if let Some(headers) = part_of
         && storing::is_part_of_storable(&asked(errand, &headers), answered.status, &answered.head, answered.times)
     {
-        fetch_whole(errand.clone(), &headers);
+        fetch_whole(Errand::clone(errand), &headers);
     }
     Ok(answered.into_response(errand))
 }
@@ -334,14 +334,14 @@ fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
 
 /// Makes the journey.
 async fn travel(
-    errand: &Errand,
+    errand: &Arc<Errand>,
     head: &RequestHead,
     body: RequestBody,
     gone: Option<Gone<'_>>,
     in_line: &AtomicBool,
 ) -> Result<Fetched, Lost> {
     let bill = Bill::begin(&errand.meters);
-    let mut watch = Watch::new(in_line);
+    let mut watch = Watch::new(in_line, Arc::<Errand>::clone(errand));
     match errand.upstream.fetch(head, body, &errand.asker, gone, &mut watch).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
@@ -410,7 +410,7 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
 
 /// Answers from the one fetch that all equal requests share.
 pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
-    let Some(key) = errand.key.clone() else { return pass(&errand, trail, request).await };
+    let Some(key) = errand.key.clone() else { return pass(&Arc::new(errand), trail, request).await };
     if cache_control::parse_request(request.headers()).only_if_cached {
         return only_kept(&errand, &key, trail, request).await;
     }
@@ -474,7 +474,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     }
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
-    pass(&errand, trail, request).await
+    pass(&Arc::new(errand), trail, request).await
 }
 
 /// RFC 9111 5.2.1.7: nothing stored may be served, and the request wants nothing else.
@@ -521,7 +521,7 @@ async fn authorized(
         return lead(Arc::new(errand), trail, request, leader).await;
     }
     errand.key = None;
-    pass(&errand, trail, request).await
+    pass(&Arc::new(errand), trail, request).await
 }
 
 /// While nobody is there to ask, what is stored is better than waiting for somebody.
@@ -585,7 +585,7 @@ async fn from_disk(
         }
         Err(trail) => {
             errand.found = None;
-            pass(&errand, trail, request).await
+            pass(&Arc::new(errand), trail, request).await
         }
     }
 }

@@ -90,7 +90,7 @@ enum First {
     Refused(Response<OutBody>),
     /// Answered, as soon as what was purged stays so whatever happens.
     Settling(Settling, Response<OutBody>, Box<Trail>),
-    Pass(Box<Errand>, Box<Trail>),
+    Pass(Arc<Errand>, Box<Trail>),
     Fetch(Box<Errand>, Box<Trail>),
 }
 
@@ -239,7 +239,7 @@ fn pass(
     match Errand::new(edge, snapshot, question, request.headers(), lookup, status) {
         Ok(errand) => {
             let trail = Box::new(Trail::of(edge, request, question, &errand.status, now));
-            First::Pass(Box::new(errand), trail)
+            First::Pass(Arc::new(errand), trail)
         }
         Err(refusal) => First::Answered(deliver::own(edge, request, question, refusal.response(), refusal.why, now)),
     }

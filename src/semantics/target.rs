@@ -114,14 +114,14 @@ fn respell(raw: &str) -> Result<String, Refused> {
             if is_unreserved(byte) {
                 spelled.push(char::from(byte));
             } else {
-                push_encoded(&mut spelled, byte);
+                push_encoded(byte, &mut spelled);
             }
         } else {
             decoded.push(byte);
             if is_path_byte(byte) {
                 spelled.push(char::from(byte));
             } else {
-                push_encoded(&mut spelled, byte);
+                push_encoded(byte, &mut spelled);
             }
         }
     }
@@ -139,7 +139,8 @@ fn hex(digit: Option<u8>) -> Option<u8> {
     char::from(digit?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn push_encoded(text: &mut String, byte: u8) {
+/// Appends `byte`, percent-encoded (RFC 3986 2.1).
+pub fn push_encoded(byte: u8, text: &mut String) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     text.push('%');
     text.push(char::from(DIGITS[usize::from(byte >> 4)]));
@@ -156,7 +157,7 @@ fn encode_query(query: &str) -> Cow<'_, str> {
         if byte.is_ascii_graphic() {
             encoded.push(char::from(byte));
         } else {
-            push_encoded(&mut encoded, byte);
+            push_encoded(byte, &mut encoded);
         }
     }
     Cow::Owned(encoded)

@@ -5,6 +5,7 @@ use crate::semantics::pace::Pace;
 use crate::upstream::Timeouts;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::lease::Lease;
+use crate::upstream::machine::stuck::Stage;
 use crate::upstream::patience::Patience;
 use bytes::Bytes;
 use http_body::Body;
@@ -129,7 +130,7 @@ impl OriginBody {
             journey.end(now);
             return Self { ended: whole.is_empty(), whole, rest: None };
         }
-        journey.lease.heard(now);
+        journey.lease.heard(if tunnel { Stage::Tunnel } else { Stage::Body }, now);
         let pace = Pace::new(timeouts.rate_min, timeouts.between_bytes.saturating_mul(DRIP_MAX));
         let patience = Patience::new(timeouts.between_bytes, pace);
         Self { whole: Bytes::new(), rest: Some(Box::new(Rest { journey, patience })), ended: false }

@@ -12,10 +12,14 @@ use crate::upstream::machine::queue::Granted;
 use crate::upstream::machine::queue::Queue;
 use crate::upstream::machine::queue::Ticket;
 use crate::upstream::machine::stuck;
+use crate::upstream::machine::stuck::Begun;
+use crate::upstream::machine::stuck::Stage;
 use crate::upstream::machine::stuck::Underway;
 use crate::upstream::machine::warmup;
+use crate::upstream::request::Request;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -23,7 +27,7 @@ use tokio::sync::oneshot;
 /// What one lock guards.
 pub(super) struct Desk {
     pub queue: Queue,
-    pub waiting: HashMap<Ticket, oneshot::Sender<Turn>>,
+    pub waiting: HashMap<Ticket, Waiter>,
     pub pins: Pins,
     /// Which endpoint a way-back cookie names; empty unless clients are given such cookies.
     pub ways: HashMap<u64, EndpointId>,
@@ -41,10 +45,20 @@ pub(super) struct Desk {
     /// When the last hold ended, as long as the beginning after it is careful.
     released: Option<Instant>,
     /// What is under way, by endpoint.
-    underway: Vec<Underway>,
+    underway: Vec<Underway<Arc<dyn Request>>>,
     /// How many requests hang at endpoints that are stuck.
     hanging: HashMap<EndpointId, usize>,
     next_lease: u64,
+}
+
+/// Who stands in line.
+pub(super) struct Waiter {
+    /// Tells him that it is his turn.
+    pub turn: oneshot::Sender<Turn>,
+    /// Since when.
+    pub since: Instant,
+    /// For what.
+    pub request: Arc<dyn Request>,
 }
 
 /// Why an upstream is held: requests wait, nothing is sent.
@@ -182,29 +196,60 @@ impl Desk {
     }
 
     /// A request begins its journey to `id`; gives its number.
-    pub fn begin(&mut self, id: EndpointId, now: Instant) -> u64 {
+    pub fn begin(&mut self, id: EndpointId, request: Arc<dyn Request>, now: Instant) -> u64 {
         self.next_lease += 1;
         if self.underway.len() <= id.0 {
             self.underway.resize_with(id.0 + 1, Underway::default);
         }
         if let Some(underway) = self.underway.get_mut(id.0) {
-            underway.begin(self.next_lease, now);
+            underway.begin(self.next_lease, request, now);
         }
         self.next_lease
     }
 
-    /// The head of its answer has come, and it goes on.
-    pub fn hear(&mut self, id: EndpointId, lease: u64, now: Instant) {
+    /// It has ended; what was known of it is best let go of when the lock is free again.
+    pub fn end(&mut self, id: EndpointId, lease: u64, answered: bool, now: Instant) -> Option<Begun<Arc<dyn Request>>> {
+        self.underway.get_mut(id.0)?.end(lease, answered, now)
+    }
+
+    /// The head of its answer has come, and it goes on as `stage` says.
+    pub fn hear(&mut self, id: EndpointId, lease: u64, stage: Stage, now: Instant) {
         if let Some(underway) = self.underway.get_mut(id.0) {
-            underway.hear(lease, now);
+            underway.hear(lease, stage, now);
         }
     }
 
-    /// It has ended.
-    pub fn end(&mut self, id: EndpointId, lease: u64, answered: bool, now: Instant) {
+    /// Nobody waits for its answer any more.
+    pub fn abandon(&mut self, id: EndpointId, lease: u64) {
         if let Some(underway) = self.underway.get_mut(id.0) {
-            underway.end(lease, answered, now);
+            underway.abandon(lease);
         }
+    }
+
+    /// The requests under way at `id`, in no order.
+    pub fn underway(&self, id: EndpointId) -> impl Iterator<Item = &Begun<Arc<dyn Request>>> {
+        self.underway.get(id.0).into_iter().flat_map(Underway::all)
+    }
+
+    /// The requests that have passed the bound since this was last asked, with their endpoints: no more than `most`, and how
+    /// many others.
+    pub fn newly_long(
+        &mut self,
+        now: Instant,
+        bound: Duration,
+        most: usize,
+    ) -> (Vec<(EndpointId, Begun<Arc<dyn Request>>)>, usize) {
+        let (mut named, mut others) = (Vec::new(), 0);
+        for (at, underway) in self.underway.iter_mut().enumerate() {
+            for begun in underway.newly_long(now, bound) {
+                if named.len() < most {
+                    named.push((EndpointId(at), begun.clone()));
+                } else {
+                    others += 1;
+                }
+            }
+        }
+        (named, others)
     }
 
     /// Looks for endpoints that are stuck; gives those of which that is news.

@@ -31,6 +31,7 @@ use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
+use crate::upstream::request::Request;
 use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
@@ -60,6 +61,8 @@ pub struct Fetched {
 /// What is seen of a journey from outside: whether it stands in line, while it lasts; where it failed, when it has.
 pub struct Watch<'a> {
     in_line: &'a AtomicBool,
+    /// Whose journey it is, as operators see it.
+    request: Arc<dyn Request>,
     /// The endpoint at which it failed last.
     pub endpoint: Option<Arc<Endpoint>>,
     /// How long it stood in line, up to there.
@@ -69,10 +72,10 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// A journey of which is noted `in_line` whether it stands there.
+    /// A journey for `request`, of which is noted `in_line` whether it stands there.
     #[must_use]
-    pub fn new(in_line: &'a AtomicBool) -> Self {
-        Self { in_line, endpoint: None, queue: Duration::ZERO, retries: 0 }
+    pub fn new(in_line: &'a AtomicBool, request: Arc<dyn Request>) -> Self {
+        Self { in_line, request, endpoint: None, queue: Duration::ZERO, retries: 0 }
     }
 
     fn failed_at(&mut self, endpoint: &Arc<Endpoint>, way: &Way<'_>) {
@@ -284,7 +287,7 @@ impl Upstream {
                 None => None,
             };
             watch.in_line.store(true, Ordering::Relaxed);
-            let lease = self.acquire(asker, way.avoid, gone).await.map_err(FetchError::Queue)?;
+            let lease = self.acquire(asker, &watch.request, way.avoid, gone).await.map_err(FetchError::Queue)?;
             watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             let endpoint = Arc::clone(&lease.endpoint);

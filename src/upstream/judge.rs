@@ -19,6 +19,7 @@ use crate::upstream::machine::outlier::Summary;
 use crate::upstream::machine::outlier::Verdict;
 use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::warmup::Phase;
+use crate::upstream::request::Description;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -176,6 +177,7 @@ impl Upstream {
             desk.tell(granted);
         }
         self.look_for_stuck(&standing, now);
+        self.name_the_long(&standing, now);
         self.look_for_outliers(&standing, now);
         self.close_pools(&standing);
     }
@@ -210,6 +212,30 @@ impl Upstream {
                     info!(upstream = %name, endpoint = %addr, "endpoint answers again");
                 }
             });
+        }
+    }
+
+    /// Names in the diary, once each and not too many, the requests that have held a thread for longer than the bound.
+    fn name_the_long(&self, standing: &Standing, now: Instant) {
+        let bound = standing.plan.check.stuck;
+        let mut notices = lock(&self.notices);
+        let (named, others) = lock(&self.desk).newly_long(now, bound, notices.left(now));
+        notices.note(named.len(), others);
+        let unnamed = notices.owed(now);
+        drop(notices);
+        let name = self.name();
+        for (id, begun) in named {
+            let Some(endpoint) = self.endpoint(id) else { continue };
+            let Description { method, site, url, client } = begun.request.describe();
+            let (number, phase) = (begun.id, begun.stage.as_str());
+            let age = Duration::from_secs(now.saturating_duration_since(begun.since).as_secs());
+            info!(
+                upstream = %name, endpoint = %endpoint.addr, number, ?age, phase, abandoned = begun.abandoned, method, url,
+                site, client, "request takes long"
+            );
+        }
+        if unnamed > 0 {
+            info!(upstream = %name, requests = unnamed, "more requests take long; `tidegate status --requests` names them");
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::upstream::asker::Asker;
 use crate::upstream::desk::Desk;
+use crate::upstream::desk::Waiter;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
@@ -12,6 +13,8 @@ use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::queue::Granted;
 use crate::upstream::machine::queue::Refused;
 use crate::upstream::machine::queue::Ticket;
+use crate::upstream::machine::stuck::Stage;
+use crate::upstream::request::Request;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -127,11 +130,12 @@ impl Upstream {
     pub async fn acquire(
         self: &Arc<Self>,
         asker: &Asker,
+        request: &Arc<dyn Request>,
         avoid: Option<EndpointId>,
         gone: Option<Gone<'_>>,
     ) -> Result<Lease, QueueRefusal> {
         let began = clock::mono();
-        match self.ask(asker, avoid, began)? {
+        match self.ask(asker, request, avoid, began)? {
             Asked::Granted(lease) => Ok(lease),
             // Boxed: most requests do not wait, and need not carry the room for it about.
             Asked::Waiting(place) => Box::pin(self.wait(place, began, gone)).await,
@@ -176,6 +180,7 @@ impl Upstream {
     fn ask<'a>(
         self: &'a Arc<Self>,
         asker: &Asker,
+        request: &Arc<dyn Request>,
         avoid: Option<EndpointId>,
         now: Instant,
     ) -> Result<Asked<'a>, QueueRefusal> {
@@ -190,7 +195,8 @@ impl Upstream {
         }
         match desk.queue.arrive(ask, hold.is_some()) {
             Arrival::Granted(endpoint) => {
-                let turn = Turn { endpoint, epoch: desk.epoch, number: desk.begin(endpoint, now) };
+                let number = desk.begin(endpoint, Arc::clone(request), now);
+                let turn = Turn { endpoint, epoch: desk.epoch, number };
                 drop(desk);
                 self.lease(turn, now, now).map(Asked::Granted)
             }
@@ -201,7 +207,7 @@ impl Upstream {
             }
             Arrival::Waiting(ticket) => {
                 let (sender, turn) = oneshot::channel();
-                desk.waiting.insert(ticket, sender);
+                desk.waiting.insert(ticket, Waiter { turn: sender, since: now, request: Arc::clone(request) });
                 let patience = desk.patience;
                 let (began, told, served) = (now, false, false);
                 let place = Place { upstream: self, ticket, turn, parked, hold, patience, began, told, served };
@@ -237,10 +243,13 @@ impl Desk {
     pub(super) fn tell(&mut self, granted: Vec<Granted>) {
         let mut granted = VecDeque::from(granted);
         while let Some(Granted { ticket, endpoint }) = granted.pop_front() {
+            let Some(Waiter { turn: waiting, request, .. }) = self.waiting.remove(&ticket) else {
+                granted.extend(self.queue.give_back(endpoint));
+                continue;
+            };
             let now = clock::mono();
-            let turn = Turn { endpoint, epoch: self.epoch, number: self.begin(endpoint, now) };
-            let told = self.waiting.remove(&ticket).is_some_and(|waiting| waiting.send(turn).is_ok());
-            if !told {
+            let turn = Turn { endpoint, epoch: self.epoch, number: self.begin(endpoint, request, now) };
+            if waiting.send(turn).is_err() {
                 granted.extend(self.take_back(turn, now));
             }
         }
@@ -250,7 +259,7 @@ impl Desk {
 impl Desk {
     /// Takes a turn back that nobody used.
     fn take_back(&mut self, turn: Turn, now: Instant) -> Vec<Granted> {
-        self.end(turn.endpoint, turn.number, false, now);
+        drop(self.end(turn.endpoint, turn.number, false, now));
         self.queue.give_back(turn.endpoint)
     }
 }
@@ -342,15 +351,20 @@ impl Lease {
         &self.upstream
     }
 
-    /// The head of the answer came at `now`, and the rest takes its time: the endpoint is not stuck with it.
-    pub fn heard(&self, now: Instant) {
+    /// The head of the answer came at `now`, and the rest, which `stage` names, takes its time: the endpoint is not stuck with it.
+    pub fn heard(&self, stage: Stage, now: Instant) {
         let mut desk = lock(&self.upstream.desk);
-        desk.hear(self.endpoint.id, self.number, now);
+        desk.hear(self.endpoint.id, self.number, stage, now);
         let stuck = desk.is_stuck(self.endpoint.id);
         drop(desk);
         if stuck {
             self.upstream.recovered();
         }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn abandoned(&self) {
+        lock(&self.upstream.desk).abandon(self.endpoint.id, self.number);
     }
 
     /// Gives the thread back at `now`.
@@ -365,13 +379,15 @@ impl Drop for Lease {
         let took = now.saturating_duration_since(self.granted);
         self.upstream.counters.duration(took);
         let mut desk = lock(&self.upstream.desk);
-        desk.end(self.endpoint.id, self.number, self.answered, now);
+        let ended = desk.end(self.endpoint.id, self.number, self.answered, now);
         // What was not answered says nothing about how long answers take.
         let id = self.endpoint.id;
         let granted = if self.answered { desk.queue.release(id, took) } else { desk.queue.give_back(id) };
         desk.tell(granted);
         let stuck = desk.is_stuck(self.endpoint.id);
         drop(desk);
+        // With it may go what the request alone still held.
+        drop(ended);
         if stuck {
             self.upstream.recovered();
         }

@@ -55,6 +55,7 @@ impl Drop for Underway {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let due = clock::mono() + self.longest;
         lease.endpoint.abandoned.fetch_add(1, Ordering::Relaxed);
+        lease.abandoned();
         runtime.spawn(async move {
             let answered = {
                 let mut fallen = pin!(lease.endpoint.fallen.notified());

@@ -18,6 +18,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::gate::Gate;
 use crate::upstream::machine::names;
 use crate::upstream::machine::names::Placed;
+use crate::upstream::machine::notices::Notices;
 use crate::upstream::machine::queue::Bounds;
 use crate::upstream::machine::queue::Class;
 use crate::upstream::machine::queue::ClientKey;
@@ -62,6 +63,8 @@ pub struct Upstream {
     pub(super) scales: Gate,
     /// Held while a plan or the meaning of a name is put in force: one at a time.
     names: Mutex<Names>,
+    /// How many requests the diary may name.
+    pub(super) notices: Mutex<Notices>,
     pub(super) storage: Mutex<Storage>,
     pub(super) storage_seen: Mutex<Vec<StorageView>>,
 }
@@ -132,6 +135,7 @@ impl Upstream {
             retries: Budget::new(),
             scales: Gate::default(),
             names: Mutex::default(),
+            notices: Mutex::default(),
             storage: Mutex::default(),
             storage_seen: Mutex::default(),
         }

@@ -6,9 +6,28 @@ use crate::upstream::live::Member;
 use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
 use crate::upstream::machine::queue::Class;
+use crate::upstream::request::Description;
+use crate::upstream::request::Request;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
+
+/// The most requests that are listed of one endpoint, or of one line, when all are wanted.
+const LISTED_MAX: usize = 100;
+
+/// The same when only those are wanted that take long.
+const LONG_MAX: usize = 5;
+
+/// Which requests are listed, the longest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listed {
+    /// Of each endpoint those that have held a thread for longer than `check.stuck`, and no more than five.
+    #[default]
+    Long,
+    /// Of each endpoint and of the line a hundred.
+    All,
+}
 
 /// An upstream as operators see it.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -37,8 +56,31 @@ pub struct UpstreamView {
     pub out: bool,
     /// The storage servers behind it, as they were last seen.
     pub storage: Vec<StorageView>,
+    /// The requests that stand in line, if all are wanted.
+    pub line: Vec<RequestView>,
     /// All endpoints of all sets.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// A request as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RequestView {
+    /// Its number within the upstream, as in the diary; none while it has no thread.
+    pub number: Option<u64>,
+    /// For how many milliseconds it has held a thread, or stood in line.
+    pub age_ms: u64,
+    /// `line`, `head` (of the answer, which is waited for), `body` or `tunnel`.
+    pub phase: &'static str,
+    /// Whether its visitor has left, though the endpoint has not answered yet.
+    pub abandoned: bool,
+    /// Its method.
+    pub method: String,
+    /// The site.
+    pub site: String,
+    /// The URL, visible ASCII of a bounded length.
+    pub url: String,
+    /// The visitor's address.
+    pub client: String,
 }
 
 /// An endpoint as operators see it.
@@ -70,6 +112,10 @@ pub struct EndpointView {
     pub failed: u64,
     /// The last thing that went wrong, or nothing.
     pub last_error: String,
+    /// The requests that hold its threads, as far as they are wanted.
+    pub requests: Vec<RequestView>,
+    /// How many more of the kind that is wanted there are.
+    pub requests_unlisted: usize,
 }
 
 /// A storage server as operators see it.
@@ -88,15 +134,24 @@ pub struct StorageView {
 }
 
 impl Upstream {
-    /// What operators see.
+    /// What operators see, with the requests that take long.
     #[must_use]
     pub fn view(&self) -> UpstreamView {
+        self.view_with(Listed::Long)
+    }
+
+    /// What operators see, with these requests.
+    #[must_use]
+    pub fn view_with(&self, listed: Listed) -> UpstreamView {
         let standing = self.standing();
         let now = clock::mono();
         let storage = lock(&self.storage_seen).clone();
         let desk = lock(&self.desk);
         let seconds = |since: &Instant| now.saturating_duration_since(*since).as_secs();
-        UpstreamView {
+        let held: Vec<Picked> =
+            standing.members.iter().map(|member| held(&desk, member, listed, standing.plan.check.stuck, now)).collect();
+        let line = if listed == Listed::All { in_line(&desk) } else { Picked::default() };
+        let mut view = UpstreamView {
             name: self.name().to_string(),
             active: standing.plan.active.to_string(),
             epoch: desk.epoch,
@@ -109,9 +164,77 @@ impl Upstream {
             hold_left: desk.hold_left(now).map(|left| left.as_secs()),
             out: desk.is_out(),
             storage,
+            line: Vec::new(),
             endpoints: standing.members.iter().map(|member| endpoint(&desk, member, now)).collect(),
+        };
+        drop(desk);
+        // Who is asked what he is about may take his time.
+        view.line = line.show(now).0;
+        for (endpoint, picked) in view.endpoints.iter_mut().zip(held) {
+            (endpoint.requests, endpoint.requests_unlisted) = picked.show(now);
         }
+        view
     }
+}
+
+/// A request that is going to be shown.
+struct Pick {
+    number: Option<u64>,
+    since: Instant,
+    phase: &'static str,
+    abandoned: bool,
+    request: Arc<dyn Request>,
+}
+
+/// Requests that are going to be shown, and how many more there are.
+#[derive(Default)]
+struct Picked(Vec<Pick>, usize);
+
+impl Picked {
+    /// The oldest of these.
+    fn oldest(mut picks: Vec<Pick>, most: usize) -> Self {
+        picks.sort_by_key(|pick| pick.since);
+        let more = picks.len().saturating_sub(most);
+        picks.truncate(most);
+        Self(picks, more)
+    }
+
+    fn show(self, now: Instant) -> (Vec<RequestView>, usize) {
+        let show = |pick: Pick| {
+            let Description { method, site, url, client } = pick.request.describe();
+            let age = now.saturating_duration_since(pick.since);
+            let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            let Pick { number, phase, abandoned, .. } = pick;
+            RequestView { number, age_ms, phase, abandoned, method, site, url, client }
+        };
+        (self.0.into_iter().map(show).collect(), self.1)
+    }
+}
+
+/// The requests at an endpoint that are wanted.
+fn held(desk: &Desk, member: &Member, listed: Listed, bound: Duration, now: Instant) -> Picked {
+    let long = |since: Instant| !bound.is_zero() && now.saturating_duration_since(since) >= bound;
+    let wanted = desk.underway(member.endpoint.id).filter(|begun| listed == Listed::All || long(begun.since));
+    let picks = wanted.map(|begun| Pick {
+        number: Some(begun.id),
+        since: begun.since,
+        phase: begun.stage.as_str(),
+        abandoned: begun.abandoned,
+        request: Arc::clone(&begun.request),
+    });
+    Picked::oldest(picks.collect(), if listed == Listed::All { LISTED_MAX } else { LONG_MAX })
+}
+
+/// The requests that stand in line.
+fn in_line(desk: &Desk) -> Picked {
+    let picks = desk.waiting.values().map(|waiter| Pick {
+        number: None,
+        since: waiter.since,
+        phase: "line",
+        abandoned: false,
+        request: Arc::clone(&waiter.request),
+    });
+    Picked::oldest(picks.collect(), LISTED_MAX)
 }
 
 fn endpoint(desk: &Desk, Member { set, endpoint, .. }: &Member, now: Instant) -> EndpointView {
@@ -132,5 +255,7 @@ fn endpoint(desk: &Desk, Member { set, endpoint, .. }: &Member, now: Instant) ->
         answered,
         failed,
         last_error: endpoint.last_error(),
+        requests: Vec::new(),
+        requests_unlisted: 0,
     }
 }

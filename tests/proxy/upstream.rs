@@ -15,6 +15,7 @@ use std::time::Instant;
 use tidegate::control::status;
 use tidegate::telemetry::metrics::SwitchCause;
 use tidegate::upstream::Hold;
+use tidegate::upstream::Listed;
 use tidegate::upstream::Upstream;
 use tidegate::upstream::machine::health::Evidence;
 
@@ -533,4 +534,76 @@ fn every_address_of_a_name_is_an_endpoint_for_as_long_as_the_name_has_it() {
     assert_eq!(edge.ask("/", ME).status, 200, "its last address stays in use");
     edge.reload(&[], &Change { upstream: &lines, ..Change::default() }).expect("good");
     assert_eq!(addresses(), [format!("127.0.0.2:{port}")], "a reload forgets no name");
+}
+
+/// What `tidegate status --requests` says.
+fn told_of(edge: &Edge) -> (String, serde_json::Value) {
+    let json = status::json_with(&edge.publisher, Listed::All);
+    (status::words(&json), json)
+}
+
+#[test]
+fn status_names_the_requests_that_hold_threads_and_those_that_wait() {
+    let gate = Gate::default();
+    let origin = Origin::gated(&gate, PRIVATE);
+    let upstream_lines = "threads = 1\ncheck = { kind = \"off\", stuck = \"100ms\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: upstream_lines, ..Change::default() });
+    let (mut holds, mut waits) = (edge.client(), edge.client());
+    holds.ask("/slow/\u{e4}?report=1", ME);
+    origin.wait_for(1);
+    let numbers = |edge: &Edge| upstream(edge).view().endpoints[0].requests.clone();
+    until("it takes long", || !numbers(&edge).is_empty());
+    waits.send(format!("POST /form HTTP/1.1\r\nHost: www.example.org\r\n{ME}Content-Length: 5\r\n\r\nhello"));
+    until("the next one waits", || upstream(&edge).view().waiting == 1);
+    let shown = status::words(&status::json(&edge.publisher));
+    let named =
+        "waiting for the answer: GET http://www.example.org/slow/%C3%A4?report=1 from 127.0.0.1, site www.example.org";
+    assert!(shown.contains(named) && !shown.contains("/form"), "{shown}");
+    let (shown, json) = told_of(&edge);
+    assert!(shown.contains(named) && shown.contains("in line    "), "{shown}");
+    let line = &json["upstreams"][0]["line"][0];
+    assert_eq!(
+        (&line["method"], &line["phase"], &line["number"]),
+        (&"POST".into(), &"line".into(), &().into()),
+        "{line}"
+    );
+    drop(holds);
+    until("his client is seen to have left", || numbers(&edge).iter().any(|request| request.abandoned));
+    gate.open();
+    assert_eq!(waits.reply().status, 200);
+    until("nothing is under way", || {
+        told_of(&edge).1["upstreams"][0]["endpoints"][0]["requests"] == serde_json::json!([])
+    });
+}
+
+#[test]
+fn visitors_who_read_slowly_do_not_make_a_zope_stuck_and_status_says_what_they_do() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |asked, stream| {
+        if asked.target() == "/quick" {
+            write(stream, PRIVATE.as_bytes());
+            return Then::Keep;
+        }
+        write(stream, b"HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 5\r\n\r\nhe");
+        of_origin.pass();
+        write(stream, b"llo");
+        Then::Keep
+    });
+    let upstream_lines = "threads = 4\ncheck = { kind = \"off\", stuck = \"50ms\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: upstream_lines, ..Change::default() });
+    let mut slow: Vec<Client> = (0..2).map(|_| edge.client()).collect();
+    for client in &mut slow {
+        client.ask("/big", ME);
+        assert_eq!(client.head().status, 200);
+    }
+    until("both take long", || {
+        let requests = &upstream(&edge).view().endpoints[0].requests;
+        requests.len() == 2 && requests.iter().all(|request| request.phase == "body")
+    });
+    upstream(&edge).patrol();
+    assert!(!upstream(&edge).view().endpoints[0].stuck);
+    assert!(!upstream(&edge).is_out());
+    assert_eq!(edge.ask("/quick", ME).status, 200);
+    gate.open();
 }

@@ -27,6 +27,7 @@ use crate::upstream::machine::queue::Bounds;
 use crate::upstream::machine::queue::ClientKey;
 use crate::upstream::machine::queue::Server;
 use crate::upstream::machine::warmup::Phase;
+use crate::upstream::request::Description;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::task::Context;
@@ -83,6 +84,20 @@ fn plan(active: &str) -> Plan {
         retry_max: 1,
         retry_503: false,
     }
+}
+
+/// A request of which nothing is known.
+struct Somebodys;
+
+impl Request for Somebodys {
+    fn describe(&self) -> Description {
+        let [method, site, url, client] = ["GET", "www", "/", "127.0.0.1"].map(str::to_owned);
+        Description { method, site, url, client }
+    }
+}
+
+fn somebody() -> Arc<dyn Request> {
+    Arc::new(Somebodys)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +167,7 @@ impl World {
                 let upstream = Arc::clone(&self.upstream);
                 let client = ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 let asker = Asker::new(client, None, Class::Anonymous, "/", false);
-                self.asking.push(Box::pin(async move { upstream.acquire(&asker, None, None).await }));
+                self.asking.push(Box::pin(async move { upstream.acquire(&asker, &somebody(), None, None).await }));
                 self.read(last(self.asking.len()));
             }
             Step::ReadFirst => self.read(0),
@@ -272,7 +287,8 @@ async fn a_swap_that_brings_more_threads_sends_nobody_to_the_old_set() {
     let upstream = registry.install(plan("old"));
     let asker = Asker::new(ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST)), None, Class::Anonymous, "/", false);
     let mut context = Context::from_waker(Waker::noop());
-    let mut asking: Vec<_> = (0..3).map(|_| Box::pin(upstream.acquire(&asker, None, None))).collect();
+    let request = somebody();
+    let mut asking: Vec<_> = (0..3).map(|_| Box::pin(upstream.acquire(&asker, &request, None, None))).collect();
     let told: Vec<_> = asking.iter_mut().map(|asking| asking.as_mut().poll(&mut context)).collect();
     assert!(matches!(told[..], [Poll::Ready(Ok(_)), Poll::Ready(Ok(_)), Poll::Pending]));
     registry.install(Plan { threads: 2, ..plan("new") });
