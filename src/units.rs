@@ -164,6 +164,9 @@ impl OriginAddr {
             Some(place) => (true, place),
             None => (false, text.strip_prefix("http://").unwrap_or(text)),
         };
+        if place.contains('/') {
+            return Err(BadUnit(format!("`{text}` is no endpoint; write host:port alone, without a path or a `/`")));
+        }
         let (host, port) = place.rsplit_once(':').ok_or_else(wrong)?;
         let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

@@ -22,7 +22,7 @@ fn compare(path: &Path, shown: &str) {
 
 #[test]
 fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
-    for name in ["many", "syntax", "two", "member"] {
+    for name in ["many", "syntax", "two", "member", "names"] {
         let path = root().join("tests/conf").join(format!("{name}.toml"));
         let text = fs::read_to_string(&path).expect("the file is there");
         let report = config::parse("tidegate.toml", &text).expect_err("the file is wrong");
@@ -37,6 +37,39 @@ fn a_site_that_lists_endpoints_does_not_take_the_place_of_an_upstream_of_its_nam
     let report =
         config::parse("tidegate.toml", text).expect_err("whose endpoints would b.example.org get?").to_string();
     assert!(report.contains("E0346") && report.contains("give [upstream.zope] another name"), "{report}");
+}
+
+#[test]
+fn a_site_whose_name_differs_in_capital_letters_only_is_not_left_out_without_a_word() {
+    let text = "version = 1\n[site.\"a.example.org\"]\nupstream = [\"10.0.0.1:8080\"]\n\
+                [site.\"A.example.org\"]\nupstream = [\"10.0.0.2:8080\"]\n";
+    let report = config::parse("tidegate.toml", text).expect_err("which of them would serve?").to_string();
+    assert!(report.contains("E0207") && report.contains("tidegate.toml:4:7"), "{report}");
+}
+
+#[test]
+fn a_listener_that_another_one_takes_in_is_warned_of_before_it_keeps_tidegate_from_starting() {
+    let warnings = |listen: &str, admin: &str| {
+        let text = format!(
+            "version = 1\n[server]\nlisten = {listen}\n[admin]\nlisten = {admin}\n[site.a]\nupstream = [\"10.0.0.1:8080\"]\n"
+        );
+        config::parse("tidegate.toml", &text).expect("it can be used, with the service manager's help").warnings
+    };
+    for (listen, admin, told) in [
+        (r#"["0.0.0.0:80", "[::]:80"]"#, "[]", Some("[::]:80 takes in 0.0.0.0:80")),
+        (r#"["[::]:80", "192.0.2.1:80"]"#, "[]", Some("[::]:80 takes in 192.0.2.1:80")),
+        (r#"["0.0.0.0:80", "127.0.0.1:80"]"#, "[]", Some("0.0.0.0:80 takes in 127.0.0.1:80")),
+        (r#"["[::]:9145"]"#, r#"["127.0.0.1:9145"]"#, Some("[::]:9145 takes in 127.0.0.1:9145")),
+        (r#"["0.0.0.0:80", "[::1]:80"]"#, "[]", None),
+        (r#"["[::]:80", "[::]:81"]"#, r#"["127.0.0.1:82"]"#, None),
+        (r#"["[::]:0", "127.0.0.1:0"]"#, "[]", None),
+    ] {
+        let found = warnings(listen, admin);
+        match told {
+            Some(words) => assert!(found.len() == 1 && found[0].contains(words), "{listen} {admin}: {found:?}"),
+            None => assert!(found.is_empty(), "{listen} {admin}: {found:?}"),
+        }
+    }
 }
 
 #[test]

@@ -187,13 +187,9 @@ fn positive(context: &mut Context<'_>, path: &str, value: Duration) {
 }
 
 fn listeners(config: &Config, context: &mut Context<'_>) {
-    let mut seen = BTreeSet::new();
+    ports(config, context);
     for (at, listen) in config.listens().iter().enumerate() {
         let path = format!("server.listen.{at}");
-        // Port 0 is any free one, each time another.
-        if !seen.insert(listen.addr) && listen.addr.port() != 0 {
-            context.error("E0304", &path, format!("{} is listed twice", listen.addr), "leave one of them out");
-        }
         if listen.tls && !config.has_certificates() {
             let message = format!("https://{} needs a certificate, and [tls] has none", listen.addr);
             context.error("E0305", &path, message, "add to [tls]: certs = [{ cert = \"PATH\", key_file = \"PATH\" }], or acme = { email = \"YOU@EXAMPLE.ORG\" }");
@@ -207,6 +203,35 @@ fn listeners(config: &Config, context: &mut Context<'_>) {
     proxy_protocol(config, context);
     account(config, context);
     acme(config, context);
+}
+
+/// Two listeners at one port: the same address is an error, one that takes in the other is mostly a mistake.
+fn ports(config: &Config, context: &mut Context<'_>) {
+    let visitors =
+        config.listens().into_iter().enumerate().map(|(at, listen)| (format!("server.listen.{at}"), listen.addr));
+    let admin = config.admin.listen.iter().enumerate().map(|(at, addr)| (format!("admin.listen.{at}"), *addr));
+    let mut before: Vec<SocketAddr> = Vec::new();
+    for (path, addr) in visitors.chain(admin) {
+        // Port 0 is any free one, each time another.
+        if addr.port() == 0 {
+            continue;
+        }
+        if before.contains(&addr) {
+            context.error("E0304", &path, format!("{addr} is listed twice"), "leave one of them out");
+        } else if let Some(other) = before.iter().find(|other| takes_in(**other, addr) || takes_in(addr, **other)) {
+            let (wide, narrow) = if takes_in(addr, *other) { (addr, *other) } else { (*other, addr) };
+            let message = format!("{wide} takes in {narrow} as well, and there can be only one listener");
+            // The service manager can open both (BindIPv6Only=ipv6-only), so it is no error.
+            context.warning("W0304", &path, message, "leave one of them out");
+        }
+        before.push(addr);
+    }
+}
+
+/// Whether a listener at `wide` gets what comes for `narrow`: `0.0.0.0` all of IPv4, `[::]` everything.
+fn takes_in(wide: SocketAddr, narrow: SocketAddr) -> bool {
+    let all = wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
+    wide != narrow && wide.port() == narrow.port() && all
 }
 
 fn acme(config: &Config, context: &mut Context<'_>) {
@@ -370,7 +395,7 @@ pub fn leaves_too_little(cache: u64, most: u64) -> bool {
 }
 
 fn sites(config: &Config, context: &mut Context<'_>) {
-    if config.site.is_empty() && config.heartbeat.node.is_none() {
+    if config.site.is_empty() && config.heartbeat.node.is_none() && !context.is_unread("site") {
         let message = "there is no site".to_owned();
         context.error("E0309", "site", message, "add [site.\"www.example.org\"] with upstream = [\"HOST:PORT\"]");
     }
@@ -396,6 +421,7 @@ fn sites(config: &Config, context: &mut Context<'_>) {
 
 fn check_site(config: &Config, path: &str, name: &SiteName, site: &Site, context: &mut Context<'_>) {
     match &site.upstream {
+        None if context.is_unread(&format!("{path}.upstream")) => {}
         None => {
             let message = format!("site \"{name}\" has no upstream");
             context.error("E0312", path, message, "add upstream = \"NAME\", or upstream = [\"HOST:PORT\"]");

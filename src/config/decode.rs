@@ -5,6 +5,7 @@ use crate::config::report::Report;
 use crate::config::report::Severity;
 use crate::config::settings::Config;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeTable;
@@ -17,6 +18,8 @@ pub struct Context<'a> {
     problems: Vec<Problem>,
     /// Where each key's value stands, by its path such as `upstream.zope.threads`.
     spans: BTreeMap<String, Range<usize>>,
+    /// The paths of what is in the file and could not be read, which has been told.
+    unread: BTreeSet<String>,
 }
 
 /// Something that can be read from a value of the file, shown in one, and named in a table of settings.
@@ -60,7 +63,18 @@ impl<'a> Context<'a> {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, problems: Vec::new(), spans: BTreeMap::new() }
+        Self { file, text, problems: Vec::new(), spans: BTreeMap::new(), unread: BTreeSet::new() }
+    }
+
+    /// Notes that what the file says about `path` could not be read: no rule shall say that it is missing.
+    pub fn unread(&mut self, path: String) {
+        self.unread.insert(path);
+    }
+
+    /// Whether the file says something about `path` that could not be read.
+    #[must_use]
+    pub fn is_unread(&self, path: &str) -> bool {
+        self.unread.contains(path)
     }
 
     /// Notes where the value of `path` stands.
@@ -169,9 +183,16 @@ pub fn wrong_type(value: &Spanned<DeValue<'_>>, path: &str, wanted: &str, contex
 
 /// Notes every key of `table` that is none of `known`.
 pub fn unknown_keys(table: &DeTable<'_>, path: &str, known: &[&str], context: &mut Context<'_>) {
-    for (key, _) in table {
+    for (key, value) in table {
         let name: &str = key.get_ref();
         if known.contains(&name) {
+            continue;
+        }
+        if let Some(host) = unquoted_host(path, name, value, known) {
+            // What was meant for it is in the table of another name.
+            context.unread(join(path, "upstream"));
+            let message = format!("[site.{host}] is not the site {host}: the dots begin tables within tables");
+            context.error_at("E0203", key.span(), message, Some(format!("write [site.\"{host}\"], with quotes")));
             continue;
         }
         let place = if path.is_empty() { "at the top of the file".to_owned() } else { format!("in [{path}]") };
@@ -180,6 +201,24 @@ pub fn unknown_keys(table: &DeTable<'_>, path: &str, known: &[&str], context: &m
             None => format!("there are: {}", known.join(", ")),
         };
         context.error_at("E0203", key.span(), format!("unknown key `{name}` {place}"), Some(help));
+    }
+}
+
+/// The host that was meant where somebody wrote `[site.www.example.org]`: to TOML that is a table `org` in a table `example`
+/// in the site `www`.
+fn unquoted_host(path: &str, key: &str, value: &Spanned<DeValue<'_>>, known: &[&str]) -> Option<String> {
+    let site = path.strip_prefix("site.").filter(|site| !site.contains('.'))?;
+    let mut host = format!("{site}.{key}");
+    let mut table = value.get_ref().as_table()?;
+    loop {
+        let mut keys = table.iter().filter(|(key, value)| {
+            let name: &str = key.get_ref();
+            value.get_ref().is_table() && !known.contains(&name)
+        });
+        // Several: which was meant does not matter, the first shows how it is written.
+        let Some((key, value)) = keys.next() else { return Some(host) };
+        host = format!("{host}.{}", key.get_ref());
+        table = value.get_ref().as_table()?;
     }
 }
 
@@ -245,8 +284,9 @@ macro_rules! settings {
                     if let Some(value) = table.get(stringify!($field)) {
                         let path = $crate::config::decode::join(path, stringify!($field));
                         context.found(&path, value.span());
-                        if let Some(value) = $crate::config::decode::Setting::decode(value, &path, context) {
-                            settings.$field = value;
+                        match $crate::config::decode::Setting::decode(value, &path, context) {
+                            Some(value) => settings.$field = value,
+                            None => context.unread(path),
                         }
                     }
                 )+

@@ -488,7 +488,18 @@ impl Setting for UpstreamRef {
         if value.get_ref().is_array() {
             return Vec::decode(value, path, context).map(Self::Inline);
         }
-        text(value, path, context, UpstreamName::parse).map(Self::Name)
+        text(value, path, context, |written| {
+            UpstreamName::parse(written).map_err(|bad| {
+                if OriginAddr::parse(written).is_ok() {
+                    BadUnit(format!(
+                        "`{written}` is no name of an upstream; endpoints stand in a list: [\"{written}\"]"
+                    ))
+                } else {
+                    bad
+                }
+            })
+        })
+        .map(Self::Name)
     }
 
     fn show(&self) -> Option<Value> {
@@ -624,19 +635,48 @@ macro_rules! name_key {
     )+};
 }
 
-name_key!(SiteName, UpstreamName, SetName, LimitName, NodeLabel);
+name_key!(UpstreamName, SetName, LimitName, NodeLabel);
+
+impl Name for SiteName {
+    fn read(text: &str) -> Result<Self, BadUnit> {
+        Self::parse(text).map_err(|bad| {
+            if text.contains('*') {
+                let help = "name each host (`aliases`), or set `default = true` in one site for all others";
+                BadUnit(format!("`{text}`: hosts have no patterns; {help}"))
+            } else if text.contains([':', '/']) {
+                BadUnit(format!("`{text}` is no host; write its name alone, without scheme, port and path"))
+            } else {
+                bad
+            }
+        })
+    }
+
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+}
 
 impl<K: Name, T: Setting> Setting for BTreeMap<K, T> {
     fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
         let mut read = Self::new();
-        for (key, value) in table(value, path, context)? {
+        // In the order of the text, so that of two the second is the one too many.
+        let mut entries: Vec<_> = table(value, path, context)?.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
             let name = match K::read(&key.get_ref().to_lowercase()) {
                 Ok(name) => name,
                 Err(bad) => {
                     context.error_at("E0205", key.span(), format!("in [{path}]: {bad}"), None);
+                    context.unread(path.to_owned());
                     continue;
                 }
             };
+            if read.contains_key(&name) {
+                let message = format!("[{path}] has `{}` already", name.text());
+                let help = "capital letters make no other name of it; put both together, or leave one out";
+                context.error_at("E0207", key.span(), message, Some(help.to_owned()));
+                continue;
+            }
             let path = join(path, name.text());
             context.found(&path, key.span());
             if let Some(value) = T::decode(value, &path, context) {
