@@ -246,7 +246,7 @@ impl App {
         }
         // It ends with the heartbeat.
         drop(follower);
-        take_down(&self.config, &publisher, crew, &abandon).await;
+        take_down(&publisher, crew, &abandon).await;
         admin_stop.cancel();
         if let Some(disk) = house.cache.disk().cloned() {
             // Whatever becomes of it, the next start sees what it can trust.
@@ -470,17 +470,13 @@ fn start_workers(
 }
 
 /// Lets what is under way finish, for as long as the configuration allows.
-async fn take_down(
-    config: &Config,
-    publisher: &Arc<Publisher>,
-    crew: Vec<JoinHandle<()>>,
-    abandon: &CancellationToken,
-) {
+async fn take_down(publisher: &Arc<Publisher>, crew: Vec<JoinHandle<()>>, abandon: &CancellationToken) {
     publisher.stop();
-    info!(connections = publisher.connections(), drain = ?config.server.drain, "stopping");
+    let drain = publisher.drain_time();
+    info!(connections = publisher.connections(), ?drain, "stopping");
     let joined = tokio::task::spawn_blocking(move || crew.into_iter().all(|worker| worker.join().is_ok()));
     let mut joined = std::pin::pin!(joined);
-    if tokio::time::timeout(config.server.drain, &mut joined).await.is_err() {
+    if tokio::time::timeout(drain, &mut joined).await.is_err() {
         warn!(connections = publisher.connections(), "drain time is over; connections are broken off");
         abandon.cancel();
         // Workers end at once now.

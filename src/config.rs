@@ -11,6 +11,7 @@ pub mod pair_settings;
 pub mod reference;
 pub mod report;
 pub mod settings;
+pub mod start;
 pub mod values;
 
 pub use report::Problem;

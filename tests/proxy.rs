@@ -27,6 +27,7 @@ mod tls;
 #[path = "proxy/upstream.rs"]
 mod upstream;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::thread;
@@ -543,6 +544,26 @@ fn a_reload_keeps_connections_and_what_is_stored() {
     let refused = edge.reload(&[new.address], &Change { upstream: "thread = 1", ..Change::default() });
     assert!(refused.expect_err("an unknown key").contains("did you mean `threads`"));
     assert!(client.get("/").is_hit());
+}
+
+#[test]
+fn a_reload_names_what_waits_for_the_next_start_and_how_long_to_drain_is_not_among_it() {
+    let origin = Origin::saying(PAGE);
+    let edge = Edge::of(&origin);
+    let plain = edge.reload(&[origin.address], &Change::default()).expect("a good configuration");
+    assert_eq!(plain, "the new configuration is in force");
+    let change = Change { cache: "memory = \"64MiB\"\nstatus = false", log: "access = \"json\"", ..Change::default() };
+    for _ in 0..2 {
+        let told = edge.reload(&[origin.address], &change).expect("a good configuration");
+        assert!(told.contains("in force\nbut not cache.memory, log.access: read at the start only"), "{told}");
+    }
+    let text = fs::read_to_string(edge.config()).expect("a file").replace("drain = \"5s\"", "drain = \"3s\"");
+    fs::write(edge.config(), text).expect("a file");
+    assert_eq!(edge.publisher.drain_time(), Duration::from_secs(5));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let told = runtime.block_on(edge.publisher.reload()).expect("a good configuration");
+    assert!(!told.contains("drain"), "{told}");
+    assert_eq!(edge.publisher.drain_time(), Duration::from_secs(3));
 }
 
 #[test]

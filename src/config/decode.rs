@@ -51,6 +51,8 @@ pub enum Below {
     Table(Vec<Field>),
     /// Tables by name.
     Named(Vec<Field>),
+    /// A list of tables.
+    Listed(Vec<Field>),
 }
 
 /// A table of settings.

@@ -13,6 +13,7 @@ pub fn reference() -> String {
     let mut text = String::from(
         "# Every setting of tidegate, with its default. Made from the source; do not edit.\n\
          # Sizes are written \"64KiB\", \"8MiB\", \"1GiB\"; times \"500ms\", \"10s\", \"5min\", \"24h\", \"180d\".\n\
+         # Paths that do not begin with `/` are from the directory in which tidegate is started.\n\
          # Unknown keys are errors. `tidegate check FILE` says all that is wrong with a file at once.\n\n",
     );
     table(&mut text, &Config::fields(), "");
@@ -27,25 +28,28 @@ fn table(text: &mut String, fields: &[Field], path: &str) {
         // Writing to a String cannot fail.
         let _ = match &field.default {
             _ if field.name == "version" => writeln!(text, "version = 1\n"),
-            Some(_) => writeln!(text, "# {} = {value}\n", field.name),
-            None => writeln!(text, "# {} =            (no default)\n", field.name),
+            Some(default) if default.as_str() != Some("") => writeln!(text, "# {} = {value}\n", field.name),
+            _ => writeln!(text, "# {} =            (no default)\n", field.name),
         };
     }
     for field in fields.iter().filter(|field| is_section(field)) {
         let (below, name) = match &field.below {
-            Some(Below::Table(below)) => (below, field.name.to_owned()),
+            Some(Below::Table(below) | Below::Listed(below)) => (below, field.name.to_owned()),
             Some(Below::Named(below)) => (below, format!("{}.NAME", field.name)),
             None => continue,
         };
         let path = if path.is_empty() { name } else { format!("{path}.{name}") };
         let _ = writeln!(text, "# {}", "-".repeat(100));
         documentation(text, field);
-        let _ = writeln!(text, "# [{path}]\n");
+        let _ = match &field.below {
+            Some(Below::Listed(_)) => writeln!(text, "# [[{path}]], for each of them\n"),
+            _ => writeln!(text, "# [{path}]\n"),
+        };
         table(text, below, &path);
     }
 }
 
-/// Tables are sections; lists and maps of plain values are keys.
+/// Tables, also named and listed ones, are sections; lists and maps of plain values are keys.
 fn is_section(field: &Field) -> bool {
     field.below.is_some()
 }

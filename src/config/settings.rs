@@ -72,11 +72,11 @@ settings! {
         /// no end to them, and each keeps a thread busy for long.
         limit: BTreeMap<LimitName, Limit> = BTreeMap::new(),
         /// The storage pair: two members of which one serves, and the witnesses between them. A tidegate with its own name
-        /// among them takes part; without `node` there is no pair.
+        /// among them takes part; without `node` there is no pair. Read at the start only.
         heartbeat: Heartbeat = Heartbeat::default(),
-        /// The admin listener.
+        /// The admin listener. Read at the start only.
         admin: Admin = Admin::default(),
-        /// The diary and the access log.
+        /// The diary (standard error) and the access log. Read at the start only.
         log: Log = Log::default(),
     }
 }
@@ -222,11 +222,11 @@ settings! {
         /// start only.
         disk: Option<PathBuf> = None,
         /// The most bytes of all files there, at least "64MiB" and twice `memory`. A sixteenth of `memory` then tells what lies
-        /// where: enough for 400,000 URLs with "256MiB".
+        /// where: enough for 400,000 URLs with "256MiB". Read at the start only.
         disk_size: ByteSize = ByteSize(4096 * ByteSize::MIB),
         /// The smallest text that is compressed (`site.compress`): what fits into a packet gains nothing. From "256B" on.
         compress_min: ByteSize = ByteSize(ByteSize::KIB),
-        /// Variants (Vary) that are stored of one URL.
+        /// Variants (Vary) that are stored of one URL. Read at the start only.
         variants: u32 = 16,
         /// The most that a response's own stale-while-revalidate (RFC 5861 3) counts for.
         grace_revalidate: Duration = seconds(3600),
@@ -327,11 +327,8 @@ settings! {
         compress: Vec<Coding> = vec![Coding::Zstd, Coding::Br, Coding::Gzip],
         /// As `cache.verify`, for this site.
         verify: Option<Verify> = None,
-        /// What is done otherwise for some requests, each a table `[[site."HOST".rule]]`; the first that matches counts.
-        /// Which: `path` (a list such as `["/intranet/**", "**/@@search"]`), `method`, `anonymous` (true or false). What:
-        /// `allow` (networks; others get 403), `cache = false`, `ttl` (how long answers to anonymous requests are fresh,
-        /// whatever they say, except no-store), `stale` (how long after that they are served while they are refreshed or
-        /// when the upstream fails), `class` ("editor", "anonymous", "background": when a request leaves the queue).
+        /// What is done otherwise for some requests: which (`path`, `method`, `anonymous`), and what (the other keys). The first
+        /// that matches counts.
         rule: Vec<Rule> = Vec::new(),
         /// The rate limits that apply, by name.
         limits: Vec<LimitName> = LimitName::parse("per-client").into_iter().collect(),
@@ -361,11 +358,12 @@ settings! {
 settings! {
     /// What is done otherwise for some requests of a site.
     Rule {
-        /// Paths as visitors write them: `*` stays within a segment, `**` does not. Empty: all.
+        /// Paths as visitors write them, such as `["/intranet/**", "**/@@search"]`: `*` stays within a segment, `**` does
+        /// not. Empty: all.
         path: Vec<Pattern> = Vec::new(),
         /// Methods. Empty: all.
         method: Vec<String> = Vec::new(),
-        /// Only of those who show no identity, or only of those who do.
+        /// `true`: only of those who show no identity; `false`: only of those who do.
         anonymous: Option<bool> = None,
         /// Networks from which it is allowed; others get 403. Empty: all.
         allow: Vec<IpNet> = Vec::new(),
@@ -375,7 +373,7 @@ settings! {
         ttl: Option<Duration> = None,
         /// How long after that they are served while they are refreshed, or when the upstream fails.
         stale: Option<Duration> = None,
-        /// When the request leaves the queue.
+        /// When the request leaves the queue: as that of an "editor", "anonymous" or "background".
         class: Option<QueueClass> = None,
     }
 }
@@ -592,11 +590,12 @@ settings! {
     Log {
         /// The least important thing that is told: "error", "warn", "info" or "debug".
         level: LogLevel = LogLevel::Info,
-        /// "text" or "json". Read at the start only.
+        /// "text" or "json".
         format: LogFormat = LogFormat::Text,
-        /// Access lines: "json", "combined" (Apache's) or "off". Read at the start only.
+        /// Access lines: "json"; "combined" (Apache's, and behind it what the cache did and the milliseconds it took); or
+        /// "off".
         access: AccessFormat = AccessFormat::Json,
-        /// Where access lines go: a file (opened again at SIGUSR1), or "-" for standard output. Read at the start only.
+        /// Where access lines go: a file (opened again at SIGUSR1), or "-" for standard output.
         access_file: PathBuf = PathBuf::from("-"),
         /// Access lines that may wait for the disk, about 1 KiB each; more are dropped and counted.
         queue: u32 = 8192,

@@ -607,7 +607,14 @@ impl<T: Setting> Setting for Vec<T> {
     }
 }
 
-impl<T> Nested for Vec<T> {}
+impl<T: Nested> Nested for Vec<T> {
+    fn below() -> Option<Below> {
+        match T::below() {
+            Some(Below::Table(fields)) => Some(Below::Listed(fields)),
+            other => other,
+        }
+    }
+}
 
 /// A name that is a key of the file.
 pub trait Name: Ord + Sized {

@@ -7,6 +7,7 @@
 use crate::clock;
 use crate::config;
 use crate::config::Config;
+use crate::config::start;
 use crate::edge::explain;
 use crate::edge::explain::Explanation;
 use crate::edge::explain::Wish;
@@ -66,6 +67,8 @@ pub enum Source {
 pub struct Publisher {
     house: Arc<House>,
     source: Source,
+    /// What it was started with: of some settings that is what counts.
+    started: Config,
     workers: usize,
     inherited: Inherited,
     doors: watch::Sender<Doors>,
@@ -103,6 +106,7 @@ impl Publisher {
         let publisher = Arc::new(Self {
             house,
             source,
+            started: config.clone(),
             workers,
             inherited,
             doors,
@@ -195,12 +199,19 @@ impl Publisher {
         for warning in &loaded.warnings {
             warn!(%warning, "configuration");
         }
+        let waiting = start::waiting(&self.started, &loaded.config).join(", ");
         let mut state = self.state();
         match self.install(&mut state, loaded.config) {
             Ok(()) => {
                 self.house.metrics.reload(true, clock::now().wall);
                 info!(file = %path.display(), "configuration reloaded");
-                Ok("the new configuration is in force".to_owned())
+                let mut told = loaded.warnings;
+                told.push("the new configuration is in force".to_owned());
+                if !waiting.is_empty() {
+                    warn!(keys = waiting, "read at the start only: restart tidegate to put this in force");
+                    told.push(format!("but not {waiting}: read at the start only; restart tidegate for that"));
+                }
+                Ok(told.join("\n"))
             }
             Err(problems) => Err(self.refused(&format!("error: {}", problems.join("\nerror: ")))),
         }
@@ -399,6 +410,12 @@ impl Publisher {
     #[must_use]
     pub fn pair(&self) -> Option<&Arc<Pair>> {
         self.pair.get()
+    }
+
+    /// How long what is under way may take when tidegate is told to stop.
+    #[must_use]
+    pub fn drain_time(&self) -> Duration {
+        self.state().compiled.config().server.drain
     }
 
     /// The upstreams that follow the pair.
