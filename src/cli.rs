@@ -17,6 +17,7 @@ use crate::control::client;
 use crate::control::status;
 use crate::edge::explain;
 use crate::edge::explain::Wish;
+use crate::privilege::Account;
 use crate::snapshot;
 use crate::snapshot::Choices;
 use crate::snapshot::House;
@@ -59,7 +60,10 @@ pub enum Verb {
     Run(RunArgs),
     /// Read a configuration file, report everything that is wrong with it, and say what it means.
     ///
-    /// Exit status: 0 good, 1 errors, 2 the file cannot be read.
+    /// Files that it names, such as certificates, are read as well, by the rights of whoever asks.
+    ///
+    /// Exit status: 0 good, 1 errors, 2 the file cannot be read, 3 good, but not on this machine: something that it names
+    /// cannot be used.
     Check {
         /// The file.
         file: PathBuf,
@@ -321,7 +325,8 @@ impl ExplainArgs {
             answer,
         };
         let told = House::offline().and_then(|house| {
-            let compiled = snapshot::compile(loaded.config, &house).map_err(|problems| problems.join("\nerror: "))?;
+            let compiled = snapshot::compile(loaded.config.without_certificates(), &house)
+                .map_err(|problems| problems.join("\nerror: "))?;
             let snapshot = compiled.put_in_force(&Choices::default(), &house);
             explain::explain(&house.cache, &snapshot, &wish, clock::now())
         });
@@ -356,15 +361,16 @@ impl ExplainArgs {
 
 /// How to run.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("source").required(true))]
 pub struct RunArgs {
     /// The configuration file.
-    #[arg(long, value_name = "FILE", required_unless_present = "upstream", conflicts_with_all = ["upstream", "listen"])]
+    #[arg(long, value_name = "FILE", group = "source", conflicts_with = "listen")]
     pub config: Option<PathBuf>,
     /// A Zope process; may be given several times. No file is needed then: one site for every host name, safe defaults.
-    #[arg(long, value_name = "HOST:PORT", value_parser = OriginAddr::parse)]
+    #[arg(long, value_name = "HOST:PORT", group = "source", value_parser = OriginAddr::parse)]
     pub upstream: Vec<OriginAddr>,
     /// Where to listen when there is no file.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8000")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8000", value_parser = values::parse_addr)]
     pub listen: SocketAddr,
     /// Where the admin socket shall be when there is no file; without it there is none.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
@@ -468,15 +474,28 @@ fn check(file: &Path, expanded: bool) -> ExitCode {
             for warning in &loaded.warnings {
                 eprintln!("{warning}");
             }
+            let lacking = lacking(&loaded.config);
+            for problem in &lacking {
+                eprintln!("on this machine: {problem}");
+            }
             if expanded {
                 say(&reference::expanded(&loaded.config));
             } else {
-                say(&format!("{}: good\n{}", file.display(), summary(&loaded.config)));
+                let verdict =
+                    if lacking.is_empty() { "good" } else { "good in itself, but this machine lacks what it needs" };
+                say(&format!("{}: {verdict}\n{}", file.display(), summary(&loaded.config)));
             }
-            ExitCode::SUCCESS
+            if lacking.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) }
         }
         Err(report) => fail(&report.to_string(), if report.is_unreadable() { 2 } else { 1 }),
     }
+}
+
+/// What keeps it from being served here, as far as that can be seen without trying.
+fn lacking(config: &Config) -> Vec<String> {
+    let server = &config.server;
+    let account = server.user.as_ref().and_then(|user| Account::find(user, server.group.as_deref()).err());
+    account.into_iter().map(|error| chain(&error)).chain(snapshot::lacking(config)).collect()
 }
 
 /// What the file means, in a few lines.

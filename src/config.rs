@@ -62,6 +62,18 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, Report> {
 }
 
 impl Config {
+    /// The same without the files of TLS, for whoever wants to know what it means and not whether it can be served: it listens
+    /// in the same places.
+    #[must_use]
+    pub fn without_certificates(mut self) -> Self {
+        self.server.listen = self.listens();
+        self.tls = settings::Tls::default();
+        for upstream in self.upstream.values_mut() {
+            upstream.tls = settings::UpstreamTls::default();
+        }
+        self
+    }
+
     /// What `tidegate run --upstream` means: one site for every host name, plain HTTP, safe defaults.
     #[must_use]
     pub fn for_upstream(endpoints: Vec<OriginAddr>, listen: SocketAddr) -> Self {

@@ -452,13 +452,29 @@ impl Site {
 /// # Errors
 /// What only the machine can tell: certificates and lists that cannot be used.
 pub fn compile(config: Config, house: &House) -> Result<Compiled, Vec<String>> {
-    let (secured, lists) = match (secure::secure(&config, house), lists::read(&config)) {
-        (Ok(secured), Ok(lists)) => (secured, lists),
-        (secured, lists) => return Err(secured.err().into_iter().chain(lists.err()).flatten().collect()),
-    };
+    let (secured, lists, tokens) = read_files(&config, house)?;
     let purge = purge_networks(&config);
-    let tokens = purge_tokens(&config).map_err(|problem| vec![problem])?;
     Ok(Compiled { config, secured, lists, purge, tokens })
+}
+
+/// What keeps a checked configuration from being put in force by whoever asks, on this machine: certificates, keys, lists and
+/// tokens that cannot be used. Empty, if nothing does.
+#[must_use]
+pub fn lacking(config: &Config) -> Vec<String> {
+    match House::offline() {
+        Ok(house) => read_files(config, &house).err().unwrap_or_default(),
+        Err(problem) => vec![problem],
+    }
+}
+
+fn read_files(config: &Config, house: &House) -> Result<(Secured, Lists, Tokens), Vec<String>> {
+    let tokens = purge_tokens(config).map_err(|problem| vec![problem]);
+    match (secure::secure(config, house), lists::read(config), tokens) {
+        (Ok(secured), Ok(lists), Ok(tokens)) => Ok((secured, lists, tokens)),
+        (secured, lists, tokens) => {
+            Err([secured.err(), lists.err(), tokens.err()].into_iter().flatten().flatten().collect())
+        }
+    }
 }
 
 /// A configuration that has passed every test.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use tidegate::config;
 use tidegate::telemetry::metrics::Metrics;
 
@@ -135,4 +136,63 @@ fn rules_and_dashboard_speak_of_metrics_that_exist() {
     }
     let dashboard = fs::read_to_string(root().join("conf/grafana.json")).expect("the file is there");
     serde_json::from_str::<serde_json::Value>(&dashboard).expect("a dashboard is JSON");
+}
+
+/// What the binary says: its exit status, standard output and standard error.
+fn tidegate(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_check_says_which_files_this_machine_lacks_before_a_restart_finds_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, list) = (dir.path().join("tidegate.toml"), dir.path().join("list.txt"));
+    let here = dir.path().display();
+    let text = format!(
+        "version = 1\n[server]\ndeny_files = [\"{here}/list.txt\"]\nuser = \"nobody-of-this-name\"\n\
+         [cache]\npurge_token_file = \"{here}/tokens\"\n[tls]\ncerts = [\n\
+         {{ cert = \"{here}/a.pem\", key_file = \"{here}/a.key\" }},\n\
+         {{ cert = \"{here}/b.pem\", key_file = \"{here}/b.key\" }} ]\n\
+         [site.\"www.example.org\"]\nupstream = [\"10.0.0.11:8080\"]\n"
+    );
+    fs::write(&file, &text).expect("a file");
+    let path = file.to_str().expect("text");
+    let (status, said, warned) = tidegate(&["check", path]);
+    assert_eq!(status, Some(3), "{warned}");
+    assert!(said.contains("good in itself") && said.contains("https://[::]:443"), "{said}");
+    for missing in ["nobody-of-this-name", "a.pem", "b.pem", "list.txt", "tokens"] {
+        assert!(warned.contains(missing), "{missing}: {warned}");
+    }
+
+    let start = text.find("user = ").expect("a user");
+    let end = text.find("[site").expect("a site");
+    fs::write(&file, format!("{}{}", &text[..start], &text[end..])).expect("a file");
+    fs::write(list, "192.0.2.0/24\n").expect("a file");
+    let (status, said, warned) = tidegate(&["check", path]);
+    assert_eq!((status, warned.as_str()), (Some(0), ""));
+    assert!(said.contains(": good\n"), "{said}");
+}
+
+#[test]
+fn a_file_is_explained_where_its_certificates_are_not() {
+    let file = root().join("conf/tidegate.toml");
+    let ask = |url| tidegate(&["explain", "--config", file.to_str().expect("text"), url]);
+    let (status, said, warned) = ask("https://www.example.org/news");
+    assert_eq!((status, warned.as_str()), (Some(0), ""));
+    assert!(said.contains("/VirtualHostBase/https/www.example.org:443/Plone/VirtualHostRoot/news"), "{said}");
+    let (_, said, _) = ask("http://www.example.org/news");
+    assert!(said.contains("308"), "port 80 still sends to https: {said}");
+}
+
+#[test]
+fn who_runs_it_without_saying_what_is_told_both_ways() {
+    for arguments in [&["run"][..], &["run", "--listen", "127.0.0.1:1"], &["run", "tidegate.toml"]] {
+        let (status, _, said) = tidegate(arguments);
+        assert_eq!(status, Some(2));
+        assert!(said.contains("--config <FILE>|--upstream <HOST:PORT>"), "{said}");
+    }
+    let (_, _, said) = tidegate(&["run", "--upstream", "127.0.0.1:8080", "--listen", "8000"]);
+    assert!(said.contains("write it like \"127.0.0.1:8080\""), "{said}");
 }

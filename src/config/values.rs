@@ -259,7 +259,11 @@ fn parse_pattern(written: &str) -> Result<Pattern, BadUnit> {
     Pattern::glob(written).map_err(|bad| BadUnit(bad.0))
 }
 
-fn parse_addr(written: &str) -> Result<SocketAddr, BadUnit> {
+/// Reads an address to listen at.
+///
+/// # Errors
+/// When it is none, or has no port.
+pub fn parse_addr(written: &str) -> Result<SocketAddr, BadUnit> {
     written.parse().map_err(|_| {
         BadUnit(format!("`{written}` is no address; write it like \"127.0.0.1:8080\", \"0.0.0.0:80\" or \"[::]:443\""))
     })
