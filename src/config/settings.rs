@@ -471,8 +471,8 @@ settings! {
         /// all threads of the serving set, at least 1.
         scales: Option<u32> = None,
         /// While no endpoint is open, or the upstream is held, requests wait so long for one instead of failing at once;
-        /// counted from the beginning of the outage. What is stored is served stale meanwhile. When it ends in time, they
-        /// wait for a thread as long as `wait` says.
+        /// counted from the beginning of the outage, and so do those who stood in line already. What is stored is served
+        /// stale meanwhile. When it ends in time, they wait for a thread as long as `wait` says, counted from there.
         hold: Duration = seconds(20),
         /// How urgent requests are, by the first rule that fits: "CLASS path PATTERN" (`*` stands for anything), "CLASS cookie
         /// NAME" or "CLASS agent WORD" (in User-Agent, in any case), where CLASS is editor, anonymous or background. Without

@@ -15,6 +15,8 @@ use crate::upstream::machine::stuck;
 use crate::upstream::machine::stuck::Begun;
 use crate::upstream::machine::stuck::Stage;
 use crate::upstream::machine::stuck::Underway;
+use crate::upstream::machine::wait;
+use crate::upstream::machine::wait::Service;
 use crate::upstream::machine::warmup;
 use crate::upstream::request::Request;
 use std::collections::BTreeMap;
@@ -32,14 +34,14 @@ pub(super) struct Desk {
     /// Which endpoint a way-back cookie names; empty unless clients are given such cookies.
     pub ways: HashMap<u64, EndpointId>,
     pub epoch: u64,
-    /// The longest wait for a thread.
-    pub patience: Duration,
-    /// How long requests wait for an endpoint, from the beginning of an outage.
-    pub hold: Duration,
+    /// How long requests wait.
+    pub rules: wait::Rules,
     /// Why nothing is sent, since when each.
     pub holds: BTreeMap<Hold, Instant>,
     /// Since when no endpoint serves.
     out_since: Option<Instant>,
+    /// When the last outage or hold ended.
+    served_since: Option<Instant>,
     /// An endpoint has served: that none does is news.
     has_served: bool,
     /// When the last hold ended, as long as the beginning after it is careful.
@@ -97,17 +99,17 @@ impl Hold {
 }
 
 impl Desk {
-    pub fn new(bounds: Bounds, hold: Duration) -> Self {
+    pub fn new(bounds: Bounds, rules: wait::Rules) -> Self {
         Self {
             queue: Queue::new(bounds),
             waiting: HashMap::new(),
             pins: Pins::default(),
             ways: HashMap::new(),
             epoch: 0,
-            patience: bounds.patience,
-            hold,
+            rules,
             holds: BTreeMap::new(),
             out_since: None,
+            served_since: None,
             has_served: false,
             released: None,
             underway: Vec::new(),
@@ -153,6 +155,9 @@ impl Desk {
         if self.anyone_serves() {
             let since = self.out_since.take();
             let known = std::mem::replace(&mut self.has_served, true);
+            if since.is_some() {
+                self.served_since = Some(now);
+            }
             return since.filter(|_| known).map(|since| Outage::Ended(now.saturating_duration_since(since)));
         }
         if self.out_since.is_some() {
@@ -165,7 +170,16 @@ impl Desk {
     /// How long it is worth waiting for an endpoint to open; none when one is open, or the outage has lasted too long.
     pub fn hold_left(&self, now: Instant) -> Option<Duration> {
         let since = self.holds.values().min().copied().or(self.out_since)?;
-        Some((since + self.hold).saturating_duration_since(now)).filter(|left| !left.is_zero())
+        Some((since + self.rules.hold).saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Whether anybody serves, as it matters to those who wait.
+    pub fn service(&self, now: Instant) -> Service {
+        if self.is_out() {
+            Service::Out(self.hold_left(now).unwrap_or_default())
+        } else {
+            Service::On { since: self.served_since }
+        }
     }
 
     /// Holds for this reason, or does so no longer; says whether that changed anything, and who is served now.
@@ -182,6 +196,7 @@ impl Desk {
         let paused = !self.holds.is_empty();
         if self.queue.is_paused() && !paused {
             self.released = Some(now);
+            self.served_since = Some(now);
         }
         Some(self.queue.pause(paused))
     }

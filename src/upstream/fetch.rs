@@ -31,11 +31,13 @@ use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
+use crate::upstream::machine::wait::Wait;
 use crate::upstream::request::Request;
 use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -245,20 +247,30 @@ impl Upstream {
     /// for want of one.
     async fn at_the_door(&self, gone: &mut Option<Gone<'_>>) -> Result<gate::Pass<'_>, QueueRefusal> {
         let standing = self.standing();
-        let retry_after = lock(&self.desk).queue.service().unwrap_or_default();
-        if self.scales.waiting() >= standing.plan.queue_max {
-            return Err(QueueRefusal::Full { retry_after });
-        }
-        let entering = tokio::time::timeout(standing.plan.queue_wait, self.scales.enter(standing.scales()));
-        let entered = match gone {
-            None => entering.await,
-            Some(gone) => tokio::select! {
-                biased;
-                entered = entering => entered,
-                () = gone.as_mut() => return Err(QueueRefusal::ClientGone),
-            },
+        let mut wait = {
+            let desk = lock(&self.desk);
+            let now = clock::mono();
+            if self.scales.waiting() >= standing.plan.queue_max {
+                return Err(QueueRefusal::Full { retry_after: desk.queue.service().unwrap_or_default() });
+            }
+            Wait::begin(now, desk.rules, desk.service(now))
         };
-        entered.map_err(|_| QueueRefusal::Timeout { retry_after })
+        let mut entering = pin!(self.scales.enter(standing.scales()));
+        loop {
+            let entering = tokio::time::timeout_at(wait.until().into(), entering.as_mut());
+            let entered = match gone {
+                None => entering.await,
+                Some(gone) => tokio::select! {
+                    biased;
+                    entered = entering => entered,
+                    () = gone.as_mut() => return Err(QueueRefusal::ClientGone),
+                },
+            };
+            match entered {
+                Ok(pass) => return Ok(pass),
+                Err(_) => self.may_wait_on(&mut wait)?,
+            }
+        }
     }
 
     async fn travel(

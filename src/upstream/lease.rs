@@ -14,6 +14,8 @@ use crate::upstream::machine::queue::Granted;
 use crate::upstream::machine::queue::Refused;
 use crate::upstream::machine::queue::Ticket;
 use crate::upstream::machine::stuck::Stage;
+use crate::upstream::machine::wait::Verdict;
+use crate::upstream::machine::wait::Wait;
 use crate::upstream::request::Request;
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,7 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::oneshot;
-use tokio::time::error::Elapsed;
 
 /// A thread of an endpoint, given back when dropped.
 pub struct Lease {
@@ -152,20 +153,11 @@ impl Upstream {
         let turn = place.keep(gone).await;
         place.told = true;
         let now = clock::mono();
-        let lease = match turn {
-            Ok(Some(Ok(turn))) => {
-                place.served = true;
-                self.lease(turn, began, now)
-            }
-            Ok(None) => Err(QueueRefusal::ClientGone),
-            Ok(Some(Err(_))) => Err(self.refusal(Refused::NoEndpoint)),
-            Err(_) if self.is_out() => Err(self.refusal(Refused::NoEndpoint)),
-            Err(_) => {
-                let retry_after = lock(&self.desk).queue.service().unwrap_or_default();
-                Err(QueueRefusal::Timeout { retry_after })
-            }
-        };
-        if place.parked {
+        let lease = turn.and_then(|turn| {
+            place.served = true;
+            self.lease(turn, began, now)
+        });
+        if place.wait.is_parked() {
             let result = match lease {
                 Ok(_) => "served",
                 Err(QueueRefusal::ClientGone) => "client_gone",
@@ -208,9 +200,9 @@ impl Upstream {
             Arrival::Waiting(ticket) => {
                 let (sender, turn) = oneshot::channel();
                 desk.waiting.insert(ticket, Waiter { turn: sender, since: now, request: Arc::clone(request) });
-                let patience = desk.patience;
+                let wait = Wait::begin(now, desk.rules, desk.service(now));
                 let (began, told, served) = (now, false, false);
-                let place = Place { upstream: self, ticket, turn, parked, hold, patience, began, told, served };
+                let place = Place { upstream: self, ticket, turn, wait, began, told, served };
                 Ok(Asked::Waiting(place))
             }
             Arrival::Refused(refused) => Err(self.refusal(refused)),
@@ -223,6 +215,17 @@ impl Upstream {
         let endpoint = self.endpoint(turn.endpoint).ok_or_else(|| self.refusal(Refused::NoEndpoint))?;
         let (upstream, epoch, number) = (Arc::clone(self), turn.epoch, turn.number);
         Ok(Lease { upstream, endpoint, epoch, waited, answered: false, granted, ended: None, number })
+    }
+
+    /// Whether somebody who waits may do so for longer, now that his time has come.
+    pub(super) fn may_wait_on(&self, wait: &mut Wait) -> Result<(), QueueRefusal> {
+        let desk = lock(&self.desk);
+        let now = clock::mono();
+        match wait.judge(now, desk.rules, desk.service(now)) {
+            Verdict::Wait => Ok(()),
+            Verdict::TooLong => Err(QueueRefusal::Timeout { retry_after: desk.queue.service().unwrap_or_default() }),
+            Verdict::NobodyServes => Err(self.refusal(Refused::NoEndpoint)),
+        }
     }
 
     fn refusal(&self, refused: Refused) -> QueueRefusal {
@@ -275,12 +278,8 @@ struct Place<'a> {
     upstream: &'a Upstream,
     ticket: Ticket,
     turn: oneshot::Receiver<Turn>,
-    /// He waits because no endpoint serves, not because all are busy.
-    parked: bool,
-    /// How long it is worth waiting for an endpoint to serve; none when one does.
-    hold: Option<Duration>,
-    /// How long it is worth waiting for a thread of those that serve.
-    patience: Duration,
+    /// How long it is worth waiting.
+    wait: Wait,
     began: Instant,
     /// He was told what became of it; dropped before that, he has left.
     told: bool,
@@ -289,23 +288,20 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Keeps the place for as long as it is worth: through an outage to the end of what is waited for that, and then like
-    /// everybody else who waits for a thread.
-    async fn keep(
-        &mut self,
-        mut gone: Option<Gone<'_>>,
-    ) -> Result<Option<Result<Turn, oneshot::error::RecvError>>, Elapsed> {
-        if let Some(hold) = self.hold {
+    /// Keeps the place for as long as it is worth.
+    async fn keep(&mut self, mut gone: Option<Gone<'_>>) -> Result<Turn, QueueRefusal> {
+        loop {
             let gone: Option<Gone<'_>> = match &mut gone {
                 Some(gone) => Some(gone.as_mut()),
                 None => None,
             };
-            match tokio::time::timeout(hold, self.turn(gone)).await {
-                Err(_) if !self.upstream.is_out() => {}
-                ended => return ended,
+            match tokio::time::timeout_at(self.wait.until().into(), self.turn(gone)).await {
+                Ok(Some(Ok(turn))) => return Ok(turn),
+                Ok(Some(Err(_))) => return Err(self.upstream.refusal(Refused::NoEndpoint)),
+                Ok(None) => return Err(QueueRefusal::ClientGone),
+                Err(_) => self.upstream.may_wait_on(&mut self.wait)?,
             }
         }
-        tokio::time::timeout(self.patience, self.turn(gone)).await
     }
 
     /// His turn, or nothing when `gone`. Cancel-safe: a turn that was sent stays in the channel until it is taken.
@@ -327,7 +323,7 @@ impl Drop for Place<'_> {
         if !self.told {
             let counters = &self.upstream.counters;
             counters.queue_rejected(QueueRefusal::ClientGone.reason());
-            if self.parked {
+            if self.wait.is_parked() {
                 counters.hold_ended("client_gone", clock::mono().saturating_duration_since(self.began));
             }
         }

@@ -25,6 +25,7 @@ use crate::upstream::machine::queue::ClientKey;
 use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::queue::Server;
 use crate::upstream::machine::storage::Storage;
+use crate::upstream::machine::wait;
 use crate::upstream::view::StorageView;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -123,13 +124,17 @@ fn bounds(plan: &Plan) -> Bounds {
     Bounds { max: plan.queue_max, per_client: plan.per_client, patience: plan.queue_wait, balance: plan.balance }
 }
 
+fn rules(plan: &Plan) -> wait::Rules {
+    wait::Rules { patience: plan.queue_wait, hold: plan.hold }
+}
+
 impl Upstream {
     fn new(plan: &Plan, metrics: &Arc<Metrics>) -> Self {
         Self {
             name: plan.name.clone(),
             counters: metrics.upstream(&plan.name),
             metrics: Arc::clone(metrics),
-            desk: Mutex::new(Desk::new(bounds(plan), plan.hold)),
+            desk: Mutex::new(Desk::new(bounds(plan), rules(plan))),
             standing: RwLock::new(Arc::new(Standing { plan: plan.clone(), members: Vec::new() })),
             endpoints: RwLock::default(),
             retries: Budget::new(),
@@ -213,7 +218,7 @@ impl Upstream {
             desk.queue.prepare(endpoint.id, open, limit);
         }
         drop(known);
-        (desk.patience, desk.hold) = (plan.queue_wait, plan.hold);
+        desk.rules = rules(&plan);
         desk.ways.clear();
         if plan.way.is_some() {
             desk.ways.extend(serving.iter().map(|(_, endpoint)| (endpoint.way, endpoint.id)));

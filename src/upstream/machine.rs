@@ -10,4 +10,5 @@ pub mod pins;
 pub mod queue;
 pub mod storage;
 pub mod stuck;
+pub mod wait;
 pub mod warmup;

@@ -8,6 +8,9 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use tidegate::upstream::Hold;
+use tidegate::upstream::Listed;
+
 use crate::PRIVATE;
 use crate::client::Client;
 use crate::edge::Change;
@@ -226,6 +229,50 @@ fn while_an_upstream_is_held_nobody_waits_longer_than_the_hold_says() {
     assert_eq!(edge.ask("/", ME).status, 503, "although for a thread alone he would wait longer");
     edge.publisher.hold("zope", false).expect("there is such an upstream");
     assert_eq!(edge.ask("/", ME).status, 200);
+}
+
+#[test]
+fn who_stands_in_line_when_the_only_zope_goes_away_waits_for_it_like_those_who_come_then() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |asked, stream| {
+        if asked.target() == "/first" {
+            of_origin.pass();
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let upstream =
+        "threads = 1\nqueue = { hold = \"10min\", wait = \"2s\" }\ncheck = { kind = \"tcp\", every = \"10min\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream, ..Change::default() });
+    assert_eq!(edge.ask("/measured", ME).status, 200);
+    let mut first = edge.client();
+    first.ask("/first", ME);
+    origin.wait_for(2);
+    let snapshot = edge.publisher.house().snapshots.load_full();
+    let zope = snapshot.upstreams.values().next().expect("an upstream");
+    let (mut reader, mut writer) = (edge.client(), edge.client());
+    let (mut scale, mut at_the_door) = (edge.client(), edge.client());
+    reader.ask("/page", ME);
+    writer.send("POST /form HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 5\r\n\r\nhello");
+    scale.ask("/photo/@@images/image/preview", "");
+    waiting(&edge, 3);
+    at_the_door.ask("/other/@@images/image/preview", "");
+    waiting(&edge, 4);
+    zope.hold(Hold::Storage, true);
+    let mut newcomer = edge.client();
+    newcomer.ask("/newcomer", ME);
+    until("they have waited for longer than for a thread", || {
+        let line = zope.view_with(Listed::All).line;
+        line.len() == 4 && line.iter().all(|request| request.age_ms > 2_200) && zope.view().waiting_scales == 1
+    });
+    gate.open();
+    assert_eq!(first.reply().status, 200);
+    zope.hold(Hold::Storage, false);
+    for client in [&mut reader, &mut writer, &mut scale, &mut at_the_door, &mut newcomer] {
+        assert_eq!(client.reply().status, 200);
+    }
+    assert_eq!(origin.asked().iter().filter(|asked| asked.body == b"hello").count(), 1, "a form goes once");
 }
 
 /// A Zope that begins to listen where nobody did.

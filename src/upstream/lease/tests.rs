@@ -26,6 +26,7 @@ use crate::upstream::machine::outlier::Rest;
 use crate::upstream::machine::queue::Bounds;
 use crate::upstream::machine::queue::ClientKey;
 use crate::upstream::machine::queue::Server;
+use crate::upstream::machine::wait;
 use crate::upstream::machine::warmup::Phase;
 use crate::upstream::request::Description;
 use std::net::IpAddr;
@@ -243,7 +244,7 @@ fn no_interleaving_of_clients_holds_and_swaps_loses_or_doubles_a_thread() {
 fn who_has_written_at_an_endpoint_that_rises_slowly_is_not_sent_elsewhere_while_it_rises() {
     let plan = plan("old");
     let bounds = Bounds { max: 3, per_client: 3, patience: plan.queue_wait, balance: Balance::LeastBusy };
-    let mut desk = Desk::new(bounds, plan.hold);
+    let mut desk = Desk::new(bounds, wait::Rules { patience: plan.queue_wait, hold: plan.hold });
     let ids = [desk.queue.add_endpoint(1), desk.queue.add_endpoint(1)];
     let _ = desk.queue.serve(bounds, ids.map(|id| Server { id, weight: 1, backup: false }).into());
     let ask = |pinned| Ask { client: ClientKey(1), class: Class::Anonymous, avoid: None, pinned, hash: 0 };
@@ -267,7 +268,7 @@ fn who_has_written_at_an_endpoint_that_rises_slowly_is_not_sent_elsewhere_while_
 fn an_outage_is_news_once_and_so_is_its_end() {
     let plan = plan("old");
     let bounds = Bounds { max: 3, per_client: 3, patience: plan.queue_wait, balance: Balance::LeastBusy };
-    let mut desk = Desk::new(bounds, plan.hold);
+    let mut desk = Desk::new(bounds, wait::Rules { patience: plan.queue_wait, hold: plan.hold });
     let began = clock::mono();
     let at = |second| began + Duration::from_secs(second);
     assert_eq!(desk.note_outage(at(0)), None, "names are not known yet");
