@@ -363,6 +363,12 @@ impl Snapshot {
         }
     }
 
+    /// The site that answers for unknown hosts.
+    #[must_use]
+    pub fn default_site(&self) -> Option<&Arc<Site>> {
+        self.default.as_ref()
+    }
+
     /// Whether this client may purge by its address. Endpoints by name (`dns+`) may while the name has that address.
     #[must_use]
     pub fn may_purge(&self, client: ClientAddr) -> bool {

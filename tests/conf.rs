@@ -32,6 +32,19 @@ fn all_problems_of_a_file_are_told_at_once_with_place_and_remedy() {
 }
 
 #[test]
+fn the_diary_gets_one_line_for_each_error_with_place_and_remedy() {
+    let text = "version = 1\n[site.a]\nupstream = \"zop\"\n[upstream.zope]\nthread = 4\nservers = [\"10.0.0.1:1\"]\n";
+    let lines = config::parse("t.toml", text).expect_err("the file is wrong").lines();
+    assert_eq!(
+        lines,
+        [
+            "t.toml:3:12: E0313 site \"a\" uses upstream \"zop\", which does not exist; did you mean \"zope\"?",
+            "t.toml:5:1: E0203 unknown key `thread` in [upstream.zope]; did you mean `threads`?",
+        ]
+    );
+}
+
+#[test]
 fn a_site_that_lists_endpoints_does_not_take_the_place_of_an_upstream_of_its_name() {
     let text = "version = 1\n[site.zope]\nupstream = [\"10.0.0.1:8080\"]\n\
                 [site.\"b.example.org\"]\nupstream = \"zope\"\n[upstream.zope]\nservers = [\"10.0.0.2:8080\"]\n";

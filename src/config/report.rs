@@ -77,6 +77,21 @@ impl Report {
         warnings.map(|problem| self.render(problem).trim_end().to_owned()).collect()
     }
 
+    /// The errors, each in one line: for a log.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let errors = self.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let line = |problem: &Problem| {
+            let at = problem.span.as_ref().map_or_else(String::new, |span| {
+                let (line, column, _) = place(&self.text, span.start);
+                format!("{}:{line}:{column}: ", self.file)
+            });
+            let help = problem.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+            format!("{at}{} {}{help}", problem.code, problem.message)
+        };
+        errors.map(line).collect()
+    }
+
     fn render(&self, problem: &Problem) -> String {
         let word = if problem.severity == Severity::Error { "error" } else { "warning" };
         let mut text = format!("{word}[{}]: {}\n", problem.code, problem.message);

@@ -194,7 +194,7 @@ impl Publisher {
     fn reload_file(&self, path: &std::path::Path) -> Result<String, String> {
         let loaded = match config::load(path) {
             Ok(loaded) => loaded,
-            Err(report) => return Err(self.refused(&report.to_string())),
+            Err(report) => return Err(self.refused(&report.to_string(), &report.lines())),
         };
         for warning in &loaded.warnings {
             warn!(%warning, "configuration");
@@ -213,13 +213,17 @@ impl Publisher {
                 }
                 Ok(told.join("\n"))
             }
-            Err(problems) => Err(self.refused(&format!("error: {}", problems.join("\nerror: ")))),
+            Err(problems) => Err(self.refused(&format!("error: {}", problems.join("\nerror: ")), &problems)),
         }
     }
 
-    fn refused(&self, report: &str) -> String {
+    /// Tells of a configuration that cannot be used: the diary in a line for each problem, whoever asked with the `report`.
+    fn refused(&self, report: &str, problems: &[String]) -> String {
         self.house.metrics.reload(false, clock::now().wall);
-        error!(report, "configuration refused; the running one stays in force");
+        for problem in problems {
+            error!(%problem, "configuration");
+        }
+        error!(problems = problems.len(), "configuration refused; the running one stays in force");
         format!("{report}\nthe running configuration stays in force")
     }
 

@@ -10,6 +10,7 @@ use crate::cache::ledger::Reach;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::intake::Question;
+use crate::edge::refusal::PURGE_DENIED;
 use crate::edge::refusal::Refusal;
 use crate::semantics::accept::AcceptClass;
 use crate::semantics::host::Authority;
@@ -76,7 +77,7 @@ pub fn answer<B>(
             0,
             clock::mono().saturating_duration_since(now),
         );
-        let refusal = Refusal::new(StatusCode::FORBIDDEN, "purge_denied");
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, PURGE_DENIED);
         return (refusal.response(), refusal.why);
     }
     let query = question.target.query.as_deref().and_then(|query| policy.query.apply(query));
@@ -158,7 +159,7 @@ pub fn carry_out(cache: &Cache, what: &What, mode: Mode, scope: &Scope<'_>) -> R
             Ok(Done::Noted)
         }
         What::Site => {
-            let Some(site) = scope.site else { return Ok(Done::Found(0)) };
+            let Some(site) = scope.site.or_else(|| scope.snapshot.default_site()) else { return Ok(Done::Found(0)) };
             cache.purge_order(&ledger::Order::Tags(vec![Tag::site(site.name.as_str())]), mode, now)?;
             Ok(Done::Noted)
         }

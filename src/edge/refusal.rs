@@ -14,6 +14,9 @@ use std::time::Duration;
 /// The methods that sites answer.
 pub const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
+/// The word for a PURGE from somebody who may not.
+pub const PURGE_DENIED: &str = "purge_denied";
+
 /// A request that gets no answer from a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -49,7 +52,7 @@ impl Refusal {
     /// Head and page.
     #[must_use]
     pub fn response(&self) -> Response<Bytes> {
-        let page = Bytes::from(page(self.status, self.retry_after));
+        let page = Bytes::from(self.page());
         let mut response = Response::new(page);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -57,6 +60,22 @@ impl Refusal {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.decorate(headers);
         response
+    }
+
+    fn page(&self) -> String {
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        // Who purges is a program of the operator's, and his to mend.
+        let words = if self.why == PURGE_DENIED { "This address may not purge." } else { words(self.status) };
+        let later = match self.retry_after {
+            Some(wait) if seconds(wait) == 1 => " Please try again in a second.".to_owned(),
+            Some(wait) => format!(" Please try again in {} seconds.", seconds(wait)),
+            None => String::new(),
+        };
+        format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+             <meta name=\"viewport\" content=\"width=device-width\"></head>\
+             <body><h1>{title}</h1><p>{words}{later}</p></body></html>\n"
+        )
     }
 
     fn decorate(&self, headers: &mut HeaderMap) {
@@ -76,21 +95,6 @@ impl Refusal {
 /// Whole seconds, rounded up, at least one (RFC 9110 10.2.3 has no smaller unit).
 fn seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
-fn page(status: StatusCode, retry_after: Option<Duration>) -> String {
-    let title = status.canonical_reason().unwrap_or("Error");
-    let words = words(status);
-    let later = match retry_after {
-        Some(wait) if seconds(wait) == 1 => " Please try again in a second.".to_owned(),
-        Some(wait) => format!(" Please try again in {} seconds.", seconds(wait)),
-        None => String::new(),
-    };
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"></head>\
-         <body><h1>{title}</h1><p>{words}{later}</p></body></html>\n"
-    )
 }
 
 /// What a visitor is told.

@@ -1,4 +1,4 @@
-//! `cargo run --release --example demo`: tidegate in front of a real Zope site, on this machine, to be played with.
+//! `cargo run --example demo`: tidegate in front of a real Zope site, on this machine, to be played with.
 //!
 //! Starts a ZEO server and two Zopes (Python 3.11 or later is all that is needed; the rest is installed under the target
 //! directory the first time), writes a configuration for them, runs tidegate with it, and prints what to try. A server
@@ -37,7 +37,7 @@ use self::harness::Stand;
 mod harness;
 
 /// The command line: an example's build makes no other program.
-const TIDEGATE: &str = "cargo run -q --release --";
+const TIDEGATE: &str = if cfg!(debug_assertions) { "cargo run -q --" } else { "cargo run -q --release --" };
 
 /// tidegate in front of a real Zope site, on this machine.
 #[derive(Parser)]
@@ -160,8 +160,11 @@ fn suggestions(site: SocketAddr, stand: &mut Stand) -> String {
     let dir = stand.dir().display();
     let list = [
         ("a page, twice: the second time from the cache", format!("curl -si http://{site}/docs/page-1 {heads}")),
-        ("edit it", format!("curl -si -u admin:admin -d text=changed http://{site}/docs/page-1/edit")),
-        ("have it forgotten, as Plone would; then look again", format!("curl -X PURGE http://{site}/docs/page-1")),
+        ("have it forgotten, as Plone would", format!("curl -X PURGE http://{site}/docs/page-1")),
+        ("look again, edit it, and look once more", {
+            let edit = format!("curl -si -u admin:admin -d text=changed http://{site}/docs/page-1/edit {heads}");
+            format!("curl -si http://{site}/docs/page-1 {heads}; {edit}; curl -s http://{site}/docs/page-1")
+        }),
         ("a form that writes to the ZODB; never stored", format!("curl -sL -d '' http://{site}/counter/add")),
         ("a page for members: 401, and not kept for the next", format!("curl -si http://{site}/private {heads}")),
         ("the same with a login", format!("curl -si -u editor:editor http://{site}/private {heads}")),
@@ -176,7 +179,10 @@ fn suggestions(site: SocketAddr, stand: &mut Stand) -> String {
             format!("{TIDEGATE} explain --socket {dir}/admin.sock http://{site}/docs/page-1")
         }),
         ("kill a Zope, and go on reading", format!("kill -9 {zope}; curl -si http://{site}/news {heads}")),
-        ("kill the storage, and go on reading", format!("kill -9 {zeo}; curl -si http://{site}/docs/page-1 {heads}")),
+        (
+            "kill the storage, and go on reading",
+            format!("kill -9 {zeo}; curl -si http://{site}/images/cached.png {heads}"),
+        ),
         ("what reached the Zopes", format!("tail -n 5 {dir}/zope*/requests")),
     ];
     let mut text = String::new();

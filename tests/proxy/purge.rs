@@ -165,6 +165,27 @@ fn who_shows_a_token_may_purge_from_anywhere() {
 }
 
 #[test]
+fn who_may_not_purge_is_told_so_and_not_that_he_may_not_see_the_site() {
+    let origin = Origin::saying(TAGGED);
+    let edge = Edge::with(&[origin.address], &Change { cache: "purge_allow = [\"192.0.2.1\"]", ..Change::default() });
+    let refused = edge.client().send(purge("/page", "")).reply();
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().contains("This address may not purge"), "{}", refused.text());
+}
+
+#[test]
+fn a_purge_of_a_whole_site_reaches_the_one_that_answers_for_the_hosts_that_no_site_has() {
+    let origin = Origin::saying(TAGGED);
+    let edge = Edge::with(&[origin.address], &Change { site: "default = true", ..Change::default() });
+    let get = |host: &str| edge.client().send(format!("GET /page HTTP/1.1\r\nHost: {host}\r\n\r\n")).reply();
+    assert_eq!(get("192.0.2.7:8080").status, 200);
+    assert!(get("192.0.2.7:8080").is_hit());
+    let order = "PURGE / HTTP/1.1\r\nHost: 192.0.2.7:8080\r\nX-Purge: site\r\n\r\n";
+    assert_eq!(edge.client().send(order).reply().status, 200);
+    assert!(!get("192.0.2.7:8080").is_hit());
+}
+
+#[test]
 fn what_is_deleted_or_renamed_takes_its_contents_along() {
     let origin = Origin::new(|asked, stream| {
         let answer = if asked.head.starts_with("GET") { TAGGED } else { "HTTP/1.1 204 No Content\r\n\r\n" };

@@ -294,7 +294,6 @@ impl Keeper<'_> {
         } else {
             segment.append(pieces(&draft)).doing("write")?
         };
-        disk.tally.records.fetch_add(1, Ordering::Relaxed);
         disk.tally.written.fetch_add(len, Ordering::Relaxed);
         let (Ok(offset), Ok(front)) = (u32::try_from(at), u32::try_from(draft.front.len())) else { return Ok(()) };
         for (stored, place) in draft.places {
@@ -304,6 +303,8 @@ impl Keeper<'_> {
             }
         }
         disk.index.put(Tag::key(key).value(), Slot { segment: segment.number, offset, front });
+        // Who sees the count finds the record.
+        disk.tally.records.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
