@@ -8,6 +8,7 @@ pub mod address;
 pub mod clients;
 pub mod command;
 pub mod copy;
+pub mod device;
 pub mod diary;
 pub mod doctor;
 pub mod fence;

@@ -14,7 +14,7 @@ use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
 use socket2::Type;
-use tidegate::heartbeat::address::advertisement;
+use tidegate::heartbeat::address::announcer::advertisement;
 
 use super::watch;
 use super::world::World;
