@@ -4,9 +4,16 @@
 //!
 //! `TIDEGATE_NETNS_TIMES=fast` takes the fast profile (dead after half a second) for figures on a quiet machine.
 
+use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate::heartbeat::address::Address;
+use tidegate::heartbeat::address::Mode;
+use tidegate::heartbeat::address::Placed;
+
 use self::endurance::Lost;
+use self::fabric::Fabric;
 use self::fabric::Family;
 use self::world::World;
 
@@ -56,8 +63,34 @@ fn one_member_serves_whatever_happens_and_never_two() {
 }
 
 #[test]
-fn a_service_address_of_ipv6_moves_as_one_of_ipv4_does() {
-    goes_through(Family::V6, scenarios::over_ipv6);
+fn service_addresses_of_both_families_move_as_one() {
+    goes_through(Family::Both, scenarios::over_both);
+}
+
+#[test]
+fn a_service_address_that_cannot_be_put_up_takes_the_others_with_it() {
+    if !can_run("addresses in network namespaces", fabric::cannot_run()) {
+        return;
+    }
+    let fabric = Fabric::weave().expect("namespaces");
+    let placed =
+        |(address, device): (&str, &str)| Placed { address: address.parse().unwrap(), device: device.to_owned() };
+    let good = [("10.77.0.20/24", "eth0"), ("fd77::20/64", "eth0"), ("10.77.1.20/24", "eth1")];
+    let bad = [good[0], good[1], ("10.77.1.20/24", "eth7")];
+    let [good, bad] = [good, bad].map(|places| places.map(placed).to_vec());
+    let told = watch::run_within(&fabric.namespace("a"), move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let up = |places: &[Placed]| places.iter().filter(|at| UdpSocket::bind((at.address.addr(), 0)).is_ok()).count();
+        let mut told = Vec::new();
+        for places in [good, bad] {
+            let mut address = Address::new(Mode::Ip(places.clone()), Arc::default(), Arc::default());
+            let raised = runtime.block_on(address.up()).map_err(|error| error.to_string());
+            told.push((raised, up(&places), runtime.block_on(address.down()).is_ok(), up(&places)));
+        }
+        Ok(told)
+    });
+    let why = "put up 10.77.1.20/24 on eth7".to_owned();
+    assert_eq!(told.expect("a namespace"), [(Ok(()), 3, true, 0), (Err(why), 0, false, 0)]);
 }
 
 fn endures(what: &str, why_not: Option<String>, test: impl FnOnce(&World) -> anyhow::Result<String>) {

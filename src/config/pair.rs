@@ -11,8 +11,10 @@ use crate::config::values::NodeLabel;
 use crate::config::values::PairMode;
 use crate::config::values::ProbeKind;
 use crate::config::values::ResourceKind;
+use crate::config::values::ServiceIp;
 use crate::config::values::WatchdogNeed;
 use crate::heartbeat::address;
+use crate::heartbeat::address::Placed;
 use crate::heartbeat::fence;
 use crate::heartbeat::fence::Device;
 use crate::heartbeat::machine::ClusterName;
@@ -27,6 +29,9 @@ use crate::heartbeat::plan::Node;
 use crate::heartbeat::plan::Plan;
 use crate::heartbeat::resource;
 use crate::heartbeat::watchdog;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The witness that is written when there shall be none.
@@ -251,23 +256,63 @@ impl Desk<'_> {
     }
 
     fn address(&mut self, address: &Address) -> address::Mode {
-        match (address.kind, address.ip) {
-            (AddressKind::None, _) => address::Mode::None,
-            (AddressKind::Ip, Some(ip)) if !address.device.is_empty() => {
-                address::Mode::Ip { address: ip, device: address.device.clone() }
-            }
-            (AddressKind::Ip, _) => {
-                let help = "write ip = \"10.0.0.10/24\" and device = \"eth0\"";
-                self.wrong("E0412", "address", "the service address needs `ip` and `device`", help);
-                address::Mode::None
-            }
-            (AddressKind::Exec, _) => {
+        if address.kind != AddressKind::Ip && !address.ip.0.is_empty() {
+            let help = "write kind = \"ip\", or take `ip` away";
+            self.odd("W0412", "address.ip", "this address does not move: `kind` is not \"ip\"", help);
+        }
+        match address.kind {
+            AddressKind::None => address::Mode::None,
+            AddressKind::Ip => address::Mode::Ip(self.places(address)),
+            AddressKind::Exec => {
                 if address.command.is_empty() {
                     self.wrong("E0413", "address.command", "there is no program that moves the address", "");
                 }
                 address::Mode::Exec { argv: address.command.clone(), timeout: address.timeout }
             }
         }
+    }
+
+    fn places(&mut self, from: &Address) -> Vec<Placed> {
+        let count = from.ip.0.len();
+        if count == 0 {
+            let help = "write ip = \"10.0.0.10/24\" and device = \"eth0\"";
+            self.wrong("E0412", "address", "the service address needs `ip` and `device`", help);
+        }
+        if count > ADDRESSES_MAX {
+            let message = format!("{count} service addresses; {ADDRESSES_MAX} are the most");
+            self.wrong("E0423", "address.ip", message, "leave out those that no client uses");
+        }
+        let mut own: BTreeSet<IpAddr> = BTreeSet::new();
+        for node in self.from.at.values() {
+            own.extend(node.links.iter().map(SocketAddr::ip));
+            own.extend(node.storage.iter().filter_map(|storage| storage.host().parse::<IpAddr>().ok()));
+        }
+        let mut places: Vec<Placed> = Vec::new();
+        for (at, ServiceIp { address, device }) in from.ip.0.iter().enumerate() {
+            let (key, ip) = (format!("address.ip.{at}"), address.addr());
+            let device = device.clone().unwrap_or_else(|| from.device.clone());
+            if device.is_empty() {
+                let help = "write device = \"eth0\", or \"ADDRESS/PREFIX dev eth0\"";
+                self.wrong("E0412", &key, format!("nobody knows on which interface to put {address}"), help);
+            }
+            if device.contains('/') || device.len() > DEVICE_MAX {
+                self.wrong("E0424", &key, format!("`{device}` is no interface"), "see `ip -brief link`");
+            }
+            let whole = address.prefix_len() + 1 >= address.max_prefix_len();
+            if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || (!whole && ip == address.network()) {
+                let help = "write an address that clients connect to, with the prefix of its network";
+                self.wrong("E0425", &key, format!("{address} is no address that can move"), help);
+            }
+            if own.contains(&ip) {
+                let help = "the service address is one more, which no machine has of its own";
+                self.wrong("E0426", &key, format!("{ip} is a node's own address"), help);
+            }
+            if places.iter().any(|place| place.address.addr() == ip) {
+                self.wrong("E0427", &key, format!("{ip} is written twice"), "take one of them away");
+            }
+            places.push(Placed { address: *address, device });
+        }
+        places
     }
 
     fn devices(&mut self, peer: Option<&str>) -> Vec<Device> {
@@ -427,6 +472,12 @@ fn place_of(key: &str) -> String {
     }
 }
 
+/// Service addresses. Each has a thread that tells the network of it.
+const ADDRESSES_MAX: usize = 8;
+
+/// Bytes in the name of an interface (`IFNAMSIZ` of Linux, without its end).
+const DEVICE_MAX: usize = 15;
+
 /// What every deed may take besides its own time: a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -461,6 +512,32 @@ mod tests {
     }
 
     #[test]
+    fn several_service_addresses_are_each_judged_in_their_line() {
+        let told_of = |list: &str| {
+            let address = format!("address = {{ kind = \"ip\", device = \"eth0\", ip = {list} }}\nresource =");
+            told(&GOOD.replacen("resource =", &address, 1))
+        };
+        assert_eq!(told_of("\"10.0.0.9/24\""), "");
+        assert_eq!(told_of("[\"10.0.0.9/24\", \"2001:db8::9/64\", \"192.0.2.1/31\", \"192.0.2.9 dev eth1\"]"), "");
+        let ninth: Vec<String> = (20..29).map(|last| format!("\"10.0.0.{last}/24\"")).collect();
+        for (list, expected) in [
+            (format!("[{}]", ninth.join(", ")), "9 service addresses; 8 are the most"),
+            ("[]".to_owned(), "needs `ip` and `device`"),
+            ("[\"10.0.0.9/24\",\n\"10.0.0.9/25\"]".to_owned(), "10.0.0.9 is written twice"),
+            ("[\"10.0.0.9/24\",\n\"10.0.0.1/24\"]".to_owned(), "10.0.0.1 is a node's own address"),
+            ("[\"10.0.0.9/24\",\n\"2001:db8::/64\"]".to_owned(), "2001:db8::/64 is no address that can move"),
+            ("[\"10.0.0.9/24\",\n\"ff02::1/64\"]".to_owned(), "ff02::1/64 is no address that can move"),
+            ("[\"10.0.0.9/24\",\n\"10.0.0.7/24 on eth1\"]".to_owned(), "or \"10.0.0.10/24 dev eth0\""),
+            ("[\"10.0.0.9/24\",\n\"10.0.0.7/24 dev a/b\"]".to_owned(), "`a/b` is no interface"),
+        ] {
+            let told = told_of(&list);
+            assert!(told.contains(expected), "{list}:\n{told}");
+            let line = 10 + list.matches('\n').count();
+            assert!(told.contains(&format!("pair.toml:{line}:")), "{list}:\n{told}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_a_pair_is_named_with_its_remedy() {
         for (from, to, expected) in [
             ("witnesses = [\"w\"]\n", "", "there is no witness"),
@@ -476,6 +553,7 @@ mod tests {
             ("[\"runzeo\"] }", "[\"zeo\"], kind = \"systemd\" }", "the end of a lease proves nothing"),
             ("resource =", "timing.dead = \"500ms\"\nresource =", "timing.dead"),
             ("resource =", "address.kind = \"ip\"\nresource =", "needs `ip` and `device`"),
+            ("resource =", "address.ip = \"10.0.0.9/24\"\nresource =", "does not move: `kind` is not \"ip\""),
             ("resource =", "cluster = \"two words\"\nresource =", "is no cluster name"),
             (", storage = \"10.0.0.2:8100\"", "", "set `storage`"),
             ("data = \"/srv/Data.fs\"\n", "", "`data` is not set"),

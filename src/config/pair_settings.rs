@@ -4,12 +4,13 @@ use crate::config::decode::settings;
 use crate::config::values::AddressKind;
 use crate::config::values::FenceKind;
 use crate::config::values::NodeLabel;
+use crate::config::values::OneOrMore;
 use crate::config::values::PairMode;
 use crate::config::values::ProbeKind;
 use crate::config::values::ResourceKind;
+use crate::config::values::ServiceIp;
 use crate::config::values::WatchdogNeed;
 use crate::units::OriginAddr;
-use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -164,9 +165,11 @@ settings! {
     Address {
         /// "none" (clients know both members, edges hear of the event), "ip" (an address that moves) or "exec".
         kind: AddressKind = AddressKind::None,
-        /// The address with its prefix, such as "10.0.0.10/24".
-        ip: Option<IpNet> = None,
-        /// The interface it is put on.
+        /// The address with its prefix, such as "10.0.0.10/24", or a list of up to 8, such as one of each family. They are one
+        /// thing: all are up before the storage is started; when one cannot be put up, none stays, and the takeover has failed.
+        /// "10.0.1.10/24 dev eth1" is put on an interface of its own.
+        ip: OneOrMore<ServiceIp> = OneOrMore(Vec::new()),
+        /// The interface they are put on.
         device: String = String::new(),
         /// Program and arguments of "exec"; it gets `up` or `down` as last argument.
         command: Vec<String> = Vec::new(),

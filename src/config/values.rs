@@ -75,6 +75,19 @@ pub struct Listen {
     pub tls: bool,
 }
 
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneOrMore<T>(pub Vec<T>);
+
+/// An address that moves: `"10.0.0.10/24"`, or `"10.0.0.10/24 dev eth1"` on an interface of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceIp {
+    /// The address with its prefix.
+    pub address: IpNet,
+    /// The interface, if it is named.
+    pub device: Option<String>,
+}
+
 /// A value, or `"off"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Switchable<T> {
@@ -232,6 +245,10 @@ text_setting!(NodeLabel, NodeLabel::parse, ToString::to_string);
 text_setting!(SiteName, SiteName::parse, ToString::to_string);
 text_setting!(SocketAddr, parse_addr, ToString::to_string);
 text_setting!(IpNet, parse_network, ToString::to_string);
+text_setting!(ServiceIp, ServiceIp::parse, |ip| match &ip.device {
+    Some(device) => format!("{} dev {device}", ip.address),
+    None => ip.address.to_string(),
+});
 text_setting!(Listen, Listen::parse, |listen| {
     if listen.tls { format!("https://{}", listen.addr) } else { listen.addr.to_string() }
 });
@@ -316,6 +333,21 @@ impl fmt::Display for Server {
             write!(f, " weight={}", self.weight)?;
         }
         if self.backup { f.write_str(" backup") } else { Ok(()) }
+    }
+}
+
+impl ServiceIp {
+    fn parse(written: &str) -> Result<Self, BadUnit> {
+        let words: Vec<&str> = written.split_ascii_whitespace().collect();
+        let (address, device) = match words.as_slice() {
+            [address] => (*address, None),
+            [address, "dev", device] => (*address, Some((*device).to_owned())),
+            _ => {
+                let help = "write \"10.0.0.10/24\", or \"10.0.0.10/24 dev eth0\"";
+                return Err(BadUnit(format!("`{written}` is no address of an interface; {help}")));
+            }
+        };
+        Ok(Self { address: parse_network(address)?, device })
     }
 }
 
@@ -619,6 +651,25 @@ impl<T: Nested> Nested for Vec<T> {
         }
     }
 }
+
+impl<T: Setting> Setting for OneOrMore<T> {
+    fn decode(value: &Spanned<DeValue<'_>>, path: &str, context: &mut Context<'_>) -> Option<Self> {
+        if value.get_ref().is_array() {
+            return Vec::decode(value, path, context).map(Self);
+        }
+        T::decode(value, path, context).map(|one| Self(vec![one]))
+    }
+
+    fn show(&self) -> Option<Value> {
+        match self.0.as_slice() {
+            [] => None,
+            [one] => one.show(),
+            _ => self.0.show(),
+        }
+    }
+}
+
+impl<T> Nested for OneOrMore<T> {}
 
 /// A name that is a key of the file.
 pub trait Name: Ord + Sized {

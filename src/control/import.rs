@@ -11,7 +11,8 @@ struct Found {
     port: String,
     peers: Vec<String>,
     remarks: Vec<String>,
-    address: Option<(String, String)>,
+    /// Each with its prefix, and its interface.
+    addresses: Vec<(String, String)>,
     scripts: Vec<Vec<String>>,
     watchdog: bool,
 }
@@ -109,9 +110,12 @@ fn resources(words: &[String], found: &mut Found) {
         let parts: Vec<&str> = resource.split("::").collect();
         let [script, arguments @ ..] = parts.as_slice() else { continue };
         let bare = script.parse::<std::net::IpAddr>().is_ok() || script.contains('/');
-        if matches!(*script, "IPaddr" | "IPaddr2") || (bare && arguments.is_empty()) {
+        if *script == "IPv6addr" {
+            // What separates arguments stands in addresses, too.
+            address(&arguments.join("::"), "64", found);
+        } else if matches!(*script, "IPaddr" | "IPaddr2") || (bare && arguments.is_empty()) {
             let text = if bare { script } else { arguments.first().unwrap_or(&"") };
-            address(text, found);
+            address(text, "24", found);
         } else {
             let argv =
                 std::iter::once(format!("/etc/init.d/{script}")).chain(arguments.iter().map(|one| (*one).to_owned()));
@@ -120,16 +124,12 @@ fn resources(words: &[String], found: &mut Found) {
     }
 }
 
-fn address(text: &str, found: &mut Found) {
+fn address(text: &str, prefix: &str, found: &mut Found) {
     let mut parts = text.split('/');
     let ip = parts.next().unwrap_or_default();
-    let prefix = parts.next().unwrap_or("24");
+    let prefix = parts.next().unwrap_or(prefix);
     let device = parts.next().unwrap_or("eth0").split(':').next().unwrap_or("eth0");
-    if found.address.is_some() {
-        found.remarks.push(format!("a second address, {text}: one is moved; use kind = \"exec\" for more"));
-        return;
-    }
-    found.address = Some((format!("{ip}/{prefix}"), device.to_owned()));
+    found.addresses.push((format!("{ip}/{prefix}"), device.to_owned()));
 }
 
 fn write(found: &Found) -> String {
@@ -148,8 +148,11 @@ fn write(found: &Found) -> String {
     if found.watchdog {
         text.push_str("watchdog = \"required\"\n");
     }
-    if let Some((ip, device)) = &found.address {
-        let _ = writeln!(text, "address = {{ kind = \"ip\", ip = {}, device = {} }}", quoted(ip), quoted(device));
+    if let Some((_, device)) = found.addresses.first() {
+        let named = |(ip, on): &(String, String)| if on == device { ip.clone() } else { format!("{ip} dev {on}") };
+        let ips: Vec<String> = found.addresses.iter().map(named).collect();
+        let ip = if let [one] = ips.as_slice() { quoted(one) } else { list(&ips) };
+        let _ = writeln!(text, "address = {{ kind = \"ip\", ip = {ip}, device = {} }}", quoted(device));
     }
     for remark in &found.remarks {
         // A comment may hold no control characters.
@@ -258,11 +261,10 @@ mod tests {
         (
             "autojoin none\nmcast eth0 239.0.0.42 694 1 0\nucast eth1 192.168.50.1\nucast eth1 192.168.50.2\nwarntime 500ms\n\
              deadtime 1500ms\ninitdead 20\nkeepalive 250ms\nauto_failback off\nnode plone-db1 plone-db2\ncrm no\n",
-            "plone-db1 \\\n IPaddr2::192.168.1.200/26/bond0/192.168.1.255 \\\n IPaddr2::192.168.2.200/26/bond1 \\\n drbddisk::r0 \\\n\
+            "plone-db1 \\\n IPaddr2::192.168.1.200/26/bond0/192.168.1.255 \\\n IPaddr2::192.168.2.200/26/bond1 \\\n IPv6addr::2001:db8::200/48/bond2 drbddisk::r0 \\\n\
              Filesystem::/dev/drbd0::/srv/zeo::ext3::noatime zeoserver MailTo::admin@example.org::HA\n",
             &[
-                "ip = \"192.168.1.200/26\", device = \"bond0\"",
-                "a second address, 192.168.2.200/26/bond1",
+                "ip = [\"192.168.1.200/26\", \"192.168.2.200/26 dev bond1\", \"2001:db8::200/48 dev bond2\"], device = \"bond0\"",
                 "interval = \"250ms\"",
                 "links = [\"192.168.50.1:694\"]",
                 "command = [\"/etc/init.d/drbddisk\", \"r0\"]",

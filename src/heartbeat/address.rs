@@ -1,10 +1,12 @@
 //! The service address: up on the active member, down on every other.
 //!
 //! `ip` gives an interface the address by netlink and tells the network ([`announcer`]). It goes on telling, and answers at once
-//! when another machine claims the address: such a claim is a split-brain alarm. Whoever lets the address go has said his last
-//! word before: each is said under the lock under which leave to speak is withdrawn. Connections to it are reset when it goes,
-//! and those that the other member had, when it comes (see [`clients`]). `exec` runs a program, for clouds without broadcasts.
-//! `none` does nothing: clients know both members, edges hear of the event.
+//! when another machine claims the address: such a claim is a split-brain alarm. What takes it
+//! from the interface without asking (a network manager, `ip link set down`) has it put up again within a second. Whoever lets it
+//! go has said his last word before: each is said, and done, under the lock under which leave to speak is withdrawn. Connections to it are reset when it goes,
+//! and those that the other member had, when it comes (see [`clients`]). Several addresses, such as one of each family, are one
+//! thing: none is announced before all are up, and when one cannot be put up none stays. `exec` runs a program, for clouds
+//! without broadcasts. `none` does nothing: clients know both members, edges hear of the event.
 
 pub mod announcer;
 
@@ -15,6 +17,7 @@ use crate::heartbeat::command::Order;
 use crate::heartbeat::device;
 use crate::heartbeat::netlink;
 use crate::heartbeat::netlink::Change;
+use crate::telemetry::chain;
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
@@ -33,13 +36,8 @@ use tracing::warn;
 pub enum Mode {
     /// Not at all.
     None,
-    /// An address on an interface of this machine.
-    Ip {
-        /// The address with its prefix.
-        address: IpNet,
-        /// The interface.
-        device: String,
-    },
+    /// Addresses on interfaces of this machine: all of them, or none.
+    Ip(Vec<Placed>),
     /// A program, called with `up` or `down` as its last argument.
     Exec {
         /// Program and arguments.
@@ -49,18 +47,25 @@ pub enum Mode {
     },
 }
 
+/// An address, and the interface that it is put on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The address with its prefix.
+    pub address: IpNet,
+    /// The interface.
+    pub device: String,
+}
+
 /// Why the address is not where it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// The interface, or the kernel's refusal.
-    #[error("{what} {address} on {device}")]
+    #[error("{what} {} on {}", place.address, place.device)]
     Ip {
         /// What was being done.
         what: &'static str,
-        /// The address.
-        address: IpNet,
-        /// The interface.
-        device: String,
+        /// With which address.
+        place: Placed,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -95,12 +100,24 @@ impl Address {
         match &self.mode {
             Mode::None => {}
             Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await?,
-            Mode::Ip { address, device } => {
-                change(Change::Add, *address, device)?;
+            Mode::Ip(places) => {
                 self.leave.withdraw();
+                if let Err(error) = places.iter().try_for_each(|place| change(Change::Add, place).map(drop)) {
+                    self.taken = false;
+                    // One of several would draw clients to where nothing serves.
+                    if let Err(error) = release(places) {
+                        warn!(
+                            error = chain(&error),
+                            "not all of the service addresses could be put up, and one stays up"
+                        );
+                    }
+                    return Err(error);
+                }
                 self.leave = Leave::given();
-                tickle(address.addr(), self.leave.clone(), &self.clients);
-                announce(*address, device, self.leave.clone(), Arc::clone(&self.conflicts));
+                tickle(addresses(places), self.leave.clone(), &self.clients);
+                for place in places {
+                    announce(place.clone(), self.leave.clone(), Arc::clone(&self.conflicts));
+                }
             }
         }
         self.taken = true;
@@ -119,7 +136,7 @@ impl Address {
         match &self.mode {
             Mode::None => Ok(()),
             Mode::Exec { argv, timeout } => exec(argv, "up", *timeout).await,
-            Mode::Ip { address, device } => change(Change::Add, *address, device),
+            Mode::Ip(places) => all(places.iter().map(|place| change(Change::Add, place))),
         }
     }
 
@@ -133,13 +150,7 @@ impl Address {
         match &self.mode {
             Mode::None => Ok(()),
             Mode::Exec { argv, timeout } => exec(argv, "down", *timeout).await,
-            Mode::Ip { address, device } => {
-                // While the address is still ours, so that clients hear of it.
-                if let Err(error) = netlink::reset_connections(address.addr()) {
-                    warn!(%address, %error, "connections to the service address could not be reset");
-                }
-                change(Change::Remove, *address, device)
-            }
+            Mode::Ip(places) => release(places),
         }
     }
 }
@@ -169,20 +180,52 @@ impl Leave {
     }
 
     /// Says a word, which must not wait for anything, unless leave was withdrawn.
-    fn say(&self, word: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    fn say<T: Default>(&self, word: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let holds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *holds { word() } else { Ok(()) }
+        if *holds { word() } else { Ok(T::default()) }
     }
 }
 
-fn change(change: Change, address: IpNet, device: &str) -> Result<(), AddressError> {
-    let index = device::index(device);
-    let done = index.and_then(|index| netlink::change_address(change, index, address.addr(), address.prefix_len()));
+/// The addresses of all places.
+#[must_use]
+pub fn addresses(places: &[Placed]) -> Vec<IpAddr> {
+    places.iter().map(|place| place.address.addr()).collect()
+}
+
+/// Whether anything had to be changed.
+fn change_quietly(change: Change, place: &Placed) -> io::Result<bool> {
+    let address = place.address;
+    netlink::change_address(change, device::index(&place.device)?, address.addr(), address.prefix_len())
+}
+
+fn change(change: Change, place: &Placed) -> Result<bool, AddressError> {
     let what = match change {
         Change::Add => "put up",
         Change::Remove => "take down",
     };
-    done.map_err(|source| AddressError::Ip { what, address, device: device.to_owned(), source })
+    change_quietly(change, place).map_err(|source| AddressError::Ip { what, place: place.clone(), source })
+}
+
+/// Takes all of them down, in reverse order: with the first IPv4 address of a network the kernel may take the others of it.
+fn release(places: &[Placed]) -> Result<(), AddressError> {
+    // While they are still ours, so that clients hear of it.
+    if let Err(error) = netlink::reset_connections(&addresses(places)) {
+        warn!(%error, "connections to the service address could not be reset");
+    }
+    all(places.iter().rev().map(|place| change(Change::Remove, place)))
+}
+
+/// Everything is done, whatever fails. The first error is returned, the others are in the diary.
+fn all(done: impl Iterator<Item = Result<bool, AddressError>>) -> Result<(), AddressError> {
+    let mut first = Ok(());
+    for error in done.filter_map(Result::err) {
+        if first.is_ok() {
+            first = Err(error);
+        } else {
+            warn!(error = chain(&error), "a service address is not where it should be");
+        }
+    }
+    first
 }
 
 async fn exec(argv: &[String], verb: &str, within: Duration) -> Result<(), AddressError> {
@@ -193,11 +236,18 @@ async fn exec(argv: &[String], verb: &str, within: Duration) -> Result<(), Addre
     Err(AddressError::Exec(format!("{} {verb}: {}", argv.join(" "), ran.words())))
 }
 
-fn announce(address: IpNet, device: &str, leave: Leave, conflicts: Arc<AtomicU64>) {
-    let device = device.to_owned();
+/// Announces an address while there is leave to. An interface that goes down ends that, and one that comes back is told anew.
+fn announce(place: Placed, leave: Leave, conflicts: Arc<AtomicU64>) {
     let work = move || {
-        if let Err(error) = announcer::run(address.addr(), &device, &leave, &conflicts) {
-            error!(%address, device, %error, "the service address is not announced: clients find it when they ask again");
+        let (Placed { address, device }, mut told) = (&place, String::new());
+        let assure = || change_quietly(Change::Add, &place);
+        while let Err(error) = announcer::run(address.addr(), device, assure, &leave, &conflicts) {
+            let why = error.to_string();
+            if why != told {
+                error!(%address, device, why, "the service address is not announced, or not up: tried again each second");
+                told = why;
+            }
+            thread::sleep(TRY_AGAIN);
         }
     };
     if let Err(error) = thread::Builder::new().name("tidegate-address".to_owned()).spawn(work) {
@@ -206,20 +256,22 @@ fn announce(address: IpNet, device: &str, leave: Leave, conflicts: Arc<AtomicU64
 }
 
 /// Makes the other member's clients notice that it is gone. More than once, for their way to us changes in these moments.
-fn tickle(address: IpAddr, leave: Leave, known: &Clients) {
+fn tickle(addresses: Vec<IpAddr>, leave: Leave, known: &Clients) {
     let connections = known.all();
     if connections.is_empty() {
         return;
     }
     let work = move || {
-        info!(%address, clients = connections.len(), "connections to the other member are reset");
+        info!(clients = connections.len(), "connections to the other member are reset");
         for pause in TICKLES {
             thread::sleep(pause);
             if !leave.holds() {
                 return;
             }
-            if let Err(error) = clients::tickle(address, &connections) {
-                warn!(%address, %error, "clients of the other member may wait for their next keep-alive");
+            for address in &addresses {
+                if let Err(error) = clients::tickle(*address, &connections) {
+                    warn!(%address, %error, "clients of the other member may wait for their next keep-alive");
+                }
             }
         }
     };
@@ -228,6 +280,9 @@ fn tickle(address: IpAddr, leave: Leave, known: &Clients) {
     }
 }
 
+/// After an interface went down, or was not seen to send: before it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Pauses before each round of tickles: after the first announcements, and again for who heard the later ones.
 const TICKLES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(300), Duration::from_millis(700), Duration::from_secs(2)];
@@ -235,6 +290,10 @@ const TICKLES: [Duration; 4] =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn placed(address: &str, device: &str) -> Placed {
+        Placed { address: address.parse().unwrap(), device: device.to_owned() }
+    }
 
     #[test]
     fn nothing_is_said_of_an_address_that_was_let_go() {
@@ -270,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_interface_that_is_not_there_is_named() {
-        let mode = Mode::Ip { address: "192.0.2.9/24".parse().unwrap(), device: "nonesuch0".to_owned() };
+        let mode = Mode::Ip(vec![placed("192.0.2.9/24", "nonesuch0")]);
         let told = Address::new(mode, Arc::default(), Arc::default()).up().await.unwrap_err().to_string();
         assert_eq!(told, "put up 192.0.2.9/24 on nonesuch0");
     }

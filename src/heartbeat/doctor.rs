@@ -1,13 +1,18 @@
 //! What would keep a takeover from working, looked at before it is needed. Asks devices for their status; changes nothing.
 
 use crate::heartbeat::address;
+use crate::heartbeat::address::Placed;
+use crate::heartbeat::device;
 use crate::heartbeat::fence::Power;
 use crate::heartbeat::monitor::Depth;
+use crate::heartbeat::netlink;
 use crate::heartbeat::plan::Plan;
 use crate::heartbeat::watchdog;
 use serde_json::Value;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -54,7 +59,21 @@ pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
         } else {
             say(false, "`data` is not set: nobody knows whether the copy is whole".to_owned());
         }
-        for (good, text) in kernel(plan, Path::new("/proc/sys/net/ipv4/conf")) {
+        for (good, text) in interfaces(plan) {
+            say(good, text);
+        }
+        match netlink::addresses() {
+            Ok(here) => {
+                for (good, text) in addresses(plan, status["role"] == "active", &here, device::index) {
+                    say(good, text);
+                }
+            }
+            Err(error) => say(false, format!("the addresses of this machine cannot be listed: {error}")),
+        }
+        for (good, text) in kernel(plan, Path::new("/proc/sys/net")) {
+            say(good, text);
+        }
+        for (good, text) in answers(plan).await {
             say(good, text);
         }
     }
@@ -116,25 +135,92 @@ fn watchdog_state(plan: &Plan, waits: Option<Duration>) -> (bool, String) {
     }
 }
 
-/// Settings of the kernel that make an address move cleanly; `conf`: where it shows them.
-fn kernel(plan: &Plan, conf: &Path) -> Vec<(bool, String)> {
-    let address::Mode::Ip { address, device } = &plan.address else { return Vec::new() };
-    if !matches!(address.addr(), IpAddr::V4(_)) {
-        return Vec::new();
+fn places(plan: &Plan) -> &[Placed] {
+    if let address::Mode::Ip(places) = &plan.address { places } else { &[] }
+}
+
+/// Whether the interfaces of the service addresses carry packets, and can announce an address.
+fn interfaces(plan: &Plan) -> Vec<(bool, String)> {
+    let devices: BTreeSet<&str> = places(plan).iter().map(|place| place.device.as_str()).collect();
+    let judge = |device: &str| match (device::is_up(device), device::mac(device)) {
+        (Ok(true), Ok(_)) => (true, format!("the interface {device} is up")),
+        (Ok(false), Ok(_)) => (false, format!("the interface {device} is down, or its cable is out")),
+        (Err(error), _) | (_, Err(error)) => (false, format!("a service address cannot be announced: {error}")),
+    };
+    devices.into_iter().map(judge).collect()
+}
+
+/// Whether the service addresses are where they should be: up on the active member, and only there. `here`: what this machine has,
+/// by the numbers of its interfaces.
+fn addresses(
+    plan: &Plan,
+    active: bool,
+    here: &[(u32, IpAddr)],
+    index: impl Fn(&str) -> io::Result<u32>,
+) -> Vec<(bool, String)> {
+    let judge = |Placed { address, device }: &Placed| {
+        let found = here.iter().find(|(_, ip)| *ip == address.addr());
+        let right = found.is_some_and(|(on, _)| index(device).is_ok_and(|index| index == *on));
+        match (active, found.is_some()) {
+            (true, true) if right => (true, format!("the service address {address} is up on {device}")),
+            (false, false) => {
+                (true, format!("the service address {address} is not up here, as it should be on a standby"))
+            }
+            (_, true) if !right => {
+                (false, format!("{address} is up on another interface than {device}: take it away there"))
+            }
+            (true, _) => (false, format!("the service address {address} is not up, though this member is active")),
+            (false, _) => {
+                let remedy = "take it out of what configures the machine's interfaces";
+                (false, format!("{address} is up on {device}, though this member is not active: {remedy}"))
+            }
+        }
+    };
+    places(plan).iter().map(judge).collect()
+}
+
+/// Settings of the kernel that make an address move cleanly; `net`: where it shows them.
+fn kernel(plan: &Plan, net: &Path) -> Vec<(bool, String)> {
+    let wanted = [
+        ("ipv4", "arp_ignore", "1"),
+        ("ipv4", "arp_announce", "2"),
+        ("ipv4", "promote_secondaries", "1"),
+        ("ipv6", "disable_ipv6", "0"),
+    ];
+    let family = |place: &Placed| if place.address.addr().is_ipv4() { "ipv4" } else { "ipv6" };
+    let devices: BTreeSet<(&str, &str)> = places(plan).iter().map(|place| (family(place), &*place.device)).collect();
+    let mut found = Vec::new();
+    for (family, device) in devices {
+        for (_, what, good) in wanted.iter().filter(|(of, ..)| *of == family) {
+            let path = net.join(family).join("conf").join(device).join(what);
+            let read = fs::read_to_string(path).unwrap_or_else(|_| "not known".to_owned());
+            let is = read.trim();
+            let text = format!("net.{family}.conf.{device}.{what} is {is}; {good} is right for an address that moves");
+            found.push((is == *good, text));
+        }
     }
-    let read = |what: &str| fs::read_to_string(conf.join(device).join(what)).unwrap_or_else(|_| "not known".to_owned());
-    let wanted = [("arp_ignore", "1"), ("arp_announce", "2"), ("promote_secondaries", "1")];
-    let found = wanted.iter().map(|(what, good)| {
-        let is = read(what).trim().to_owned();
-        (is == *good, format!("net.ipv4.conf.{device}.{what} is {is}; {good} is right for an address that moves"))
-    });
-    found.collect()
+    found
+}
+
+/// Whether the storage answers at each service address: it may listen for one family only.
+async fn answers(plan: &Plan) -> Vec<(bool, String)> {
+    let mut found = Vec::new();
+    let Some(monitor) = plan.monitors.iter().flatten().next() else { return found };
+    for ip in address::addresses(places(plan)) {
+        let Some(there) = monitor.at(ip) else { continue };
+        found.push(match there.ask(Depth::Alive, plan.probe_timeout).await {
+            Ok(_) => (true, format!("a storage answers at the service address {ip}")),
+            Err(why) => (false, format!("no storage answers at the service address {ip}: {why}")),
+        });
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::heartbeat::fence;
+    use crate::heartbeat::monitor::Monitor;
 
     fn plan() -> Plan {
         crate::heartbeat::plan::sample()
@@ -186,16 +272,58 @@ mod tests {
     #[test]
     fn a_kernel_that_would_answer_for_an_address_that_has_moved_is_found() {
         let conf = tempfile::tempdir().unwrap();
-        fs::create_dir(conf.path().join("eth0")).unwrap();
-        for (what, is) in [("arp_ignore", "1\n"), ("arp_announce", "0\n")] {
-            fs::write(conf.path().join("eth0").join(what), is).unwrap();
+        for (what, is) in [
+            ("ipv4/conf/eth0/arp_ignore", "1\n"),
+            ("ipv4/conf/eth0/arp_announce", "0\n"),
+            ("ipv6/conf/eth0/disable_ipv6", "1"),
+        ] {
+            let path = conf.path().join(what);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, is).unwrap();
         }
-        let (address, device) = ("10.0.0.10/24".parse().unwrap(), "eth0".to_owned());
-        let plan = Plan { address: address::Mode::Ip { address, device }, ..plan() };
+        let plan = placed(&["10.0.0.10/24", "fd00::10/64", "10.0.0.11/24"]);
         let found = kernel(&plan, conf.path());
-        assert_eq!(found.iter().map(|(good, _)| *good).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(found.iter().map(|(good, _)| *good).collect::<Vec<_>>(), [true, false, false, false]);
         assert_eq!(found[1].1, "net.ipv4.conf.eth0.arp_announce is 0; 2 is right for an address that moves");
+        assert_eq!(found[3].1, "net.ipv6.conf.eth0.disable_ipv6 is 1; 0 is right for an address that moves");
         assert!(kernel(&Plan { address: address::Mode::None, ..plan }, conf.path()).is_empty());
+    }
+
+    /// A plan with service addresses on eth0.
+    fn placed(addresses: &[&str]) -> Plan {
+        let place = |text: &&str| Placed { address: text.parse().unwrap(), device: "eth0".to_owned() };
+        Plan { address: address::Mode::Ip(addresses.iter().map(place).collect()), ..plan() }
+    }
+
+    #[test]
+    fn a_service_address_that_is_not_where_the_role_is_is_found() {
+        let plan = placed(&["10.0.0.10/24", "fd00::10/64"]);
+        let (four, six): (IpAddr, IpAddr) = ("10.0.0.10".parse().unwrap(), "fd00::10".parse().unwrap());
+        for (active, here, expected) in [
+            (true, &[(2, four), (2, six)][..], [true, true]),
+            (true, &[(2, four)], [true, false]),
+            (true, &[(2, four), (3, six)], [true, false]),
+            (false, &[], [true, true]),
+            (false, &[(2, four)], [false, true]),
+            (false, &[(3, six)], [true, false]),
+        ] {
+            let found = addresses(&plan, active, here, |_| Ok(2));
+            let good: Vec<bool> = found.iter().map(|(good, _)| *good).collect();
+            assert_eq!(good, expected, "{active} {here:?}: {found:?}");
+        }
+        assert!(!addresses(&plan, true, &[(2, four)], |_| Err(io::ErrorKind::NotFound.into()))[0].0);
+    }
+
+    #[tokio::test]
+    async fn a_storage_that_does_not_listen_for_a_service_address_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let monitor = Monitor::Tcp { addr: addr.replace("127.0.0.1", "zeo-a.example.org") };
+        let plan = Plan { monitors: [Some(monitor), None], ..placed(&["127.0.0.1/8", "127.0.0.2/8"]) };
+        let good: Vec<bool> = answers(&plan).await.into_iter().map(|(good, _)| good).collect();
+        assert_eq!(good, [true, false]);
+        let monitor = Monitor::Exec { argv: vec!["true".to_owned()] };
+        assert_eq!(answers(&Plan { monitors: [Some(monitor), None], ..plan }).await, []);
     }
 
     #[tokio::test]

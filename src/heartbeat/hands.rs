@@ -196,8 +196,8 @@ impl Ready {
         let address = Address::new(plan.address.clone(), Arc::clone(&conflicts), clients);
         helpers.spawn(tell_exits(exits, inbox.clone()));
         helpers.spawn(tell_conflicts(conflicts, inbox.clone()));
-        if let address::Mode::Ip { address, .. } = &plan.address {
-            helpers.spawn(tell_clients(address.addr(), inbox.clone()));
+        if let address::Mode::Ip(places) = &plan.address {
+            helpers.spawn(tell_clients(address::addresses(places), inbox.clone()));
         }
         let began = Arc::new(Notify::new());
         for (member, monitor) in [NodeId(0), NodeId(1)].into_iter().zip(&plan.monitors) {
@@ -322,18 +322,20 @@ async fn tell_conflicts(conflicts: Arc<AtomicU64>, inbox: Inbox) {
 }
 
 /// Lists the clients of the service address for ever, for the other member; there are some only where the address is up.
-async fn tell_clients(address: IpAddr, inbox: Inbox) {
+async fn tell_clients(addresses: Vec<IpAddr>, inbox: Inbox) {
+    let addresses: Arc<[IpAddr]> = addresses.into();
     let mut beat = tokio::time::interval(CLIENTS_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
     loop {
         beat.tick().await;
-        match tokio::task::spawn_blocking(move || netlink::connections(address)).await {
+        let addresses = Arc::clone(&addresses);
+        match tokio::task::spawn_blocking(move || netlink::connections(&addresses)).await {
             Ok(Ok(clients)) if clients.is_empty() => {}
             // When the thread has gone there is nobody to tell.
             Ok(Ok(clients)) => drop(inbox.send(Event::Clients(clients))),
             Ok(Err(error)) if !std::mem::replace(&mut told, true) => {
-                warn!(%address, %error, "connections cannot be listed: after a takeover clients may wait for their next keep-alive");
+                warn!(%error, "connections cannot be listed: after a takeover clients may wait for their next keep-alive");
             }
             Ok(Err(_)) | Err(_) => {}
         }

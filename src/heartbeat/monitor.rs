@@ -11,6 +11,8 @@ use crate::telemetry::chain;
 use crate::zeo;
 use crate::zeo::Role;
 use crate::zeo::Storage;
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 use tokio::io::AsyncReadExt;
@@ -93,6 +95,16 @@ impl Monitor {
             Self::Zeo { commit_max, .. } => Some(*commit_max).filter(|max| !max.is_zero()),
             _ => None,
         }
+    }
+
+    /// The same question at another address of the same machine; nothing for a program, which knows where it asks.
+    #[must_use]
+    pub fn at(&self, ip: IpAddr) -> Option<Self> {
+        let mut there = self.clone();
+        let (Self::Zeo { addr, .. } | Self::Tcp { addr } | Self::Http { addr, .. }) = &mut there else { return None };
+        let port = addr.rsplit_once(':')?.1.parse().ok()?;
+        *addr = SocketAddr::new(ip, port).to_string();
+        Some(there)
     }
 
     /// How many questions may be under way at a time: no more than are looked at, and a program alone.

@@ -34,36 +34,46 @@ pub enum Change {
     Remove,
 }
 
-/// Gives the interface `index` the address, or takes it away.
+/// Gives the interface `index` the address, or takes it away; says whether anything had to be changed.
 ///
 /// # Errors
 /// What the kernel said: `EPERM` without `CAP_NET_ADMIN`.
-pub fn change_address(change: Change, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+pub fn change_address(change: Change, index: u32, address: IpAddr, prefix: u8) -> io::Result<bool> {
     let message = address_message(change, index, address, prefix);
     let answers = talk(None, &message)?;
     let code = answers.iter().find_map(|answer| error_code(answer)).unwrap_or(0);
     match (change, code) {
-        (_, 0) | (Change::Add, EEXIST) | (Change::Remove, EADDRNOTAVAIL) => Ok(()),
+        (_, 0) => Ok(true),
+        (Change::Add, EEXIST) | (Change::Remove, EADDRNOTAVAIL) => Ok(false),
         (_, code) => Err(io::Error::from_raw_os_error(code)),
     }
 }
 
-/// The TCP connections of this machine whose own end is `address`.
+/// The addresses of this machine, each with the number of its interface.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn connections(address: IpAddr) -> io::Result<Vec<Connection>> {
-    let sockets = sockets(address, 1 << TCP_ESTABLISHED)?;
+pub fn addresses() -> io::Result<Vec<(u32, IpAddr)>> {
+    let answers = talk(None, &message(RTM_GETADDR, REQUEST | DUMP, &[0; ADDRESS_HEAD]))?;
+    Ok(answers.iter().filter_map(|answer| address_of(answer)).collect())
+}
+
+/// The TCP connections of this machine whose own end is one of `addresses`.
+///
+/// # Errors
+/// What the kernel said.
+pub fn connections(addresses: &[IpAddr]) -> io::Result<Vec<Connection>> {
+    let sockets = sockets(addresses, 1 << TCP_ESTABLISHED)?;
     Ok(sockets.iter().filter_map(|(family, socket)| ends_of(*family, socket)).collect())
 }
 
-/// Resets every TCP connection of this machine whose own end is `address`; says how many.
+/// Resets every TCP connection of this machine whose own end is one of `addresses`; says how many.
 ///
 /// # Errors
 /// What the kernel said: `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` when it was built without `INET_DIAG_DESTROY`.
-pub fn reset_connections(address: IpAddr) -> io::Result<usize> {
+pub fn reset_connections(addresses: &[IpAddr]) -> io::Result<usize> {
     let mut reset = 0;
-    for (family, socket) in sockets(address, 0xfff & !(1 << TCP_LISTEN))? {
+    for (family, socket) in sockets(addresses, 0xfff & !(1 << TCP_LISTEN))? {
         let answers = talk(Some(netlink::SOCK_DIAG), &destroy_message(family, &socket))?;
         match answers.iter().find_map(|answer| error_code(answer)).unwrap_or(0) {
             0 => reset += 1,
@@ -75,14 +85,14 @@ pub fn reset_connections(address: IpAddr) -> io::Result<usize> {
     Ok(reset)
 }
 
-/// The sockets whose own end is `address` and whose state is one of `states`, each with its family: a server that listens for
-/// both families has IPv4 clients on sockets of IPv6.
-fn sockets(address: IpAddr, states: u32) -> io::Result<Vec<(u8, Vec<u8>)>> {
-    let families = if address.is_ipv4() { &[AF_INET, AF_INET6][..] } else { &[AF_INET6] };
+/// The sockets whose own end is one of `addresses` and whose state is one of `states`, each with its family: a server that
+/// listens for both families has IPv4 clients on sockets of IPv6.
+fn sockets(addresses: &[IpAddr], states: u32) -> io::Result<Vec<(u8, Vec<u8>)>> {
+    let families = if addresses.iter().any(IpAddr::is_ipv4) { &[AF_INET, AF_INET6][..] } else { &[AF_INET6] };
     let mut found = Vec::new();
     for family in families {
         let listed = talk(Some(netlink::SOCK_DIAG), &list_sockets_message(*family, states))?;
-        found.extend(listed.iter().filter_map(|line| Some((*family, socket_of(line, address)?.to_vec()))));
+        found.extend(listed.iter().filter_map(|line| Some((*family, socket_of(line, addresses)?.to_vec()))));
     }
     found.truncate(SOCKETS_MAX);
     Ok(found)
@@ -142,14 +152,44 @@ fn destroy_message(family: u8, socket: &[u8]) -> Vec<u8> {
     message(SOCK_DESTROY, REQUEST | ACK, &body)
 }
 
-/// The identity of the socket that a line of the list tells of, if its own end is `address`.
-fn socket_of(message: &[u8], address: IpAddr) -> Option<&[u8]> {
+/// The interface and the address that a line of the list of addresses tells of.
+fn address_of(line: &[u8]) -> Option<(u32, IpAddr)> {
+    if kind(line)? != RTM_NEWADDR {
+        return None;
+    }
+    let head = line.get(HEADER..HEADER + ADDRESS_HEAD)?;
+    let (family, index) = (*head.first()?, u32::from_ne_bytes(*head.last_chunk()?));
+    // Of a point-to-point link the other end is the address, and this one local; IPv6 tells of a local one only then.
+    let attributes = line.get(HEADER + ADDRESS_HEAD..)?;
+    let found = |wanted| attributes_of(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let value = found(IFA_LOCAL).or_else(|| found(IFA_ADDRESS))?;
+    let address = match family {
+        AF_INET => IpAddr::from(*value.first_chunk::<4>()?),
+        AF_INET6 => IpAddr::from(*value.first_chunk::<16>()?),
+        _ => return None,
+    };
+    Some((index, address))
+}
+
+/// Attributes, each its kind and its value; what is cut off is left out.
+fn attributes_of(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = (bytes.first_chunk::<2>()?, bytes.get(2..)?.first_chunk::<2>()?);
+        let length = usize::from(u16::from_ne_bytes(*length));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes(*kind), value))
+    })
+}
+
+/// The identity of the socket that a line of the list tells of, if its own end is one of `addresses`.
+fn socket_of<'a>(message: &'a [u8], addresses: &[IpAddr]) -> Option<&'a [u8]> {
     if kind(message)? != SOCK_DIAG_BY_FAMILY {
         return None;
     }
     let family = *message.get(HEADER)?;
     let socket = message.get(HEADER + 4..HEADER + 4 + SOCKET_ID)?;
-    (ip_of(family, socket.get(4..20)?)? == address).then_some(socket)
+    addresses.contains(&ip_of(family, socket.get(4..20)?)?).then_some(socket)
 }
 
 /// The address in a field of a socket's identity; IPv4 on a socket of IPv6 is IPv4.
@@ -239,6 +279,9 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+/// Family, prefix, flags, scope, interface.
+const ADDRESS_HEAD: usize = 8;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const REQUEST: u16 = 1;
@@ -273,13 +316,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_this_machine_can_be_listed() {
+        let own = addresses().unwrap();
+        assert!(
+            own.contains(&(crate::heartbeat::device::index("lo").unwrap(), "127.0.0.1".parse().unwrap())),
+            "{own:?}"
+        );
+        // The kernel lists addresses in the form in which it is told of them.
+        let (index, six) = (7, "2001:db8::9".parse().unwrap());
+        assert_eq!(address_of(&address_message(Change::Add, index, six, 64)), Some((index, six)));
+        assert_eq!(address_of(&address_message(Change::Remove, index, six, 64)), None);
+    }
+
+    #[test]
     fn connections_of_this_machine_can_be_listed() {
         let listener = std::net::TcpListener::bind("127.0.0.9:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let ends = Connection { own: listener.local_addr().unwrap(), peer: client.local_addr().unwrap() };
-        let found = connections("127.0.0.9".parse().unwrap()).unwrap();
+        let found = connections(&["127.0.0.8".parse().unwrap(), "127.0.0.9".parse().unwrap()]).unwrap();
         assert!(found.contains(&ends), "{found:?}");
-        assert!(connections("127.0.0.8".parse().unwrap()).unwrap().is_empty());
+        assert!(connections(&["127.0.0.8".parse().unwrap()]).unwrap().is_empty());
+        assert!(connections(&[]).unwrap().is_empty());
     }
 
     #[test]
@@ -287,16 +344,18 @@ mod tests {
         let listener = std::net::TcpListener::bind("[::]:0").unwrap();
         let own = SocketAddr::new("127.0.0.10".parse().unwrap(), listener.local_addr().unwrap().port());
         let client = std::net::TcpStream::connect(own).unwrap();
-        let found = connections(own.ip()).unwrap();
+        let found = connections(&["::1".parse().unwrap(), own.ip()]).unwrap();
         assert!(found.contains(&Connection { own, peer: client.local_addr().unwrap() }), "{found:?}");
     }
 
     proptest! {
         #[test]
         fn any_answer_is_read_without_a_panic(bytes: Vec<u8>) {
+            let _ = attributes_of(&bytes).count();
             for message in messages(&bytes) {
                 let _ = error_code(&message);
-                let _ = socket_of(&message, "192.0.2.1".parse().unwrap());
+                let _ = address_of(&message);
+                let _ = socket_of(&message, &["192.0.2.1".parse().unwrap()]);
             }
         }
     }

@@ -61,12 +61,12 @@ fn fence(world: &World, node: &str) -> String {
          if [ \"$1\" = off ]; then\n\
          ip -n {switch} link set {node}0 down\nip -n {switch} link set {node}1 down\n\
          ip netns pids {namespace} | xargs -r kill -9\n\
-         ip -n {namespace} addr del {address} dev eth0 2> /dev/null\n\
+         for address in {addresses}; do ip -n {namespace} addr del $address dev eth0 2> /dev/null; done\n\
          echo shot >> {mark}\nexit 0; fi\n\
          [ -z \"$(ip netns pids {namespace})\" ] && exit 2; exit 0\n",
         mode = mode.display(),
         mark = mark.display(),
-        address = world.family.on_interface(super::SERVICE),
+        addresses = world.service_addresses().join(" "),
     )
 }
 
@@ -147,11 +147,13 @@ fn member(world: &World, node: &str, peer: &str, kept: Kept) -> String {
             world.path(&format!("init-{node}")).display()
         ),
     };
+    // One may be written without a list.
+    let addresses = world.service_addresses();
+    let ip = if let [one] = addresses.as_slice() { format!("{one:?}") } else { format!("{addresses:?}") };
     let own = format!(
-        "data = \"{home}/Data.fs\"\naddress = {{ kind = \"ip\", ip = \"{address}\", device = \"eth0\" }}\n\
+        "data = \"{home}/Data.fs\"\naddress = {{ kind = \"ip\", ip = {ip}, device = \"eth0\" }}\n\
          fence = [{fence}, {other}]\nresource = [{resource}]\n",
         home = home.display(),
-        address = world.family.on_interface(super::SERVICE),
         fence = fence(peer),
         other = fence(node),
     );

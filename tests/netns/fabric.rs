@@ -18,11 +18,13 @@ use rustix::process::kill_process;
 /// Who has a place: the members, the witness, a client, the Zopes. Addresses end in 1, 2, 3, ...
 const PLACES: [&str; 5] = ["a", "b", "w", "c", "z"];
 
-/// By which addresses the storage, its clients and the edge's origins are reached. The heartbeat's links have both.
+/// By which addresses the storage, its clients and the edge's origins are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
+    /// All by IPv4.
     V4,
-    V6,
+    /// The storage by a service address of each family; everybody else by IPv6, but the heartbeat's links.
+    Both,
 }
 
 impl Family {
@@ -30,7 +32,7 @@ impl Family {
     pub fn at(self, last: u8) -> String {
         match self {
             Self::V4 => format!("10.77.0.{last}"),
-            Self::V6 => format!("[fd77::{last}]"),
+            Self::Both => format!("[fd77::{last}]"),
         }
     }
 
@@ -38,15 +40,24 @@ impl Family {
     pub fn on_interface(self, last: u8) -> String {
         match self {
             Self::V4 => format!("10.77.0.{last}/24"),
-            Self::V6 => format!("fd77::{last}/64"),
+            Self::Both => format!("fd77::{last}/64"),
         }
     }
 
-    /// Where a server listens for everybody.
+    /// The families of the service addresses, that which others use, too, first.
+    pub fn of_service(self) -> &'static [Self] {
+        match self {
+            Self::V4 => &[Self::V4],
+            Self::Both => &[Self::Both, Self::V4],
+        }
+    }
+
+    /// Where a server listens for everybody, as it stands before a port.
     pub fn anywhere(self) -> &'static str {
         match self {
             Self::V4 => "0.0.0.0",
-            Self::V6 => "[::]",
+            // ZEO takes this for all addresses of both.
+            Self::Both => "",
         }
     }
 }
@@ -121,7 +132,7 @@ impl Fabric {
             let namespace = self.namespace(node);
             let _ = writeln!(batch, "netns add {namespace}\n-n {namespace} link set lo up");
             // Without its second of looking for duplicates.
-            let ipv6 = Family::V6.on_interface(u8::try_from(at + 1)?);
+            let ipv6 = Family::Both.on_interface(u8::try_from(at + 1)?);
             let links = if at < 2 { &["lan", "hb"][..] } else { &["lan"][..] };
             for (link, bridge) in links.iter().enumerate() {
                 let _ = writeln!(

@@ -15,7 +15,10 @@ use socket2::Protocol;
 use socket2::Socket;
 use socket2::Type;
 use tidegate::heartbeat::address::announcer::advertisement;
+use tidegate::heartbeat::address::announcer::arp_packet;
 
+use super::fabric::Family;
+use super::fabric::ip;
 use super::watch;
 use super::world::World;
 
@@ -187,22 +190,54 @@ fn journal_torn(world: &mut World, _: &'static str, standby: &'static str) -> an
     Ok(())
 }
 
-/// A machine that is none of the pair says that the address is its own: that is an alarm, and the last word is the active's.
-pub fn another_claims_the_address(world: &World) -> anyhow::Result<Instant> {
+/// Somebody else on the active node takes its addresses away, with the whole interface and without: they are put up again.
+pub fn the_addresses_get_lost(world: &World) -> anyhow::Result<()> {
     let (active, _) = world.active().context("nobody is active")?;
-    let before = world.alarms(active);
-    watch::run_within(&world.fabric.namespace("c"), || {
+    let namespace = world.fabric.namespace(active);
+    let own = Family::Both.on_interface(if active == "a" { 1 } else { 2 });
+    for line in [
+        &["link", "set", "eth0", "down"][..],
+        &["link", "set", "eth0", "up"],
+        &["addr", "add", &own, "dev", "eth0", "nodad"],
+    ] {
+        ip(&[&["-n", &namespace], line].concat())?;
+    }
+    for lost in ["with the interface", "alone"] {
+        if lost == "alone" {
+            world.forget_address(active)?;
+        }
+        let lost_at = Instant::now();
+        world.wait(lost, |world| {
+            world.addresses_up(active).is_ok_and(|up| up == 2) && world.clients_served_since(lost_at)
+        })?;
+    }
+    ensure!(world.role(active) == "active", "{active} is {}", world.role(active));
+    Ok(())
+}
+
+/// A machine that is none of the pair says that the addresses are its own: each is an alarm, and the last word is the active's.
+pub fn another_claims_the_addresses(world: &World) -> anyhow::Result<Instant> {
+    let (active, _) = world.active().context("nobody is active")?;
+    let mut before = world.alarms(active);
+    let mac = [2, 0, 0, 0, 0, 0x99];
+    let packet = arp_packet(mac, "10.77.0.10".parse()?, false).map(|byte| format!("{byte:02x}")).join("");
+    let python = world.environment.python().display().to_string();
+    let told = world.command("c", &python).args(["-c", SEND, &packet]).output()?;
+    ensure!(told.status.success(), "{told:?}");
+    world.wait("that of IPv4 is an alarm", |world| world.alarms(active) > before)?;
+    before = world.alarms(active);
+    watch::run_within(&world.fabric.namespace("c"), move || {
         let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
         let index = name_to_index(&socket, "eth0")?;
         socket.set_multicast_if_v6(index)?;
         socket.set_multicast_hops_v6(255)?;
-        let packet = advertisement([2, 0, 0, 0, 0, 0x99], "fd77::10".parse()?);
+        let packet = advertisement(mac, "fd77::10".parse()?);
         let everybody = SocketAddrV6::new("ff02::1".parse()?, 0, 0, index);
         socket.send_to(&packet, &everybody.into())?;
         Ok(())
     })?;
     let claimed = Instant::now();
-    world.wait("it is an alarm", |world| world.alarms(active) > before)?;
+    world.wait("that of IPv6 is an alarm", |world| world.alarms(active) > before)?;
     Ok(claimed)
 }
 
@@ -229,6 +264,13 @@ pub fn forged_datagrams(world: &mut World) -> anyhow::Result<()> {
     ensure!(world.role(active) == "active", "it is {} now", world.role(active));
     Ok(())
 }
+
+/// Sends a packet as it is.
+const SEND: &str = "import socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(('eth0', 0))
+wire.send(bytes.fromhex(sys.argv[1]))
+";
 
 /// Long enough for a wrong takeover to happen.
 const AWHILE: Duration = Duration::from_secs(2);

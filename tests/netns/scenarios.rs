@@ -34,18 +34,21 @@ pub fn all(world: &mut World) -> anyhow::Result<()> {
     nothing_is_broken(world)
 }
 
-/// The same where the storage, its address and its clients have IPv6, for those faults that depend on it: whoever is not reset
-/// or not told waits.
-pub fn over_ipv6(world: &mut World) -> anyhow::Result<()> {
+/// The same where the storage has a service address of each family, for those faults that depend on it: whoever is not reset or
+/// not told waits.
+pub fn over_both(world: &mut World) -> anyhow::Result<()> {
     begin(world)?;
     for name in ["power-off, fence unreachable", "service frozen", "node frozen and thawed"] {
         let (name, fault, after) = faults::ALL.into_iter().find(|(one, ..)| *one == name).context("a fault")?;
-        scenario(world, &format!("IPv6: {name}"), fault, after).with_context(|| name.to_owned())?;
+        scenario(world, &format!("both: {name}"), fault, after).with_context(|| name.to_owned())?;
+        let (active, standby) = world.active().context("nobody is active")?;
+        let up = [active, standby].map(|node| world.addresses_up(node).unwrap_or(usize::MAX));
+        ensure!(up == [2, 0], "the active has {} of both addresses, the standby {}", up[0], up[1]);
         ensure!(world.has_undoubted_address()?, "the kernel looks for duplicates before it uses the address");
     }
-    let claimed = faults::another_claims_the_address(world)?;
-    world
-        .wait("clients are served", |world| world.client.as_ref().is_some_and(|client| client.served_since(claimed)))?;
+    faults::the_addresses_get_lost(world).context("addresses that get lost")?;
+    let claimed = faults::another_claims_the_addresses(world)?;
+    world.wait("clients are served", |world| world.clients_served_since(claimed))?;
     nothing_is_broken(world)
 }
 
@@ -125,7 +128,7 @@ fn scenario(world: &mut World, name: &str, fault: Fault, after: After) -> anyhow
     };
     served_again(world, start, serves)?;
     one_after_the_other(world, start, active)?;
-    let outage = world.client.as_ref().context("a client")?.outage(start).as_secs_f64();
+    let outage = world.outage(start);
     let account = site(world)?.account(start)?;
     let phases = phases(world, serves, after);
     eprintln!("{name:<36} {outage:>6.2} s without service{phases}{account}");
@@ -139,7 +142,7 @@ fn scenario(world: &mut World, name: &str, fault: Fault, after: After) -> anyhow
 /// Clients at the service address, visitors and the writer are served, by the Zopes of the member that serves.
 fn served_again(world: &World, start: Instant, serves: &str) -> anyhow::Result<()> {
     let now = Instant::now();
-    world.wait("clients are served", |world| world.client.as_ref().is_some_and(|client| client.served_since(now)))?;
+    world.wait("clients are served", |world| world.clients_served_since(now))?;
     world
         .wait("visitors are served", |world| site(world).is_ok_and(|site| site.is_served(now)))
         .with_context(|| site(world).and_then(|site| site.account(start)).unwrap_or_else(|error| error.to_string()))?;
@@ -286,7 +289,7 @@ fn waits_for_the_device(world: &mut World, name: &str, mode: &str) -> anyhow::Re
     one_after_the_other(world, start, active)?;
     let status = world.status(standby)?;
     ensure!(status["reports"][0]["proof"] == "fence", "{}", status["reports"][0]);
-    let outage = world.client.as_ref().context("a client")?.outage(start).as_secs_f64();
+    let outage = world.outage(start);
     let account = site(world)?.account(start)?;
     let phases = phases(world, standby, After::Moved);
     eprintln!("{name:<36} {outage:>6.2} s without service{phases}{account}");

@@ -71,13 +71,13 @@ pub struct World {
     pub fabric: Fabric,
     family: Family,
     dir: TempDir,
-    environment: Environment,
+    pub environment: Environment,
     running: Vec<(String, Child)>,
     kept: Kept,
     /// When a vote was last given, or a voter last started: either may bind a voter for a while.
     moved: Instant,
-    /// The storage as a client at the service address sees it.
-    pub client: Option<Watch>,
+    /// The storage as a client at each service address sees it.
+    clients: Vec<Watch>,
     /// The storages as they are seen on their own nodes.
     pub storages: Vec<Watch>,
     /// The site on top of it.
@@ -98,7 +98,7 @@ impl World {
             running: Vec::new(),
             kept: Kept::Supervised,
             moved: Instant::now(),
-            client: None,
+            clients: Vec::new(),
             storages: Vec::new(),
             site: None,
         };
@@ -189,7 +189,8 @@ impl World {
         self.wait("it holds the lock", |world| world.path("hangs").exists())
     }
 
-    fn command(&self, node: &str, program: &str) -> Command {
+    /// A program on a node.
+    pub fn command(&self, node: &str, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.fabric.namespace(node), program]);
         command
@@ -214,8 +215,33 @@ impl World {
     /// What a machine that was switched off does not have any more.
     pub fn forget_address(&self, node: &str) -> anyhow::Result<()> {
         let namespace = self.fabric.namespace(node);
-        let address = self.family.on_interface(SERVICE).replace("/24", "/32").replace("/64", "/128");
-        ip(&["-n", &namespace, "addr", "flush", "dev", "eth0", "to", &address])
+        self.service_addresses().iter().try_for_each(|address| {
+            let address = address.replace("/24", "/32").replace("/64", "/128");
+            ip(&["-n", &namespace, "addr", "flush", "dev", "eth0", "to", &address])
+        })
+    }
+
+    /// The service addresses as an interface has them.
+    pub fn service_addresses(&self) -> Vec<String> {
+        self.family.of_service().iter().map(|family| family.on_interface(SERVICE)).collect()
+    }
+
+    /// How many of the service addresses a node has.
+    pub fn addresses_up(&self, node: &str) -> anyhow::Result<usize> {
+        let told =
+            Command::new("ip").args(["-n", &self.fabric.namespace(node), "addr", "show", "dev", "eth0"]).output()?;
+        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        Ok(self.service_addresses().iter().filter(|address| text.contains(&format!(" {address} "))).count())
+    }
+
+    /// Whether a client at each of the service addresses was served since `start`.
+    pub fn clients_served_since(&self, start: Instant) -> bool {
+        self.clients.iter().all(|client| client.served_since(start))
+    }
+
+    /// The longest time without an answer that a client at any of the service addresses had between `start` and now, in seconds.
+    pub fn outage(&self, start: Instant) -> f64 {
+        self.clients.iter().map(|client| client.outage(start)).max().unwrap_or_default().as_secs_f64()
     }
 
     /// Whether the active has an address of IPv6 that it used from the first moment on.
@@ -316,12 +342,14 @@ impl World {
 
     /// Begins to watch, once a member serves.
     pub fn begin_watching(&mut self) -> anyhow::Result<()> {
-        let service: SocketAddr = format!("{}:8100", self.family.at(SERVICE)).parse()?;
         let own: SocketAddr = match self.family {
             Family::V4 => "127.0.0.1:8100".parse()?,
-            Family::V6 => "[::1]:8100".parse()?,
+            Family::Both => "[::1]:8100".parse()?,
         };
-        self.client = Some(Watch::begin(&self.fabric.namespace("c"), watch::PACE, move || watch::ruok(service)));
+        for family in self.family.of_service() {
+            let service: SocketAddr = format!("{}:8100", family.at(SERVICE)).parse()?;
+            self.clients.push(Watch::begin(&self.fabric.namespace("c"), watch::PACE, move || watch::ruok(service)));
+        }
         for node in ["a", "b"] {
             self.storages.push(Watch::begin(&self.fabric.namespace(node), watch::PACE, move || watch::ruok(own)));
         }
@@ -354,7 +382,7 @@ impl Drop for World {
     fn drop(&mut self) {
         // Those who ask hang in the namespaces until nobody is left who could answer.
         self.fabric.remove();
-        self.client = None;
+        self.clients.clear();
         self.site = None;
         self.storages.clear();
         for (_, mut child) in self.running.drain(..) {

@@ -44,14 +44,29 @@ use std::time::Instant;
 use tracing::error;
 use tracing::warn;
 
-/// Announces `address` on `device` and defends it while there is leave to. `conflicts` counts the claims of others.
+/// Announces `address` on `device` and defends it while there is leave to. `assure` puts it up if it is not, and says whether it
+/// was not; `conflicts` counts the claims of others.
 ///
 /// # Errors
 /// The interface is not there, has no hardware address, or went down.
-pub(super) fn run(address: IpAddr, device: &str, leave: &Leave, conflicts: &AtomicU64) -> io::Result<()> {
+pub(super) fn run(
+    address: IpAddr,
+    device: &str,
+    assure: impl Fn() -> io::Result<bool>,
+    leave: &Leave,
+    conflicts: &AtomicU64,
+) -> io::Result<()> {
+    let assure = || {
+        let put_up = leave.say(&assure)?;
+        if put_up {
+            warn!(%address, device, "the service address was gone from its interface, and is put up again");
+        }
+        io::Result::Ok(put_up)
+    };
+    assure()?;
     match address {
-        IpAddr::V4(own) => speak(&Arp::open(own, device)?, leave, conflicts),
-        IpAddr::V6(own) => speak(&Neighbours::open(own, device)?, leave, conflicts),
+        IpAddr::V4(own) => speak(&Arp::open(own, device)?, assure, leave, conflicts),
+        IpAddr::V6(own) => speak(&Neighbours::open(own, device)?, assure, leave, conflicts),
     }
 }
 
@@ -139,7 +154,12 @@ trait Network {
 }
 
 /// Announces the address and defends it while there is leave to.
-fn speak(network: &impl Network, leave: &Leave, conflicts: &AtomicU64) -> io::Result<()> {
+fn speak(
+    network: &impl Network,
+    assure: impl Fn() -> io::Result<bool>,
+    leave: &Leave,
+    conflicts: &AtomicU64,
+) -> io::Result<()> {
     let address = network.address();
     let mut voice = Voice::new(clock::mono());
     while leave.holds() {
@@ -153,6 +173,12 @@ fn speak(network: &impl Network, leave: &Leave, conflicts: &AtomicU64) -> io::Re
             }
             Word::Defend => {
                 let _ = leave.say(|| network.tell(false).and(network.tell(true)));
+                continue;
+            }
+            Word::Assure => {
+                if assure()? {
+                    voice = Voice::new(now);
+                }
                 continue;
             }
             Word::Silence(time) => {
@@ -268,6 +294,7 @@ struct Voice {
     began: Instant,
     sent: u32,
     last_turn: Instant,
+    assured: Instant,
     /// Not before.
     quiet_until: Instant,
     defended: Option<Instant>,
@@ -277,14 +304,18 @@ struct Voice {
 /// What to say now.
 #[derive(Debug, PartialEq, Eq)]
 enum Word {
-    Announce { reply: bool },
+    Announce {
+        reply: bool,
+    },
     Defend,
+    /// Nothing; make sure that the address is up.
+    Assure,
     Silence(Duration),
 }
 
 impl Voice {
     fn new(now: Instant) -> Self {
-        Self { began: now, sent: 0, last_turn: now, quiet_until: now, defended: None, defend_at: None }
+        Self { began: now, sent: 0, last_turn: now, assured: now, quiet_until: now, defended: None, defend_at: None }
     }
 
     /// What to say now. Who stood still for a while may have lost the address meanwhile without knowing: he is silent until
@@ -308,7 +339,12 @@ impl Voice {
             self.sent += 1;
             return Word::Announce { reply: self.sent.is_multiple_of(2) };
         }
-        let next = self.defend_at.map_or(due, |at| at.min(due));
+        let assure = (self.assured + ASSURE).max(self.quiet_until);
+        if now >= assure {
+            self.assured = now;
+            return Word::Assure;
+        }
+        let next = self.defend_at.map_or(due, |at| at.min(due)).min(assure);
         Word::Silence(next.saturating_duration_since(now))
     }
 
@@ -391,6 +427,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// At most one defence of the address in this time.
 const DEFEND: Duration = Duration::from_millis(200);
 
+/// How often the address is looked after.
+const ASSURE: Duration = Duration::from_secs(1);
+
 /// A turn that came so late was no turn: this node stood still. Long enough for the heartbeat to give the address up.
 const STALL: Duration = Duration::from_millis(500);
 
@@ -444,10 +483,16 @@ mod tests {
         for millis in [0, 20, 100, 300] {
             assert!(matches!(voice.next(at(millis)), Word::Announce { .. }), "{millis}");
         }
-        assert_eq!(voice.next(at(9_000)), Word::Silence(Duration::from_secs(56)), "what was missed is not said");
+        assert_eq!(
+            voice.next(at(9_000)),
+            Word::Silence(STALL),
+            "what was missed is not said, nor is the address put up"
+        );
         voice.claimed(at(9_001));
         assert_eq!(voice.next(at(9_200)), Word::Silence(Duration::from_millis(300)));
         assert_eq!(voice.next(at(9_500)), Word::Defend);
+        assert_eq!(voice.next(at(9_501)), Word::Assure);
+        assert_eq!(voice.next(at(9_502)), Word::Silence(Duration::from_millis(999)));
     }
 
     #[test]
