@@ -107,7 +107,8 @@ pub enum Verb {
     /// Send nothing to an upstream for a while, as when its storage is restarted: requests wait (`queue.hold`), what is
     /// stored is served stale.
     Hold(UpstreamArgs),
-    /// End a hold: who waits is served, no faster than the threads allow.
+    /// End a hold: who waits is served, no faster than the threads allow. What its storage serves then is accepted once, also
+    /// if it has lost transactions (`storage_lag`).
     Release(UpstreamArgs),
     /// Forget stored responses: of one URL, below a path, by pattern or tag, of a site, or all.
     #[command(after_help = "Examples:\n  tidegate purge https://www.example.org/news\n  \

@@ -181,7 +181,7 @@ fn suggestions(site: SocketAddr, stand: &mut Stand) -> String {
         ("kill a Zope, and go on reading", format!("kill -9 {zope}; curl -si http://{site}/news {heads}")),
         (
             "kill the storage, and go on reading",
-            format!("kill -9 {zeo}; curl -si http://{site}/images/cached.png {heads}"),
+            format!("kill -9 {zeo}; curl -sio /dev/null -D- http://{site}/images/cached.png {heads}"),
         ),
         ("what reached the Zopes", format!("tail -n 5 {dir}/zope*/requests")),
     ];
