@@ -4,6 +4,7 @@
 //! answer before it has read all of a request. A connection on which anything went wrong, or is left unfinished, closes by
 //! being dropped.
 
+use crate::clock;
 use crate::semantics::chunks;
 use crate::semantics::chunks::Decoder;
 use crate::semantics::chunks::Piece;
@@ -28,6 +29,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
+use std::time::Duration;
 use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -51,6 +53,9 @@ pub struct Exchange {
     method: Method,
     /// What of the request's body is still to be sent.
     upload: Option<Upload>,
+    /// How long after its beginning the last of the request's body was sent.
+    uploading: Duration,
+    began: Option<Instant>,
     /// Why the rest of the request cannot be sent.
     broken: Option<io::Error>,
     reader: wire::Reader,
@@ -138,6 +143,11 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// The bytes that are still to be written.
+    fn unsent(&self) -> usize {
+        self.output.len() - self.written
+    }
+
     fn is_written(&self) -> bool {
         self.output.is_empty()
     }
@@ -171,6 +181,8 @@ impl Exchange {
         Self {
             connection,
             method: head.method.clone(),
+            uploading: Duration::ZERO,
+            began: upload.is_some().then(clock::mono),
             upload,
             broken: None,
             reader: wire::Reader::default(),
@@ -180,15 +192,20 @@ impl Exchange {
         }
     }
 
-    /// The head of the answer, if it comes before it is `due`. Interim answers are passed over.
+    /// The head of the answer, if it comes before it is `due`; later by the time for which the request's body is still being
+    /// sent, for nobody answers what he has not read. Interim answers are passed over.
     ///
     /// Cancel-safe: it can be waited for again.
     ///
     /// # Errors
     /// [`Silence`].
     pub async fn answer(&mut self, due: Instant) -> Result<Answer, Silence> {
+        let before = self.uploading;
         poll_fn(|cx| match self.poll_answer(cx) {
-            Poll::Pending => self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late)),
+            Poll::Pending => {
+                let due = due + self.uploading.saturating_sub(before);
+                self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late))
+            }
             answered @ Poll::Ready(_) => answered,
         })
         .await
@@ -292,7 +309,12 @@ impl Exchange {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.broken.is_none() && !self.is_sent() {
             let waits = self.take_upload(cx)?;
-            match self.connection.poll_write(cx) {
+            let unsent = self.connection.unsent();
+            let written = self.connection.poll_write(cx);
+            if let Some(began) = self.began.filter(|_| self.connection.unsent() < unsent) {
+                self.uploading = clock::mono().saturating_duration_since(began);
+            }
+            match written {
                 Poll::Ready(Ok(())) if !waits => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
                 Poll::Ready(Err(error)) => self.broken = Some(error),

@@ -92,6 +92,21 @@ fn uploads_that_do_not_fit_are_refused_and_an_unwritable_spool_costs_no_upload()
 }
 
 #[test]
+fn an_upload_that_is_passed_on_as_it_comes_may_last_longer_than_an_answer() {
+    let origin = Origin::saying(PRIVATE);
+    let (server, upstream) = ("spool = \"/nowhere/at/all\"", "timeout = { first_byte = \"400ms\" }");
+    let edge = Edge::with(&[origin.address], &Change { server, upstream, ..Change::default() });
+    let mut client = edge.client();
+    client.send("POST / HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 100000\r\n\r\n").send("x".repeat(90_000));
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(100));
+        client.send("x".repeat(1000));
+    }
+    assert_eq!(client.reply().status, 200);
+    assert_eq!(origin.asked()[0].body.len(), 100_000);
+}
+
+#[test]
 fn who_reads_slowly_does_not_hold_a_thread() {
     let big = Arc::new("x".repeat(1_000_000));
     let body = Arc::clone(&big);
