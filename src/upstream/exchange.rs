@@ -168,13 +168,15 @@ impl Exchange {
     #[must_use]
     pub fn begin(mut connection: Box<Connection>, head: &RequestHead, body: RequestBody) -> Self {
         let framing = match body.size_hint().exact() {
+            // RFC 9110 8.6: where a method gives content a meaning, its absence is told; some origins answer 411 otherwise.
+            _ if body.is_end_stream() && tells_absence(&head.method) => Framing::Length(0),
             _ if body.is_end_stream() => Framing::None,
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
         wire::write(head, framing, &mut connection.output);
         let upload = match framing {
-            Framing::None => None,
+            Framing::None | Framing::Length(0) => None,
             Framing::Length(left) => Some(Upload { body, left: Some(left) }),
             Framing::Chunked => Some(Upload { body, left: None }),
         };
@@ -377,6 +379,10 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+fn tells_absence(method: &Method) -> bool {
+    [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }
 
 /// A request with another length than it says would begin the next one (RFC 9112 6.3).

@@ -107,6 +107,20 @@ fn an_upload_that_is_passed_on_as_it_comes_may_last_longer_than_an_answer() {
 }
 
 #[test]
+fn a_form_without_content_says_so() {
+    let origin = Origin::saying(PRIVATE);
+    let edge = Edge::of(&origin);
+    let chunked = "POST / HTTP/1.1\r\nHost: www.example.org\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let none = "POST / HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 0\r\n\r\n";
+    for form in [chunked, none] {
+        assert_eq!(edge.client().send(form).reply().status, 200);
+        assert_eq!(origin.asked().last().and_then(|asked| asked.field("content-length")), Some("0"), "{form}");
+    }
+    assert_eq!(edge.ask("/", ME).status, 200);
+    assert_eq!(origin.asked().last().and_then(|asked| asked.field("content-length")), None, "a GET has none");
+}
+
+#[test]
 fn who_reads_slowly_does_not_hold_a_thread() {
     let big = Arc::new("x".repeat(1_000_000));
     let body = Arc::clone(&big);
