@@ -255,7 +255,7 @@ impl Upstream {
             }
             Wait::begin(now, desk.rules, desk.service(now))
         };
-        let mut entering = pin!(self.scales.enter(standing.scales()));
+        let mut entering = pin!(self.scales.enter(|| self.standing().scales()));
         loop {
             let entering = tokio::time::timeout_at(wait.until().into(), entering.as_mut());
             let entered = match gone {
