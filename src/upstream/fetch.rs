@@ -302,6 +302,10 @@ impl Upstream {
             let lease = self.acquire(asker, &watch.request, way.avoid, gone).await.map_err(FetchError::Queue)?;
             watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
+            if way.standing.member(lease.endpoint.id).is_none() {
+                // It was not there when he came: a reload or a name has brought it meanwhile.
+                way.standing = self.standing();
+            }
             let endpoint = Arc::clone(&lease.endpoint);
             match self.attempt(lease, &mut body, &way).await {
                 Attempt::Answered(answer, exchange, lease, at) => {

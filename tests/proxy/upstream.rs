@@ -251,6 +251,27 @@ fn idle_connections_to_an_endpoint_that_was_taken_away_are_closed() {
 }
 
 #[test]
+fn who_waits_while_a_reload_brings_another_endpoint_is_served_and_counted_there() {
+    let gate = Gate::default();
+    let (busy, new) = (Origin::gated(&gate, PRIVATE), Origin::saying(PRIVATE));
+    let edge = Edge::with(&[busy.address], &Change { upstream: "threads = 1", ..Change::default() });
+    let mut first = edge.client();
+    first.ask("/first", ME);
+    busy.wait_for(1);
+    let mut waits = edge.client();
+    waits.ask("/waits", ME);
+    until("he waits", || upstream(&edge).view().waiting == 1);
+    edge.reload(&[new.address], &Change { upstream: "threads = 1", ..Change::default() }).expect("a good file");
+    assert_eq!(waits.reply().status, 200);
+    let set = upstream(&edge).view().active;
+    let counted =
+        format!("tidegate_upstream_requests_total{{upstream=\"zope\",set=\"{set}\",backend=\"{}\"", new.address);
+    assert!((edge.metric(&counted) - 1.0).abs() < 0.1, "{counted}");
+    gate.open();
+    assert_eq!(first.reply().status, 200);
+}
+
+#[test]
 fn who_lets_a_set_serve_of_which_nobody_is_up_is_told_so() {
     let origin = Origin::saying(PRIVATE);
     let set = format!("set = {{ main = [\"{}\"], spare = [\"{}\"] }}\nactive = \"main\"", origin.address, nowhere());
