@@ -178,7 +178,8 @@ impl Upstream {
     ) -> Result<Asked<'a>, QueueRefusal> {
         let mut desk = lock(&self.desk);
         let way = || asker.way.and_then(|way| desk.ways.get(&way)).copied();
-        let pinned = desk.pins.of(asker.who, now).or_else(way);
+        // What hangs is no place to wait at, whoever has written there.
+        let pinned = desk.pins.of(asker.who, now).or_else(way).filter(|pinned| !desk.is_stuck(*pinned));
         let ask = Ask { client: asker.client, class: asker.class, avoid, pinned, hash: asker.hash };
         let hold = desk.hold_left(now);
         let parked = desk.is_out();

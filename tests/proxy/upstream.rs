@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::edge::Change;
 use crate::edge::Edge;
 use crate::nowhere;
+use crate::origin::Asked;
 use crate::origin::DEADLINE;
 use crate::origin::Gate;
 use crate::origin::Origin;
@@ -269,6 +270,39 @@ fn who_waits_while_a_reload_brings_another_endpoint_is_served_and_counted_there(
     assert!((edge.metric(&counted) - 1.0).abs() < 0.1, "{counted}");
     gate.open();
     assert_eq!(first.reply().status, 200);
+}
+
+#[test]
+fn who_has_written_at_an_endpoint_that_hangs_since_is_served_elsewhere() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let script = move |asked: &Asked, stream: &mut std::net::TcpStream| {
+        if asked.target() == "/hangs" {
+            of_origin.pass();
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    };
+    let origins = [Origin::new(script.clone()), Origin::new(script)];
+    let servers = [origins[0].address, origins[1].address];
+    let lines = "threads = 2\npin = \"1h\"\ncheck = { kind = \"off\", stuck = \"1ms\" }";
+    let edge = Edge::with(&servers, &Change { upstream: lines, ..Change::default() });
+    let form = format!("POST /write HTTP/1.1\r\nHost: www.example.org\r\n{ME}Content-Length: 0\r\n\r\n");
+    assert_eq!(edge.client().send(form).reply().status, 200);
+    let mut hanging: Vec<Client> = (0..2).map(|_| edge.client()).collect();
+    for client in &mut hanging {
+        client.ask("/hangs", ME);
+    }
+    until("both hang where he has written", || in_flight(&edge) == 2);
+    until("it is seen to be stuck", || {
+        upstream(&edge).patrol();
+        upstream(&edge).view().endpoints.iter().any(|endpoint| endpoint.stuck)
+    });
+    assert_eq!(edge.ask("/read", ME).status, 200);
+    gate.open();
+    for client in &mut hanging {
+        assert_eq!(client.reply().status, 200);
+    }
 }
 
 #[test]
