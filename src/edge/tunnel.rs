@@ -21,6 +21,10 @@ use tracing::debug;
 /// A tunnel in which nothing has moved for so long is closed.
 const SILENCE_MAX: Duration = Duration::from_mins(5);
 
+/// When the origin has closed its side, the client has so long to say the rest: nobody hears it, and the thread is counted as
+/// taken for as long.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// The bytes that are held for each direction.
 const BUFFER: usize = 16 * 1024;
 
@@ -64,14 +68,20 @@ where
     let (client_read, client_write) = tokio::io::split(client);
     let (origin_read, origin_write) = tokio::io::split(origin);
     let last = std::sync::Mutex::new(clock::mono());
-    let up = std::pin::pin!(copy(client_read, origin_write, &last));
-    let down = std::pin::pin!(copy(origin_read, client_write, &last));
-    let both = async { tokio::join!(up, down) };
+    let mut up = std::pin::pin!(copy(client_read, origin_write, &last));
+    let mut down = std::pin::pin!(copy(origin_read, client_write, &last));
+    // Both are waited for by reference: neither loses what it holds.
+    let both = async {
+        tokio::select! {
+            () = &mut up => down.await,
+            () = &mut down => drop(tokio::time::timeout(FAREWELL, up).await),
+        }
+    };
     let mut both = std::pin::pin!(both);
     loop {
         let due = touched(&last) + SILENCE_MAX;
         tokio::select! {
-            _ = &mut both => return,
+            () = &mut both => return,
             () = tokio::time::sleep_until(due.into()) => {
                 if touched(&last) + SILENCE_MAX <= clock::mono() {
                     return;

@@ -306,6 +306,24 @@ fn who_has_written_at_an_endpoint_that_hangs_since_is_served_elsewhere() {
 }
 
 #[test]
+fn when_the_origin_ends_a_tunnel_its_thread_is_free_whatever_the_client_does() {
+    let origin = Origin::new(|asked, stream| {
+        if asked.target() != "/socket" {
+            write(stream, PRIVATE.as_bytes());
+            return Then::Keep;
+        }
+        write(stream, b"HTTP/1.1 101 Other\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye");
+        Then::Close
+    });
+    let edge = Edge::with(&[origin.address], &Change { upstream: "threads = 1", ..Change::default() });
+    let mut socket = edge.client();
+    socket.ask("/socket", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+    assert_eq!(socket.head().status, 101);
+    assert_eq!(socket.read(3), b"bye");
+    assert_eq!(edge.ask("/page", ME).status, 200, "the client has not closed its side");
+}
+
+#[test]
 fn who_lets_a_set_serve_of_which_nobody_is_up_is_told_so() {
     let origin = Origin::saying(PRIVATE);
     let set = format!("set = {{ main = [\"{}\"], spare = [\"{}\"] }}\nactive = \"main\"", origin.address, nowhere());
