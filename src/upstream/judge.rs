@@ -191,6 +191,16 @@ impl Upstream {
         }
     }
 
+    /// Closes all idle connections; says whether no request is under way that could leave another.
+    pub(super) fn close_all(&self) -> bool {
+        let endpoints = self.endpoints();
+        let idle = endpoints.iter().all(|endpoint| lock(&self.desk).queue.in_flight(endpoint.id) == 0);
+        for endpoint in &endpoints {
+            endpoint.pool.clear();
+        }
+        idle
+    }
+
     /// A request has ended at an endpoint that was stuck.
     pub(super) fn recovered(&self) {
         self.look_for_stuck(&self.standing(), clock::mono());

@@ -64,6 +64,7 @@ enum Job {
 
 struct Task {
     handle: JoinHandle<()>,
+    upstream: Arc<Upstream>,
     /// The very endpoint, for another may have come to its address.
     endpoint: Option<Arc<Endpoint>>,
 }
@@ -97,14 +98,26 @@ impl Probers {
             let stays = wanted.get(job).is_some_and(|(_, endpoint)| same(endpoint));
             if !stays {
                 task.handle.abort();
+                if matches!(job, Job::Patrol(_)) {
+                    tokio::spawn(retire(Arc::clone(&task.upstream)));
+                }
             }
             stays
         });
         for (at, (job, (upstream, endpoint))) in wanted.into_iter().enumerate() {
-            self.tasks
-                .entry(job)
-                .or_insert_with_key(|job| Task { handle: start(job, upstream, endpoint.clone(), at), endpoint });
+            self.tasks.entry(job).or_insert_with_key(|job| {
+                let handle = start(job, Arc::clone(&upstream), endpoint.clone(), at);
+                Task { handle, upstream, endpoint }
+            });
         }
+    }
+}
+
+/// Closes what an upstream that the configuration names no more still has open, until nothing is under way there: nobody else
+/// looks after it.
+async fn retire(upstream: Arc<Upstream>) {
+    while !upstream.close_all() {
+        tokio::time::sleep(PATROL).await;
     }
 }
 

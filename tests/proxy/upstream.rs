@@ -252,6 +252,20 @@ fn idle_connections_to_an_endpoint_that_was_taken_away_are_closed() {
 }
 
 #[test]
+fn idle_connections_of_an_upstream_that_was_taken_away_are_closed() {
+    let origin = Origin::saying(PRIVATE);
+    let edge = Edge::of(&origin);
+    assert_eq!(edge.ask("/page", ME).status, 200);
+    let old = upstream(&edge);
+    until("one connection is kept", || old.view().endpoints[0].idle == 1);
+    let text = fs::read_to_string(edge.config()).expect("its file").replace("zope", "plone");
+    fs::write(edge.config(), text).expect("a file");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(edge.publisher.reload()).expect("a good file");
+    until("it is closed", || old.view().endpoints[0].idle == 0);
+}
+
+#[test]
 fn who_waits_while_a_reload_brings_another_endpoint_is_served_and_counted_there() {
     let gate = Gate::default();
     let (busy, new) = (Origin::gated(&gate, PRIVATE), Origin::saying(PRIVATE));
