@@ -87,9 +87,6 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::debug;
 
-/// A body of this size is taken by hyper at once, however slowly the client reads.
-const TAKEN_AT_ONCE: u64 = 16 * 1024;
-
 /// Begins the names of flights that nobody joins; no variant's name begins so.
 const ASIDE: &[u8] = b"\xffauthorization ";
 
@@ -234,12 +231,6 @@ async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -
     }
     let answered = clean(errand, fetched);
     obsolete::after(errand, &head.method, answered.status, &answered.head);
-    if !head.method.is_safe()
-        && let Some(settling) = errand.edge.cache.disk().and_then(|disk| disk.settled())
-    {
-        // Who has changed something hears of it when no restart can bring back what was before; if the disk hangs, later.
-        settling.await;
-    }
     if let Some(key) = &errand.key {
         answered.learn(errand, key, shows_cookies);
     }
@@ -248,7 +239,15 @@ async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -
     {
         fetch_whole(Errand::clone(errand), &headers);
     }
-    Ok(answered.into_response(errand))
+    let response = answered.into_response(errand);
+    if !head.method.is_safe()
+        && let Some(settling) = errand.edge.cache.disk().and_then(|disk| disk.settled())
+    {
+        // Who has changed something hears of it when no restart can bring back what was before; if the disk hangs, later. The
+        // thread does not wait for it.
+        settling.await;
+    }
+    Ok(response)
 }
 
 impl Answered {
@@ -300,9 +299,6 @@ fn unhurried(body: OriginBody, errand: &Errand) -> OutBody {
         Err(body) => body,
     };
     let len = http_body::Body::size_hint(&body).exact();
-    if len.is_some_and(|len| len <= TAKEN_AT_ONCE) {
-        return OutBody::origin(body);
-    }
     let writer = Fill::relay(len, errand.upstream.standing().plan.buffer, Arc::clone(errand.edge.cache.fills()));
     let Some(reader) = StoredBody::Filling(writer.fill()).reader() else { return OutBody::origin(body) };
     tokio::spawn(async move {

@@ -342,6 +342,28 @@ fn a_client_with_a_small_window_gets_all_of_a_large_answer() {
 }
 
 #[test]
+fn a_client_that_opens_no_window_holds_no_thread() {
+    let origin = Origin::new(|asked, stream| {
+        if asked.target() != "/slow" {
+            crate::origin::write(stream, STORED.as_bytes());
+            return Then::Keep;
+        }
+        let half = "x".repeat(6000);
+        crate::origin::write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: 12000\r\n\r\n{half}").as_bytes());
+        thread::sleep(Duration::from_millis(100));
+        crate::origin::write(stream, half.as_bytes());
+        Then::Keep
+    });
+    let change = Change { server: "h2c = true", upstream: "threads = 1", ..Default::default() };
+    let edge = Edge::with(&[origin.address], &change);
+    let mut talk = Conversation::with(edge.place(false), &h2::setting(4, 0));
+    talk.send(&h2::request(1, &h2::get("/slow")));
+    let head = talk.until(|frame| frame.stream == 1).expect("an answer");
+    assert_eq!(head.kind, HEADERS);
+    assert_eq!(Client::to(edge.place(false)).get("/page").status, 200, "the only thread is free");
+}
+
+#[test]
 fn slow_clients_are_ended_whatever_they_are_slow_with() {
     let origin = Recorder::new(|_| {
         let body = "z".repeat(30_000_000);
