@@ -80,6 +80,7 @@ use http::header;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -95,6 +96,9 @@ const READING: &[u8] = b"\xffdisk";
 
 /// How often those who wait for a shared fetch try again together before each goes his own way.
 const TOGETHER: usize = 2;
+
+/// How often those who wait, with something stored at hand, look whether an outage has begun.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long the disk may take to read what is kept before the origin is asked instead.
 const READ_MAX: Duration = Duration::from_secs(5);
@@ -452,6 +456,14 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
                     (failure, variant, rounds) = (None, Some(theirs), 0..TOGETHER);
                     continue;
                 }
+                Followed::Out => {
+                    failure = None;
+                    match stale_while_out(&errand, trail, &request) {
+                        Ok(response) => return response,
+                        Err(unused) => trail = unused,
+                    }
+                    break;
+                }
                 Followed::Other(_) | Followed::OnMyOwn => {
                     failure = None;
                     break;
@@ -534,6 +546,22 @@ fn stale_while_out(
     }
 }
 
+/// Waits for `what`; nothing, if what is stored may be served instead and an outage begins meanwhile: then what was asked for may
+/// hang with its Zope for minutes.
+async fn unless_out<T>(errand: &Errand, headers: &HeaderMap, what: impl Future<Output = T>) -> Option<T> {
+    if errand.found.is_none() {
+        return Some(what.await);
+    }
+    let mut what = pin!(what);
+    loop {
+        match tokio::time::timeout(LOOK_AGAIN, &mut what).await {
+            Ok(done) => return Some(done),
+            Err(_) if errand.is_out() && usable_stale(errand, headers).is_some() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
 /// What is kept on the disk for such requests; it is in memory then, for those who come later. The thread that reads serves no
 /// requests, and who has waited too long for it asks the origin.
 async fn read_back(errand: &Errand, leader: &Leader, request: &Request<Incoming>) -> Option<Arc<Stored>> {
@@ -600,6 +628,8 @@ fn arrived(errand: &Errand, key: &[u8], headers: &HeaderMap) -> Option<(Arc<Stor
 enum Followed {
     Response(Arc<Stored>),
     OnMyOwn,
+    /// Nobody is there to ask any more, and what is stored may be served.
+    Out,
     Again(Option<Failure>),
     /// A response for other requests; his own variant.
     Other(Vec<u8>),
@@ -609,8 +639,9 @@ async fn follow(errand: &Errand, trail: &mut Trail, request: &Request<Incoming>,
     errand.site.metrics.collapsed();
     trail.aboard(&flight);
     let began = clock::mono();
-    let landing = flight.landed().await;
+    let landing = unless_out(errand, request.headers(), flight.landed()).await;
     errand.site.metrics.collapse_waited(clock::mono().saturating_duration_since(began));
+    let Some(landing) = landing else { return Followed::Out };
     match landing {
         Landing::Shared(stored) if stored.selection.matches(request.headers()) => match &errand.key {
             // It was purged while it arrived: whoever has not got it yet begins anew.
@@ -641,7 +672,14 @@ async fn lead(
     trail.aboard(leader.flight());
     let journey = Journey { errand: Arc::clone(&errand), client: request.headers().clone(), leader };
     tokio::spawn(journey.run(head, Some(reply)));
-    match outcome.await {
+    let Some(outcome) = unless_out(&errand, request.headers(), outcome).await else {
+        // The journey goes on for those who come later.
+        return match stale_while_out(&errand, trail, &request) {
+            Ok(response) => response,
+            Err(trail) => pass(&errand, trail, request).await,
+        };
+    };
+    match outcome {
         Ok(Outcome::Shared { stored, status, own, endpoint, timings, seat }) => {
             trail.travelled(&endpoint, timings);
             let mut told = errand.status.stored();
@@ -801,7 +839,7 @@ impl Journey {
             reply.closed().await;
             self.leader.deserted().await;
         };
-        let mut gone = std::pin::pin!(gone);
+        let mut gone = pin!(gone);
         let fetched =
             travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut()), self.leader.in_line()).await?;
         Ok(clean(&self.errand, fetched))

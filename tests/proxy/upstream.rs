@@ -422,6 +422,37 @@ fn endpoints_that_hang_are_spared_and_stale_is_served_until_they_answer() {
 }
 
 #[test]
+fn who_waits_for_a_page_that_hangs_reads_what_is_stored_as_soon_as_an_outage_is_known() {
+    let (gate, hangs) = (Gate::default(), Arc::new(AtomicBool::new(false)));
+    let (of_origin, hang) = (gate.clone(), Arc::clone(&hangs));
+    let origin = Origin::new(move |_, stream| {
+        if hang.load(Ordering::SeqCst) {
+            of_origin.pass();
+        }
+        write(stream, STALE.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    assert_eq!(edge.get("/stored").status, 200);
+    hangs.store(true, Ordering::SeqCst);
+    let mut clients: Vec<Client> = (0..3).map(|_| edge.client()).collect();
+    clients[0].ask("/stored", "");
+    origin.wait_for(2);
+    for client in &mut clients[1..] {
+        client.ask("/stored", "");
+    }
+    until("two wait with the first", || edge.metric("tidegate_cache_collapsed_requests_total{") > 1.5);
+    upstream(&edge).hold(Hold::Storage, true);
+    for client in &mut clients {
+        let stale = client.reply();
+        assert!(stale.status == 200 && stale.field("cache-status").unwrap().contains("stale"), "{}", stale.head);
+    }
+    assert!(!gate.is_open() && origin.asked().len() == 2);
+    upstream(&edge).hold(Hold::Storage, false);
+    gate.open();
+}
+
+#[test]
 fn websockets_that_last_are_no_sign_of_an_endpoint_that_hangs_and_turn_nobody_away() {
     let origin = Origin::new(|asked, stream| {
         if asked.target() == "/socket" {
