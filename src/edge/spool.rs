@@ -109,6 +109,8 @@ struct Held {
     gathered: BytesMut,
     /// What has not been taken in.
     rest: Option<RequestBody>,
+    /// Filled when it cannot be read again.
+    fault: Arc<OnceLock<ClientFault>>,
     memory: Claim,
     disk: Claim,
 }
@@ -125,6 +127,7 @@ impl Spool {
             in_file: 0,
             gathered: BytesMut::new(),
             rest: None,
+            fault: Arc::clone(&fault),
             memory: Claim::new(&self.memory),
             disk: Claim::new(&self.disk),
         };
@@ -149,13 +152,13 @@ impl Spool {
                 }
                 self.complain(dir, &error, PASSED_ON);
                 held.rest = Some(body);
-                return Ok(held.into_body(fault));
+                return Ok(held.into_body());
             }
         }
         if let Some(file) = &mut held.file {
             file.rewind().await.map_err(|error| self.lost(dir, &error))?;
         }
-        Ok(held.into_body(fault))
+        Ok(held.into_body())
     }
 
     /// Tells the diary, but not of each upload.
@@ -206,7 +209,8 @@ impl Held {
         Ok(())
     }
 
-    fn into_body(self, fault: Arc<OnceLock<ClientFault>>) -> RequestBody {
+    fn into_body(self) -> RequestBody {
+        let fault = Arc::clone(&self.fault);
         RequestBody::Stream { body: self.boxed_unsync(), fault }
     }
 
@@ -250,7 +254,11 @@ impl Body for Held {
         let piece = if this.in_file > 0 {
             match ready!(this.poll_file(cx)) {
                 Ok(piece) => piece,
-                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+                Err(error) => {
+                    let _ = this.fault.set(ClientFault::Lost);
+                    warn!(error = chain(&error), "an upload is lost: what was written to server.spool cannot be read");
+                    return Poll::Ready(Some(Err(error.into())));
+                }
             }
         } else if !this.gathered.is_empty() {
             std::mem::take(&mut this.gathered).freeze()
@@ -324,6 +332,24 @@ mod tests {
         let taken = spool.take_in(upload(drops), dir.path(), 0).await.unwrap_or(RequestBody::Empty);
         assert_eq!((taken.size_hint().exact(), Arc::strong_count(&alive)), (Some(1000), 1));
         assert_eq!(taken.collect().await.unwrap().to_bytes(), "x".repeat(1000));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_cannot_be_read_again_is_told_from_a_failing_origin() {
+        let held = Held {
+            file: Some(File::from_std(tempfile::tempfile().unwrap())),
+            in_file: 10,
+            gathered: BytesMut::new(),
+            rest: None,
+            fault: Arc::default(),
+            memory: Claim::new(&Arc::default()),
+            disk: Claim::new(&Arc::default()),
+        };
+        let body = held.into_body();
+        let fault = body.fault().unwrap();
+        assert!(body.collect().await.is_err());
+        let error = FetchError::Client(*fault.get().unwrap());
+        assert_eq!((error.status().as_u16(), error.why()), (500, "spool"));
     }
 
     #[tokio::test]

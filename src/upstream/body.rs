@@ -28,7 +28,7 @@ const DRIP_MAX: u32 = 10;
 /// Why a body broke off.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// What the client did wrong while its body was being passed on.
+/// Why a client's body broke off that was being passed on; the origin is not to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFault {
     /// It sent more than the site takes.
@@ -37,6 +37,8 @@ pub enum ClientFault {
     TooSlow,
     /// It left, or broke the framing.
     Broken,
+    /// None: it was taken in, and cannot be read again where it is kept.
+    Lost,
 }
 
 /// The body of a request to an origin.

@@ -131,6 +131,7 @@ impl FetchError {
             Self::Client(ClientFault::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Client(ClientFault::TooSlow) => StatusCode::REQUEST_TIMEOUT,
             Self::Client(ClientFault::Broken) => StatusCode::BAD_REQUEST,
+            Self::Client(ClientFault::Lost) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -151,6 +152,7 @@ impl FetchError {
             Self::Client(ClientFault::TooLarge) => "body_too_large",
             Self::Client(ClientFault::TooSlow) => "body_too_slow",
             Self::Client(ClientFault::Broken) => "body_broken",
+            Self::Client(ClientFault::Lost) => "spool",
         }
     }
 
