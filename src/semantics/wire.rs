@@ -79,6 +79,18 @@ pub enum NoAnswer {
     BadLength,
 }
 
+impl NoAnswer {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::TooLarge => "head_too_large",
+            Self::Malformed => "head_malformed",
+            Self::BadLength => "length_malformed",
+        }
+    }
+}
+
 /// Reads the heads of the answers to one request, as their bytes arrive.
 #[derive(Debug, Default)]
 pub struct Reader {

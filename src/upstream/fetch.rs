@@ -427,7 +427,7 @@ impl Upstream {
             Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease, clock::mono()),
             Err(Silence::Late) => Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false },
             Err(Silence::Interim) => Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false },
-            Err(Silence::NoAnswer(_)) => Attempt::Lost { error: FetchError::BadAnswer("parse"), reused },
+            Err(Silence::NoAnswer(why)) => Attempt::Lost { error: FetchError::BadAnswer(why.word()), reused },
             Err(silence) => Attempt::Lost { error: FetchError::Broken(silence), reused },
         }
     }
