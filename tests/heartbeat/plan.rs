@@ -7,6 +7,7 @@ use tidegate::heartbeat::machine::ProofKind;
 use tidegate::heartbeat::machine::Refusal;
 use tidegate::heartbeat::machine::faults::Rule;
 
+use super::audit::Taken;
 use super::chance::Chance;
 use super::orders;
 use super::world::Device;
@@ -68,16 +69,29 @@ pub enum Kind {
     NewPair,
     /// What would happen is asked, and then it happens.
     Foretold,
+    /// Who shoots takes the role before the shot is over, and gives it up again.
+    SlowShot,
+    /// The same, and the voter that permitted the shot forgets it.
+    ForgottenShot,
 }
 
 impl Kind {
     /// What is done follows from what is seen, instead of a plan.
     fn is_played(self) -> bool {
-        matches!(self, Self::Switchover | Self::OnStandby | Self::Observed | Self::Forced | Self::Foretold)
+        matches!(
+            self,
+            Self::Switchover
+                | Self::OnStandby
+                | Self::Observed
+                | Self::Forced
+                | Self::Foretold
+                | Self::SlowShot
+                | Self::ForgottenShot
+        )
     }
 }
 
-pub const KINDS: [Kind; 32] = [
+pub const KINDS: [Kind; 34] = [
     Kind::SlowWire,
     Kind::Stall,
     Kind::Swarm,
@@ -110,6 +124,8 @@ pub const KINDS: [Kind; 32] = [
     Kind::Foretold,
     Kind::Foretold,
     Kind::Foretold,
+    Kind::SlowShot,
+    Kind::ForgottenShot,
 ];
 
 /// One thing that goes wrong, or is mended.
@@ -140,6 +156,7 @@ pub enum Fault {
 pub struct Outcome {
     pub broken: Option<String>,
     pub events: u64,
+    pub shots: usize,
     pub kind: Kind,
 }
 
@@ -166,7 +183,7 @@ pub fn play_kind(seed: u64, kind: Kind, rule: Option<Rule>) -> Outcome {
         eprintln!("seed {seed} {kind:?}\n{:#?}\n{plan:?}", world.terms);
     }
     judge(&mut world, kind, &plan, &mut chance);
-    Outcome { broken: world.audit.broken.take(), events: world.events, kind }
+    Outcome { broken: world.audit.broken.take(), events: world.events, shots: world.audit.fenced, kind }
 }
 
 fn terms(kind: Kind, chance: &mut Chance) -> Terms {
@@ -224,7 +241,7 @@ fn terms(kind: Kind, chance: &mut Chance) -> Terms {
             ..base
         },
         Kind::Stall => Terms { lease: 1_000 * MS, probes: chance.often(500), ..base },
-        Kind::Behind => base,
+        Kind::Behind | Kind::SlowShot | Kind::ForgottenShot => base,
         Kind::Switchover
         | Kind::Maintained
         | Kind::OnStandby
@@ -341,7 +358,14 @@ fn plan(kind: Kind, terms: &Terms, chance: &mut Chance) -> Vec<(Us, Fault)> {
             plan.retain(|(at, _)| *at < HEAL);
         }
         // What is done there follows from what is seen.
-        Kind::Switchover | Kind::OnStandby | Kind::Observed | Kind::Forced | Kind::NewPair | Kind::Foretold => {}
+        Kind::Switchover
+        | Kind::OnStandby
+        | Kind::Observed
+        | Kind::Forced
+        | Kind::NewPair
+        | Kind::Foretold
+        | Kind::SlowShot
+        | Kind::ForgottenShot => {}
     }
     plan.sort_by_key(|(at, _)| *at);
     plan
@@ -576,6 +600,9 @@ fn judge(world: &mut World, kind: Kind, plan: &[(Us, Fault)], chance: &mut Chanc
     }
     expect(world, kind, first, bids);
     orders::play(world, kind, first, chance);
+    if matches!(kind, Kind::SlowShot | Kind::ForgottenShot) {
+        slow_shot(world, kind, first, chance);
+    }
     heal_and_settle(world, plan);
 }
 
@@ -668,30 +695,28 @@ pub fn outage(seed: u64, faults: &[Fault]) -> u64 {
 }
 
 /// The standby shoots with a device that takes its time, and takes the role meanwhile, for the active stood still. That one hears
-/// nothing of the other when it is back, and would like to shoot as well, or to serve. How often somebody shot.
-pub fn a_slow_shot(seed: u64, forgets: Option<Us>, starts: bool) -> usize {
-    let mut world = World::new(seed, Terms::default(), None);
-    world.boot_all();
-    world.run(BEGIN, &mut |_, _| {});
-    let active = world.active()[0];
-    apply(&mut world, Fault::Device(0, Device::Slow));
-    apply(&mut world, Fault::Device(1, Device::Slow));
-    apply(&mut world, Fault::Pair(0, 1, true));
-    apply(&mut world, Fault::ServiceCut(2, 1 - active, true));
-    apply(&mut world, Fault::StartFails(1 - active, !starts));
-    apply(&mut world, Fault::Freeze(active, 600 * MS));
-    if let Some(after) = forgets {
-        world.run(BEGIN + after, &mut |_, _| {});
-        apply(&mut world, Fault::LoseJournal(2, 10 * MS));
+/// nothing of the other when it is back, and would like to shoot as well, or to serve.
+fn slow_shot(world: &mut World, kind: Kind, active: usize, chance: &mut Chance) {
+    let (standby, began) = (1 - active, world.now);
+    for fault in [
+        Fault::Device(0, Device::Slow),
+        Fault::Device(1, Device::Slow),
+        Fault::Pair(0, 1, true),
+        Fault::ServiceCut(2, standby, true),
+        Fault::StartFails(standby, kind == Kind::SlowShot),
+        Fault::Freeze(active, 600 * MS),
+    ] {
+        apply(world, fault);
     }
-    world.run(BEGIN + 3 * SECOND, &mut |_, _| {});
-    assert_eq!(world.audit.broken, None, "seed {seed}, {forgets:?}, {starts}");
-    for (victim, by, at) in &world.audit.hits {
-        let served = world.audit.taken.iter().any(|taken| taken.node == *victim && taken.at > BEGIN && taken.at < *at);
-        assert!(
-            !served,
-            "seed {seed}, {forgets:?}, {starts}: {by} had given the role up, and shot {victim}, which took it"
-        );
+    if kind == Kind::ForgottenShot {
+        run(world, &[], began + chance.pick(&[520, 560, 600]) * MS);
+        apply(world, Fault::LoseJournal(2, 10 * MS));
     }
-    world.audit.fenced
+    run(world, &[], began + 3 * SECOND);
+    for (victim, by, at) in world.audit.hits.clone() {
+        let serves = |taken: &Taken| taken.node == victim && taken.at > began && taken.at < at;
+        if world.audit.taken.iter().any(serves) {
+            world.audit.fail(at, format!("{by} had given the role up, and shot {victim}, which took it"));
+        }
+    }
 }

@@ -39,12 +39,14 @@ pub enum Rule {
     ForecastAsks,
     TakeoversLast,
     StandbyLasts,
+    ShotsEndFirst,
+    ForgottenShotBinds,
 }
 
 impl Rule {
     /// All of them.
     #[doc(hidden)]
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::OneVotePerEpoch,
         Self::SaveBeforeAnswer,
         Self::MajorityOfConfigured,
@@ -79,6 +81,8 @@ impl Rule {
         Self::ForecastAsks,
         Self::TakeoversLast,
         Self::StandbyLasts,
+        Self::ShotsEndFirst,
+        Self::ForgottenShotBinds,
     ];
 }
 

@@ -289,7 +289,8 @@ impl Machine {
         match self.role {
             Role::Taking { until, .. } if self.now >= until => self.give_up(Why::StartFailed, actions),
             // Who has said that it stopped binds nobody, so its shots are over before.
-            Role::Stopping { hold, resources: true, address: true, .. } if hold.shots.under_way() => {}
+            Role::Stopping { hold, resources: true, address: true, .. }
+                if hold.shots.under_way() && !self.dropped.is(Rule::ShotsEndFirst) => {}
             Role::Stopping { resources: true, address: true, why, .. } => return self.stopped(why, actions),
             Role::Stopping { until, .. } if self.now >= until => self.stop_failed(actions),
             Role::StopFailed { hold, until } if self.now >= until => {

@@ -241,9 +241,9 @@ impl Machine {
     /// Nothing that was forgotten stands in the way any more, but that a member may be shooting on the strength of it: whoever has
     /// not been heard, since this start, to ask for nothing.
     pub(super) fn trust_journal(&mut self, seen: Epoch) {
-        let longest = super::hold_of(&self.set);
+        let longest = if self.dropped.is(Rule::ForgottenShotBinds) { 0 } else { super::hold_of(&self.set) };
         let shoots = [NodeId(0), NodeId(1)].map(|member| match self.peers[member.at()].said {
-            Some(said) => said.ask.filter(|ask| ask.earnest).map_or(0, |ask| At::from(ask.hold_us)),
+            Some(said) => said.ask.filter(|ask| ask.earnest).map_or(0, |ask| At::from(ask.hold_us).min(longest)),
             None => longest,
         });
         self.register.recover(seen, shoots, self.now);
