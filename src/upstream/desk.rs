@@ -246,25 +246,19 @@ impl Desk {
         self.underway.get(id.0).into_iter().flat_map(Underway::all)
     }
 
-    /// The requests that have passed the bound since this was last asked, with their endpoints: no more than `most`, and how
-    /// many others.
-    pub fn newly_long(
-        &mut self,
-        now: Instant,
-        bound: Duration,
-        most: usize,
-    ) -> (Vec<(EndpointId, Begun<Arc<dyn Request>>)>, usize) {
-        let (mut named, mut others) = (Vec::new(), 0);
+    /// The requests that have passed the bound since this was last asked, with their endpoints.
+    pub fn newly_long(&mut self, now: Instant, bound: Duration) -> Vec<(EndpointId, Begun<Arc<dyn Request>>)> {
+        let mut long = Vec::new();
         for (at, underway) in self.underway.iter_mut().enumerate() {
-            for begun in underway.newly_long(now, bound) {
-                if named.len() < most {
-                    named.push((EndpointId(at), begun.clone()));
-                } else {
-                    others += 1;
-                }
-            }
+            long.extend(underway.newly_long(now, bound).map(|begun| (EndpointId(at), begun.clone())));
         }
-        (named, others)
+        long
+    }
+
+    /// What is known of a request is this from now on; gives what was known before.
+    pub fn describe(&mut self, id: EndpointId, lease: u64, known: Arc<dyn Request>) -> Option<Arc<dyn Request>> {
+        let begun = self.underway.get_mut(id.0)?.find(lease)?;
+        Some(std::mem::replace(&mut begun.request, known))
     }
 
     /// Looks for endpoints that are stuck; gives those of which that is news.

@@ -18,6 +18,7 @@ use crate::upstream::machine::outlier;
 use crate::upstream::machine::outlier::Summary;
 use crate::upstream::machine::outlier::Verdict;
 use crate::upstream::machine::queue::EndpointId;
+use crate::upstream::machine::stuck::Stage;
 use crate::upstream::machine::warmup::Phase;
 use crate::upstream::request::Description;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use std::time::Duration;
 use std::time::Instant;
 use tracing::info;
 use tracing::warn;
+
+/// A request is long after this, where the operator has not said when one is stuck.
+const LONG: Duration = Duration::from_secs(20);
 
 /// What is left when the condition of an endpoint has changed.
 struct Left {
@@ -225,23 +229,36 @@ impl Upstream {
         }
     }
 
-    /// Names in the diary, once each and not too many, the requests that have held a thread for longer than the bound.
+    /// Names in the diary, once each and not too many, the requests that have held a thread for longer than the bound. Tunnels are
+    /// meant to last. From then on no more is kept of a request than what is told about it: a tunnel of days shall not keep the
+    /// snapshot under which it began.
     fn name_the_long(&self, standing: &Standing, now: Instant) {
-        let bound = standing.plan.check.stuck;
-        let mut notices = lock(&self.notices);
-        let (named, others) = lock(&self.desk).newly_long(now, bound, notices.left(now));
-        notices.note(named.len(), others);
-        let unnamed = notices.owed(now);
-        drop(notices);
+        let stuck = standing.plan.check.stuck;
+        let long = lock(&self.desk).newly_long(now, if stuck.is_zero() { LONG } else { stuck });
+        let described: Vec<_> = long.into_iter().map(|(id, begun)| (id, begun.request.describe(), begun)).collect();
+        for (id, description, begun) in &described {
+            let before = lock(&self.desk).describe(*id, begun.id, Arc::new(description.clone()));
+            // With no lock held.
+            drop(before);
+        }
+        if stuck.is_zero() {
+            return;
+        }
+        let told: Vec<_> = described.into_iter().filter(|(.., begun)| begun.stage != Stage::Tunnel).collect();
+        let (named, unnamed) = {
+            let mut notices = lock(&self.notices);
+            let named = told.len().min(notices.left(now));
+            notices.note(named, told.len() - named);
+            (named, notices.owed(now))
+        };
         let name = self.name();
-        for (id, begun) in named {
+        for (id, Description { method, site, url, client }, begun) in told.into_iter().take(named) {
             let Some(endpoint) = self.endpoint(id) else { continue };
-            let Description { method, site, url, client } = begun.request.describe();
-            let (number, phase) = (begun.id, begun.stage.as_str());
+            let (number, phase, abandoned) = (begun.id, begun.stage.as_str(), begun.abandoned);
             let age = Duration::from_secs(now.saturating_duration_since(begun.since).as_secs());
             info!(
-                upstream = %name, endpoint = %endpoint.addr, number, ?age, phase, abandoned = begun.abandoned, method, url,
-                site, client, "request takes long"
+                upstream = %name, endpoint = %endpoint.addr, number, ?age, phase, abandoned, method, url, site, client,
+                "request takes long"
             );
         }
         if unnamed > 0 {

@@ -26,6 +26,12 @@ pub struct Description {
     pub client: String,
 }
 
+impl Request for Description {
+    fn describe(&self) -> Description {
+        self.clone()
+    }
+}
+
 /// A URL of these parts in at most [`URL_MAX`] bytes, of which each can be printed anywhere: what is no visible ASCII is
 /// percent-encoded (RFC 3986 2.1). One that is cut ends in `...`.
 #[must_use]

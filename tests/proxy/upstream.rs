@@ -472,7 +472,12 @@ fn websockets_that_last_are_no_sign_of_an_endpoint_that_hangs_and_turn_nobody_aw
     }
     let heard = Instant::now();
     until("they have lasted", || heard.elapsed() > Duration::from_millis(5));
+    let before = Arc::downgrade(&edge.publisher.house().snapshots.load_full());
     upstream(&edge).patrol();
+    let shown = status::words(&status::json(&edge.publisher));
+    assert!(shown.contains(" as a tunnel: GET http://www.example.org/socket from 127.0.0.1"), "{shown}");
+    edge.reload(&[origin.address], &Change { upstream: lines, ..Change::default() }).expect("good");
+    until("nobody needs the old configuration", || before.strong_count() == 0);
     let seen = upstream(&edge).view();
     assert!(!seen.endpoints[0].stuck && !seen.out && seen.endpoints[0].in_flight == 2, "{seen:?}");
     drop(sockets);

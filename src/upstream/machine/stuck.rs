@@ -42,8 +42,8 @@ pub struct Begun<R> {
     pub stage: Stage,
     /// Nobody waits for its answer any more.
     pub abandoned: bool,
-    /// The diary has named it.
-    named: bool,
+    /// It has taken long, and that was told.
+    told: bool,
     /// What else is known of it.
     pub request: R,
 }
@@ -64,7 +64,7 @@ impl<R> Default for Underway<R> {
 impl<R> Underway<R> {
     /// Request `id` was sent on its way.
     pub fn begin(&mut self, id: u64, request: R, now: Instant) {
-        self.begun.push(Begun { id, since: now, stage: Stage::Head, abandoned: false, named: false, request });
+        self.begun.push(Begun { id, since: now, stage: Stage::Head, abandoned: false, told: false, request });
     }
 
     /// Request `id` has ended; gives what was known of it. `answered`: it was the endpoint's doing.
@@ -91,7 +91,8 @@ impl<R> Underway<R> {
         }
     }
 
-    fn find(&mut self, id: u64) -> Option<&mut Begun<R>> {
+    /// Request `id`.
+    pub fn find(&mut self, id: u64) -> Option<&mut Begun<R>> {
         self.begun.iter_mut().find(|begun| begun.id == id)
     }
 
@@ -100,14 +101,12 @@ impl<R> Underway<R> {
         self.begun.iter()
     }
 
-    /// Those that have passed the bound since this was last asked. Tunnels are meant to last.
+    /// Those that have passed the bound since this was last asked.
     pub fn newly_long(&mut self, now: Instant, bound: Duration) -> impl Iterator<Item = &Begun<R>> {
-        let long = move |begun: &Begun<R>| {
-            !bound.is_zero() && begun.stage != Stage::Tunnel && now.saturating_duration_since(begun.since) >= bound
-        };
+        let long = move |begun: &Begun<R>| now.saturating_duration_since(begun.since) >= bound;
         self.begun.iter_mut().filter_map(move |begun| {
-            let news = !begun.named && long(begun);
-            begun.named |= news;
+            let news = !begun.told && long(begun);
+            begun.told |= news;
             news.then_some(&*begun)
         })
     }
@@ -191,22 +190,20 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_takes_long_is_news_once_and_a_tunnel_never() {
+    fn a_request_that_takes_long_is_news_once() {
         let began = Instant::now();
         let at = |second| began + Duration::from_secs(second);
         let bound = Duration::from_secs(10);
         let mut underway = Underway::default();
         underway.begin(1, "slow", at(0));
         underway.begin(2, "later", at(5));
-        underway.begin(3, "tunnel", at(0));
-        underway.hear(3, Stage::Tunnel, at(0));
         let mut news =
             |second, bound| underway.newly_long(at(second), bound).map(|begun| begun.request).collect::<Vec<_>>();
         assert!(news(9, bound).is_empty());
         assert_eq!(news(10, bound), ["slow"]);
         assert_eq!(news(14, bound), [""; 0], "it is no news any more");
         assert_eq!(news(15, bound), ["later"]);
-        assert!(news(99, bound).is_empty() && news(99, Duration::ZERO).is_empty());
+        assert!(news(99, bound).is_empty());
     }
 
     #[test]
