@@ -118,6 +118,9 @@ pub fn words(status: &Value) -> String {
         for request in each(&upstream["line"], request) {
             line(&mut text, "", format!("in line    {request}"));
         }
+        for name in each(&upstream["names"], name) {
+            line(&mut text, "", name);
+        }
         for storage in each(&upstream["storage"], storage) {
             line(&mut text, "", storage);
         }
@@ -195,6 +198,23 @@ fn storage(storage: &Value) -> String {
         _ => String::new(),
     };
     format!("storage    {:<22} {}{known}", string(&storage["address"]), string(&storage["state"]))
+}
+
+/// A name among the endpoints.
+fn name(name: &Value) -> String {
+    let addresses = match name["addresses"].as_array().map_or(0, Vec::len) {
+        1 => "1 address".to_owned(),
+        count => format!("{count} addresses"),
+    };
+    let state = match (name["answers"].as_bool(), name["addresses"].as_array().is_some_and(|list| !list.is_empty())) {
+        (None, _) => "is being looked up".to_owned(),
+        (Some(true), _) => addresses,
+        (Some(false), known) => {
+            let last = if known { format!("its last {addresses} in use") } else { "no address known".to_owned() };
+            format!("NO ANSWER for {}, {last} ({})", ago(&name["failing"]), string(&name["error"]))
+        }
+    };
+    format!("name       {:<22} {state}", string(&name["name"]))
 }
 
 fn endpoint(endpoint: &Value) -> String {

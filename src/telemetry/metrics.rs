@@ -26,6 +26,7 @@ pub use site::SiteMetrics;
 pub use upstream::EndpointMetrics;
 pub use upstream::LimitMetrics;
 pub use upstream::ListenerMetrics;
+pub use upstream::NameFacts;
 pub use upstream::UpstreamMetrics;
 pub use words::AbortPhase;
 pub use words::CacheClass;

@@ -6,6 +6,7 @@
 use crate::clock;
 use crate::telemetry::metrics::EndpointMetrics;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::NameFacts;
 use crate::telemetry::metrics::UpstreamMetrics;
 use crate::units::OriginAddr;
 use crate::units::SetName;
@@ -17,6 +18,9 @@ use crate::upstream::desk::Hold;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::gate::Gate;
 use crate::upstream::machine::names;
+use crate::upstream::machine::names::Failure;
+use crate::upstream::machine::names::Lookups;
+use crate::upstream::machine::names::News;
 use crate::upstream::machine::names::Placed;
 use crate::upstream::machine::notices::Notices;
 use crate::upstream::machine::queue::Bounds;
@@ -74,6 +78,7 @@ pub struct Upstream {
 #[derive(Default)]
 struct Names {
     addresses: BTreeMap<OriginAddr, Vec<OriginAddr>>,
+    lookups: BTreeMap<OriginAddr, Lookups>,
     labelled: HashSet<OriginAddr>,
 }
 
@@ -174,16 +179,38 @@ impl Upstream {
         self.put_in_force(&mut names, plan);
     }
 
-    /// `name` means these endpoints from now on; says whether that is news.
-    pub fn resolved(&self, name: &OriginAddr, endpoints: Vec<OriginAddr>) -> bool {
+    /// `name` means these endpoints from now on; says whether those are others than before, and what else is news.
+    pub fn resolved(&self, name: &OriginAddr, endpoints: Vec<OriginAddr>) -> (bool, Option<News>) {
         let mut names = lock(&self.names);
+        let news = names.lookups.entry(name.clone()).or_default().answered(clock::mono());
         if names.addresses.get(name) == Some(&endpoints) {
-            return false;
+            return (false, news);
         }
         names.addresses.insert(name.clone(), endpoints);
         let plan = self.standing().plan.clone();
         self.put_in_force(&mut names, plan);
-        true
+        (true, news)
+    }
+
+    /// `name` could not be looked up; says what is news about that, and how many addresses it had.
+    pub fn unresolved(&self, name: &OriginAddr, why: Failure, error: String) -> (Option<News>, usize) {
+        let mut names = lock(&self.names);
+        let news = names.lookups.entry(name.clone()).or_default().failed(why, error, clock::mono());
+        (news, names.addresses.get(name).map_or(0, Vec::len))
+    }
+
+    /// The names among its endpoints, what looking them up has come to, and the addresses that they have at present.
+    pub(super) fn names(&self) -> Vec<(OriginAddr, Lookups, Vec<OriginAddr>)> {
+        let standing = self.standing();
+        let names = lock(&self.names);
+        let mut wanted: Vec<&OriginAddr> = standing.plan.names().collect();
+        wanted.sort();
+        wanted.dedup();
+        let known = |name: &OriginAddr| {
+            let (lookups, addresses) = (names.lookups.get(name), names.addresses.get(name));
+            (name.clone(), lookups.cloned().unwrap_or_default(), addresses.cloned().unwrap_or_default())
+        };
+        wanted.into_iter().map(known).collect()
     }
 
     /// Whether one of its names has this address at present.
@@ -196,6 +223,7 @@ impl Upstream {
     fn put_in_force(&self, names: &mut Names, plan: Plan) {
         let now = clock::mono();
         names.addresses.retain(|name, _| plan.names().any(|known| known == name));
+        names.lookups.retain(|name, _| plan.names().any(|known| known == name));
         let placed = names::expand(&plan.sets, &names.addresses);
         let mut desk = lock(&self.desk);
         let mut known = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
@@ -326,6 +354,13 @@ impl Upstream {
     /// Brings what changes all the time into the gauges.
     pub fn show_gauges(&self) {
         let standing = self.standing();
+        self.counters.names(self.names().into_iter().map(|(name, lookups, addresses)| NameFacts {
+            name: name.to_string(),
+            up: lookups.answers(),
+            failing: lookups.failing().map(|failing| clock::mono().saturating_duration_since(failing.since)),
+            addresses: addresses.len(),
+            lookups: lookups.counts(),
+        }));
         self.counters.sets(standing.plan.sets.iter().map(|set| set.name.clone()), &standing.plan.active);
         let desk = lock(&self.desk);
         for class in Class::ALL {

@@ -1,12 +1,15 @@
 //! Endpoints by name (`dns+HOST:PORT`): the name is looked up for as long as it is in use, and every address is an endpoint.
 //!
-//! A look-up that fails changes nothing; it is told once, and tried again soon.
+//! A look-up that fails changes nothing; it is told when that begins, when it fails otherwise and when it is over, and tried again
+//! soon.
 
 use crate::clock;
 use crate::telemetry::chain;
 use crate::units::OriginAddr;
 use crate::upstream::live::Upstream;
 use crate::upstream::machine::names;
+use crate::upstream::machine::names::Failure;
+use crate::upstream::machine::names::News;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::config::NameServerConfig;
@@ -40,6 +43,17 @@ enum ResolveError {
     Empty(OriginAddr),
 }
 
+impl ResolveError {
+    fn why(&self) -> Failure {
+        match self {
+            Self::Failed { source, .. } if source.is_no_records_found() => Failure::Absent,
+            Self::Failed { .. } => Failure::Failed,
+            Self::Timeout(_) => Failure::Timeout,
+            Self::Empty(_) => Failure::Absent,
+        }
+    }
+}
+
 /// Looks `name` up for ever, and lets `upstream` know what it means.
 pub async fn watch(upstream: Arc<Upstream>, name: OriginAddr) {
     let mut resolver: Option<(Vec<SocketAddr>, TokioResolver)> = None;
@@ -58,16 +72,25 @@ pub async fn watch(upstream: Arc<Upstream>, name: OriginAddr) {
                 // After a failure it is made anew: the system's configuration may have changed.
                 resolver = built.ok().map(|built| (servers, built));
                 let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-                if upstream.resolved(&name, endpoints) {
+                let (changed, news) = upstream.resolved(&name, endpoints);
+                if let Some(News::Answers(after)) = news {
+                    let after = Duration::from_secs(after.as_secs());
+                    info!(upstream = %upstream.name(), %name, ?after, "name has an answer again");
+                }
+                if changed {
                     info!(upstream = %upstream.name(), %name, endpoints = shown.join(" "), "name has new addresses");
                 }
                 names::pause(Some(lifetime), 0)
             }
             Err(error) => {
                 failures += 1;
-                if failures == 1 {
-                    let error = chain(&error);
-                    warn!(upstream = %upstream.name(), %name, error, "name has no answer; its last addresses stay in use");
+                let (why, error) = (error.why(), chain(&error));
+                let (news, addresses) = upstream.unresolved(&name, why, error.clone());
+                let (upstream, why) = (upstream.name(), why.as_str());
+                if news.is_some() && addresses > 0 {
+                    warn!(%upstream, %name, why, error, addresses, "name has no answer; its last addresses stay in use");
+                } else if news.is_some() {
+                    warn!(%upstream, %name, why, error, "name has no answer, and never had one: it adds no endpoint");
                 }
                 names::pause(None, failures)
             }

@@ -56,10 +56,29 @@ pub struct UpstreamView {
     pub out: bool,
     /// The storage servers behind it, as they were last seen.
     pub storage: Vec<StorageView>,
+    /// The names among its endpoints.
+    pub names: Vec<NameView>,
     /// The requests that stand in line, if all are wanted.
     pub line: Vec<RequestView>,
     /// All endpoints of all sets.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// A name among the endpoints (`dns+`) as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct NameView {
+    /// The name, with its port.
+    pub name: String,
+    /// Whether the last look-up gave addresses; nothing before the first has ended.
+    pub answers: Option<bool>,
+    /// For how many seconds look-ups have failed.
+    pub failing: Option<u64>,
+    /// `failed`, `timeout` or `absent`, while they fail.
+    pub why: Option<&'static str>,
+    /// What the last one said, while they fail.
+    pub error: Option<String>,
+    /// Its addresses: while it fails, those that it had last.
+    pub addresses: Vec<String>,
 }
 
 /// A request as operators see it.
@@ -146,6 +165,18 @@ impl Upstream {
         let standing = self.standing();
         let now = clock::mono();
         let storage = lock(&self.storage_seen).clone();
+        let names = self.names().into_iter().map(|(name, lookups, addresses)| {
+            let failing = lookups.failing();
+            NameView {
+                name: name.to_string(),
+                answers: lookups.answers(),
+                failing: failing.map(|failing| now.saturating_duration_since(failing.since).as_secs()),
+                why: failing.map(|failing| failing.why.as_str()),
+                error: failing.map(|failing| failing.error.clone()),
+                addresses: addresses.iter().map(ToString::to_string).collect(),
+            }
+        });
+        let names = names.collect();
         let desk = lock(&self.desk);
         let seconds = |since: &Instant| now.saturating_duration_since(*since).as_secs();
         let held: Vec<Picked> =
@@ -164,6 +195,7 @@ impl Upstream {
             hold_left: desk.hold_left(now).map(|left| left.as_secs()),
             out: desk.is_out(),
             storage,
+            names,
             line: Vec::new(),
             endpoints: standing.members.iter().map(|member| endpoint(&desk, member, now)).collect(),
         };

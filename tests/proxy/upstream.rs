@@ -655,6 +655,20 @@ fn every_address_of_a_name_is_an_endpoint_for_as_long_as_the_name_has_it() {
     let seen = asked.load(Ordering::SeqCst);
     until("the name has no address", || asked.load(Ordering::SeqCst) > seen + 1);
     assert_eq!(edge.ask("/", ME).status, 200, "its last address stays in use");
+    let (up, failing) = ("tidegate_upstream_name_up{", "tidegate_upstream_name_failing_seconds{");
+    until("status says so", || {
+        let shown = status::words(&status::json(&edge.publisher));
+        shown.contains("NO ANSWER for ") && shown.contains("its last 1 address in use") && shown.contains("no record")
+    });
+    assert!(edge.metric(up) < 0.5 && edge.metric(failing) > 0.0);
+    *answer.lock().expect("no panic") = vec![[127, 0, 0, 2]];
+    until("it has an answer again", || edge.metric(up) > 0.5 && edge.metric(failing) == 0.0);
+    assert!(
+        edge.metric(&format!(
+            "tidegate_upstream_name_lookups_total{{upstream=\"zope\",name=\"zope.test:{port}\",result=\"absent\"}}"
+        )) > 0.5
+    );
+    answer.lock().expect("no panic").clear();
     edge.reload(&[], &Change { upstream: &lines, ..Change::default() }).expect("good");
     assert_eq!(addresses(), [format!("127.0.0.2:{port}")], "a reload forgets no name");
 }

@@ -3,6 +3,7 @@
 use crate::telemetry::access::Told;
 use crate::telemetry::metrics::Book;
 use crate::telemetry::metrics::DiskFacts;
+use crate::telemetry::metrics::NameFacts;
 use crate::telemetry::metrics::Tier;
 use crate::telemetry::metrics::ZeoFacts;
 use crate::telemetry::metrics::cells::Distribution;
@@ -157,6 +158,19 @@ impl Out<'_> {
     pub fn per_endpoint(&mut self, book: &Book, value: impl Fn(&EndpointMetrics) -> u64) -> fmt::Result {
         for ((upstream, set, addr), endpoint) in book.endpoints.in_use() {
             self.gauge(&[upstream.as_str(), set.as_str(), &addr.to_string()], value(&endpoint))?;
+        }
+        Ok(())
+    }
+
+    /// Something of each name among the endpoints of each upstream in use; it gets the labels of both.
+    pub fn per_name(
+        &mut self,
+        book: &Book,
+        write: impl Fn(&mut Self, &[&str; 2], &NameFacts) -> fmt::Result,
+    ) -> fmt::Result {
+        for (upstream, counters) in book.upstreams.in_use() {
+            let names = lock(&counters.names).clone();
+            names.iter().try_for_each(|name| write(self, &[upstream.as_str(), &name.name], name))?;
         }
         Ok(())
     }

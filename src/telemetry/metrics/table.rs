@@ -629,6 +629,46 @@ const UPSTREAM: &[Row] = &[
         },
     },
     Row {
+        name: "tidegate_upstream_name_up",
+        kind: Kind::Gauge,
+        labels: &["upstream", "name"],
+        help: "Whether the last look-up of an endpoint's name gave addresses",
+        write: |book, out| {
+            out.per_name(book, |out, labels, name| name.up.map_or(Ok(()), |up| out.gauge(labels, u64::from(up))))
+        },
+    },
+    Row {
+        name: "tidegate_upstream_name_failing_seconds",
+        kind: Kind::Gauge,
+        labels: &["upstream", "name"],
+        help: "How long look-ups of an endpoint's name have failed; 0 while they give addresses",
+        write: |book, out| {
+            out.per_name(book, |out, labels, name| {
+                out.gauge_f64(labels, name.failing.map_or(0.0, |failing| failing.as_secs_f64()))
+            })
+        },
+    },
+    Row {
+        name: "tidegate_upstream_name_addresses",
+        kind: Kind::Gauge,
+        labels: &["upstream", "name"],
+        help: "Addresses that are in use for an endpoint's name",
+        write: |book, out| {
+            out.per_name(book, |out, labels, name| out.gauge(labels, u64::try_from(name.addresses).unwrap_or(u64::MAX)))
+        },
+    },
+    Row {
+        name: "tidegate_upstream_name_lookups_total",
+        kind: Kind::Counter,
+        labels: &["upstream", "name", "result"],
+        help: "Look-ups of an endpoint's name",
+        write: |book, out| {
+            out.per_name(book, |out, labels, name| {
+                name.lookups.iter().try_for_each(|(result, count)| out.counter(&[labels[0], labels[1], result], *count))
+            })
+        },
+    },
+    Row {
         name: "tidegate_queue_length",
         kind: Kind::Gauge,
         labels: &["upstream", "class"],

@@ -37,6 +37,22 @@ pub struct UpstreamMetrics {
     pub(super) hold_released: Words<&'static str>,
     pub(super) queue_rejected: Words<&'static str>,
     pub(super) sets: Mutex<Sets>,
+    pub(super) names: Mutex<Vec<NameFacts>>,
+}
+
+/// A name among an upstream's endpoints, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameFacts {
+    /// The name, with its port.
+    pub name: String,
+    /// Whether the last look-up gave addresses; nothing before the first has ended.
+    pub up: Option<bool>,
+    /// How long look-ups have failed.
+    pub failing: Option<Duration>,
+    /// The addresses that are in use for it.
+    pub addresses: usize,
+    /// Look-ups by result.
+    pub lookups: Vec<(&'static str, u64)>,
 }
 
 /// Which sets an upstream has, and how often each began to serve.
@@ -116,6 +132,11 @@ impl UpstreamMetrics {
         let mut sets = lock(&self.sets);
         sets.known = known.into_iter().collect();
         sets.active = Some(active.clone());
+    }
+
+    /// These are the names among its endpoints. What was known before is replaced.
+    pub fn names(&self, names: impl IntoIterator<Item = NameFacts>) {
+        *lock(&self.names) = names.into_iter().collect();
     }
 
     /// `set` began to serve in place of another.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 /// The most addresses of a name that count.
 pub const ADDRESSES_MAX: usize = 64;
@@ -65,6 +66,99 @@ pub fn endpoints(name: &OriginAddr, addresses: impl IntoIterator<Item = IpAddr>)
     addresses.into_iter().take(ADDRESSES_MAX).map(|address| name.at(address)).collect()
 }
 
+/// Why a look-up gave no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// No name server gave an answer of use.
+    Failed,
+    /// None answered in time.
+    Timeout,
+    /// There is no such name, or it has no address.
+    Absent,
+}
+
+impl Failure {
+    /// The word in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// What looking a name up has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    failing: Option<Failing>,
+    answers: u64,
+    failures: BTreeMap<Failure, u64>,
+}
+
+/// A name that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Since when.
+    pub since: Instant,
+    /// Why.
+    pub why: Failure,
+    /// What was said last.
+    pub error: String,
+}
+
+/// What an operator has not been told yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It fails.
+    Fails,
+    /// It fails for another reason than before.
+    FailsOtherwise,
+    /// It answers again, after so long.
+    Answers(Duration),
+}
+
+impl Lookups {
+    /// A look-up gave addresses.
+    pub fn answered(&mut self, now: Instant) -> Option<News> {
+        self.answers += 1;
+        let failing = self.failing.take()?;
+        Some(News::Answers(now.saturating_duration_since(failing.since)))
+    }
+
+    /// A look-up gave none.
+    pub fn failed(&mut self, why: Failure, error: String, now: Instant) -> Option<News> {
+        *self.failures.entry(why).or_default() += 1;
+        let before = self.failing.take();
+        let news = match &before {
+            None => Some(News::Fails),
+            Some(before) => (before.why != why).then_some(News::FailsOtherwise),
+        };
+        self.failing = Some(Failing { since: before.map_or(now, |before| before.since), why, error });
+        news
+    }
+
+    /// Why it has no answer, if the last look-up failed.
+    #[must_use]
+    pub fn failing(&self) -> Option<&Failing> {
+        self.failing.as_ref()
+    }
+
+    /// Whether the last look-up gave addresses; nothing before the first has ended.
+    #[must_use]
+    pub fn answers(&self) -> Option<bool> {
+        (self.failing.is_some() || self.answers > 0).then_some(self.failing.is_none())
+    }
+
+    /// How often each result was seen.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let failures = self.failures.iter().map(|(why, count)| (why.as_str(), *count));
+        std::iter::once(("ok", self.answers)).chain(failures).collect()
+    }
+}
+
 /// When to look again: by the answer's lifetime, or soon after so many failures in a row.
 #[must_use]
 pub fn pause(lifetime: Option<Duration>, failures: u32) -> Duration {
@@ -109,6 +203,30 @@ mod tests {
     fn a_name_of_ever_so_many_addresses_is_bounded() {
         let many = (0..1000_u32).map(|at| IpAddr::from(at.to_be_bytes()));
         assert_eq!(endpoints(&addr("a:1"), many).len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn what_becomes_of_a_name_is_news_only_when_it_changes() {
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let mut name = Lookups::default();
+        assert_eq!((name.answers(), name.answered(at(0)), name.answers()), (None, None, Some(true)));
+        let steps = [
+            (10, Failure::Failed, Some(News::Fails)),
+            (11, Failure::Failed, None),
+            (12, Failure::Absent, Some(News::FailsOtherwise)),
+            (13, Failure::Absent, None),
+        ];
+        for (second, why, news) in steps {
+            assert_eq!(name.failed(why, format!("said at {second}"), at(second)), news, "{second}");
+        }
+        let failing = name.failing().expect("it fails");
+        assert_eq!((failing.since, failing.error.as_str()), (at(10), "said at 13"));
+        assert_eq!(name.answers(), Some(false));
+        assert_eq!(name.answered(at(15)), Some(News::Answers(Duration::from_secs(5))));
+        assert_eq!(name.failing(), None);
+        assert_eq!(name.answered(at(16)), None);
+        assert_eq!(name.counts(), [("ok", 3), ("failed", 2), ("absent", 2)]);
     }
 
     #[test]
