@@ -555,6 +555,7 @@ fn show_live_state(publisher: &Arc<Publisher>) {
         for upstream in house.snapshots.load_full().upstreams.values() {
             upstream.show_gauges();
         }
+        metrics.forget_the_gone(clock::mono());
     });
 }
 

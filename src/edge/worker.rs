@@ -25,6 +25,8 @@ use crate::edge::pipeline::Session;
 use crate::edge::socket::Abrupt;
 use crate::telemetry::metrics::Carrier;
 use crate::telemetry::metrics::Handshake;
+use crate::telemetry::metrics::ListenerMetrics;
+use crate::telemetry::metrics::Metrics;
 use crate::tls;
 use rustls::HandshakeKind;
 use rustls::ServerConfig;
@@ -34,6 +36,7 @@ use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
@@ -65,6 +68,8 @@ pub struct Door {
     /// The address that was bound: the same, or with the port the kernel chose.
     pub local: SocketAddr,
     sockets: Mutex<Vec<Option<StdListener>>>,
+    /// The counters of its connections: they are in use for as long as it is.
+    counters: [OnceLock<Arc<ListenerMetrics>>; Carrier::COUNT],
 }
 
 /// All places where connections are accepted now.
@@ -77,7 +82,13 @@ impl Door {
     /// When the kernel does not tell the bound address.
     pub fn new(place: Place, sockets: Vec<StdListener>) -> io::Result<Self> {
         let local = sockets.first().map_or(Ok(place.addr), StdListener::local_addr)?;
-        Ok(Self { place, local, sockets: Mutex::new(sockets.into_iter().map(Some).collect()) })
+        let sockets = Mutex::new(sockets.into_iter().map(Some).collect());
+        Ok(Self { place, local, sockets, counters: Default::default() })
+    }
+
+    fn counters(&self, metrics: &Metrics, carrier: Carrier) -> &ListenerMetrics {
+        // An index of an enum whose words were counted to make the table.
+        self.counters[carrier.index()].get_or_init(|| metrics.listener(self.local, carrier))
     }
 
     fn take(&self, worker: usize) -> Option<StdListener> {
@@ -363,7 +374,7 @@ impl Visit {
         let http2 = protocol == Protocol::Http2;
         let tls = self.door.place.tls;
         let activity = Arc::new(Activity::new(clock::mono(), http2, self.limits.rate_min));
-        let listener = self.edge.metrics.listener(self.door.local, Carrier::of(tls, http2));
+        let listener = self.door.counters(&self.edge.metrics, Carrier::of(tls, http2));
         let closing = self.end.child_token();
         let approach = Approach { peer: self.peer.ip().to_canonical(), tls, http2 };
         let session = Session::new(&self.edge, approach, &activity, &closing);

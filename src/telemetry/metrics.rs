@@ -5,8 +5,8 @@
 //! series has a bound. Zero series of `http_requests` and of histograms are left out until they were seen once.
 //!
 //! Counters are kept by identity (a site's name, an upstream's name and an endpoint's address), not by snapshot: a reload
-//! forgets nothing, and what it takes away keeps its counters until the process ends. Gauges of upstreams, endpoints and
-//! limits are shown as long as somebody besides this module holds their handle.
+//! forgets nothing. Gauges are shown as long as somebody besides this module holds their handle; what is gone keeps its counters
+//! for [`GONE_FOR`], so that every scrape has seen them, and if it comes back within that they go on.
 //!
 //! Telling costs no lock and no hashing where every request passes: [`Metrics::site`] and its like are asked once, when a
 //! snapshot is compiled, and give handles with plain methods.
@@ -66,10 +66,14 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How long the counters of what is gone are shown: some scrapes, and longer than Prometheus looks back for a last value (5 min).
+pub const GONE_FOR: Duration = Duration::from_mins(10);
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -229,7 +233,7 @@ impl Metrics {
         Arc::new(Self { book, registry, hooks: RwLock::default() })
     }
 
-    /// The counters of the site `name`: the same for the same name, as long as the process lives.
+    /// The counters of the site `name`: the same for the same name.
     #[must_use]
     pub fn site(&self, name: &SiteName) -> Arc<SiteMetrics> {
         self.book.sites.of(name)
@@ -306,6 +310,22 @@ impl Metrics {
     /// These certificates are in use, each until its day. What was known before is replaced.
     pub fn certificates(&self, until: Vec<(String, SystemTime)>) {
         *lock(&self.book.certificates) = until;
+    }
+
+    /// Forgets the counters of sites, upstreams, endpoints, limits and listeners that have been gone for [`GONE_FOR`]. To be called
+    /// before each scrape.
+    pub fn forget_the_gone(&self, now: Instant) {
+        let Book { sites, upstreams, endpoints, limits, listeners, .. } = &*self.book;
+        sites.forget(now, GONE_FOR);
+        upstreams.forget(now, GONE_FOR);
+        endpoints.forget(now, GONE_FOR);
+        limits.forget(now, GONE_FOR);
+        listeners.forget(now, GONE_FOR);
+    }
+
+    /// Nobody asks this ZEO server any more.
+    pub fn zeo_gone(&self, server: &str) {
+        lock(&self.book.zeo).remove(server);
     }
 
     /// What a ZEO server told, or nothing when it did not answer.

@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::telemetry::metrics::EndpointMetrics;
+use crate::telemetry::metrics::GONE_FOR;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::NameFacts;
 use crate::telemetry::metrics::UpstreamMetrics;
@@ -33,13 +34,14 @@ use crate::upstream::machine::wait;
 use crate::upstream::view::StorageView;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::Weak;
+use std::time::Instant;
 use tracing::info;
 
 /// The places that endpoints have for good. Beyond, those of endpoints that no set names any more are given away.
@@ -48,10 +50,10 @@ const PLACES: usize = 256;
 /// How many addresses of names have counters of their own; further ones count under their name.
 const LABELS_MAX: usize = 256;
 
-/// All upstreams that ever were in this process, by name.
+/// All upstreams that somebody uses, by name: a snapshot, or a request under way.
 pub struct Registry {
     metrics: Arc<Metrics>,
-    upstreams: Mutex<HashMap<UpstreamName, Arc<Upstream>>>,
+    upstreams: Mutex<HashMap<UpstreamName, Weak<Upstream>>>,
 }
 
 /// One upstream.
@@ -79,7 +81,8 @@ pub struct Upstream {
 struct Names {
     addresses: BTreeMap<OriginAddr, Vec<OriginAddr>>,
     lookups: BTreeMap<OriginAddr, Lookups>,
-    labelled: HashSet<OriginAddr>,
+    /// The addresses with counters of their own, and when each was last in use.
+    labelled: HashMap<OriginAddr, Instant>,
 }
 
 /// What holds for an upstream at present: what was decided, and whom it concerns.
@@ -117,8 +120,13 @@ impl Registry {
     pub fn install(&self, plan: Plan) -> Arc<Upstream> {
         let upstream = {
             let mut known = lock(&self.upstreams);
-            let new = || Arc::new(Upstream::new(&plan, &self.metrics));
-            Arc::clone(known.entry(plan.name.clone()).or_insert_with(new))
+            known.retain(|_, upstream| upstream.strong_count() > 0);
+            let found = known.get(&plan.name).and_then(Weak::upgrade);
+            found.unwrap_or_else(|| {
+                let new = Arc::new(Upstream::new(&plan, &self.metrics));
+                known.insert(plan.name.clone(), Arc::downgrade(&new));
+                new
+            })
         };
         upstream.install(plan);
         upstream
@@ -225,6 +233,13 @@ impl Upstream {
         names.addresses.retain(|name, _| plan.names().any(|known| known == name));
         names.lookups.retain(|name, _| plan.names().any(|known| known == name));
         let placed = names::expand(&plan.sets, &names.addresses);
+        // What is shown no more makes room for others.
+        names.labelled.retain(|addr, used| {
+            if placed.iter().any(|one| one.addr == *addr) {
+                *used = now;
+            }
+            now.saturating_duration_since(*used) < GONE_FOR
+        });
         let mut desk = lock(&self.desk);
         let mut known = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         for Placed { addr, .. } in &placed {
@@ -240,7 +255,7 @@ impl Upstream {
                 Some((Server { id: endpoint.id, weight: one.weight, backup: one.backup }, endpoint))
             })
             .collect();
-        let members = placed.iter().filter_map(|one| Some(self.member(names, one, find(&one.addr)?))).collect();
+        let members = placed.iter().filter_map(|one| Some(self.member(names, one, find(&one.addr)?, now))).collect();
         for endpoint in known.iter() {
             let (open, limit) = desk.means(endpoint.id, &endpoint.condition(), &plan, now);
             desk.queue.prepare(endpoint.id, open, limit);
@@ -266,13 +281,11 @@ impl Upstream {
         self.tell_outage(outage, waiting);
     }
 
-    fn member(&self, names: &mut Names, placed: &Placed, endpoint: Arc<Endpoint>) -> Member {
+    fn member(&self, names: &mut Names, placed: &Placed, endpoint: Arc<Endpoint>, now: Instant) -> Member {
         let mut label = &placed.addr;
-        if let Some(name) = &placed.name
-            && !names.labelled.contains(&placed.addr)
-        {
-            if names.labelled.len() < LABELS_MAX {
-                names.labelled.insert(placed.addr.clone());
+        if let Some(name) = &placed.name {
+            if names.labelled.contains_key(&placed.addr) || names.labelled.len() < LABELS_MAX {
+                names.labelled.insert(placed.addr.clone(), now);
             } else {
                 label = name;
             }

@@ -22,6 +22,7 @@ use crate::zeo::Report;
 use crate::zeo::Role;
 use crate::zodb::Tid;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
@@ -30,15 +31,40 @@ use tracing::warn;
 /// The storage's name in ZEO, unless told otherwise.
 const STORAGE: &str = "1";
 
+/// The servers of which the metrics tell, until nobody asks them any more.
+struct Shown {
+    metrics: Arc<Metrics>,
+    servers: BTreeSet<String>,
+}
+
+impl Shown {
+    /// These are asked, and no others.
+    fn keep(&mut self, servers: &[OriginAddr]) {
+        let asked: BTreeSet<String> = servers.iter().map(ToString::to_string).collect();
+        for gone in self.servers.difference(&asked) {
+            self.metrics.zeo_gone(gone);
+        }
+        self.servers = asked;
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.keep(&[]);
+    }
+}
+
 /// Asks the storage servers of `upstream` for ever, and holds it while they cannot be relied on.
 pub async fn watch(upstream: Arc<Upstream>, metrics: Arc<Metrics>) {
     let mut failed = 0;
     let mut before = None;
     let mut commits = BTreeMap::new();
     let mut blocked = false;
+    let mut shown = Shown { metrics: Arc::clone(&metrics), servers: BTreeSet::new() };
     loop {
         let standing = upstream.standing();
         let plan = &standing.plan;
+        shown.keep(&plan.storage);
         let began = clock::mono();
         let (told, mut seen) = ask_all(plan, &metrics, &mut commits).await;
         let rules = Rules { lag: plan.storage_lag, clients: u64::from(plan.storage_clients) };
@@ -180,5 +206,28 @@ impl Upstream {
     /// An operator takes the storage as it is, whatever it lacks.
     pub fn accept_storage(&self) {
         lock(&self.storage).accept();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_nobody_asks_any_more_leaves_the_metrics() {
+        let metrics = Metrics::new();
+        let servers = ["zeo1:8100", "zeo2:8100"].map(|server| OriginAddr::parse(server).unwrap());
+        let mut shown = Shown { metrics: Arc::clone(&metrics), servers: BTreeSet::new() };
+        shown.keep(&servers);
+        for server in &servers {
+            metrics.zeo(&server.to_string(), None);
+        }
+        let page = || metrics.encode().1;
+        let up = |server: &str| page().contains(&format!("tidegate_zeo_up{{server=\"{server}\"}} 0"));
+        assert!(up("zeo1:8100") && up("zeo2:8100"));
+        shown.keep(&servers[..1]);
+        assert!(up("zeo1:8100") && !up("zeo2:8100"), "a reload has taken it away");
+        drop(shown);
+        assert!(!up("zeo1:8100"), "and then the upstream");
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use tidegate::control::status;
+use tidegate::telemetry::metrics::GONE_FOR;
 use tidegate::telemetry::metrics::SwitchCause;
 use tidegate::upstream::Hold;
 use tidegate::upstream::Listed;
@@ -743,4 +744,34 @@ fn visitors_who_read_slowly_do_not_make_a_zope_stuck_and_status_says_what_they_d
     assert!(!upstream(&edge).is_out());
     assert_eq!(edge.ask("/quick", ME).status, 200);
     gate.open();
+}
+
+#[test]
+fn an_upstream_that_a_reload_takes_away_leaves_the_gauges_and_its_counters_for_the_next_scrapes() {
+    let (origin, other) = (Origin::saying(PRIVATE), Origin::saying(PRIVATE));
+    let more = format!(
+        "[site.\"other.example.org\"]\nupstream = \"other\"\n[upstream.other]\nservers = [\"{}\"]\n\
+         check = {{ kind = \"off\" }}\n",
+        other.address
+    );
+    let with = Change { more: &more, ..Change::default() };
+    let edge = Edge::with(&[origin.address], &with);
+    assert_eq!(edge.client().send("GET / HTTP/1.1\r\nHost: other.example.org\r\n\r\n").reply().status, 200);
+    let shows = |begins: &str, names: &str| {
+        let (_, page) = edge.publisher.house().metrics.encode();
+        page.lines().any(|line| line.starts_with(begins) && line.contains(names))
+    };
+    let (gone, stays) = ("upstream=\"other\"", "upstream=\"zope\"");
+    let gauges = ["tidegate_upstream_state{", "tidegate_queue_length{", "tidegate_upstream_active_set{"];
+    assert!(gauges.iter().all(|gauge| shows(gauge, gone) && shows(gauge, stays)));
+    edge.reload(&[origin.address], &Change::default()).expect("good");
+    until("its gauges are gone", || gauges.iter().all(|gauge| !shows(gauge, gone) && shows(gauge, stays)));
+    let counter = "tidegate_upstream_requests_total{";
+    assert!(shows(counter, gone), "the last answers are counted in the next scrape");
+    edge.publisher.house().metrics.forget_the_gone(Instant::now() + GONE_FOR);
+    assert!(!shows(counter, gone), "and ten minutes later it is forgotten");
+    assert!(!shows("tidegate_http_requests_total{", "other.example.org"));
+    edge.reload(&[origin.address], &with).expect("good");
+    assert_eq!(edge.client().send("GET / HTTP/1.1\r\nHost: other.example.org\r\n\r\n").reply().status, 200);
+    assert!(gauges.iter().all(|gauge| shows(gauge, gone)) && shows(counter, gone), "it is back");
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 /// Stripes per striped cell; more threads than that share them, which is slower and just as right.
 const STRIPES: usize = 16;
@@ -210,9 +211,16 @@ impl<K: Ord + Clone> Words<K> {
     }
 }
 
-/// Handles by identity: the same identity gets the same handle for as long as the process lives.
+/// Handles by identity: the same identity gets the same handle for as long as somebody holds it, and for a while longer.
 #[derive(Debug)]
-pub struct Handles<K, V>(RwLock<BTreeMap<K, Arc<V>>>);
+pub struct Handles<K, V>(RwLock<BTreeMap<K, Kept<V>>>);
+
+/// A handle, and since when nobody else has been seen to hold it.
+#[derive(Debug, Default)]
+struct Kept<V> {
+    handle: Arc<V>,
+    gone: Option<Instant>,
+}
 
 impl<K, V> Default for Handles<K, V> {
     fn default() -> Self {
@@ -224,25 +232,38 @@ impl<K: Ord + Clone, V: Default> Handles<K, V> {
     /// The handle of `key`.
     pub fn of(&self, key: &K) -> Arc<V> {
         if let Some(found) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(key) {
-            return Arc::clone(found);
+            return Arc::clone(&found.handle);
         }
         let mut handles = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(handles.entry(key.clone()).or_default())
+        Arc::clone(&handles.entry(key.clone()).or_insert_with(|| Kept { handle: Arc::default(), gone: None }).handle)
+    }
+
+    /// Forgets what nobody has held for `after`.
+    pub fn forget(&self, now: Instant, after: Duration) {
+        let mut handles = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        handles.retain(|_, kept| {
+            if Arc::strong_count(&kept.handle) > 1 {
+                kept.gone = None;
+                return true;
+            }
+            let gone = *kept.gone.get_or_insert(now);
+            now.saturating_duration_since(gone) < after
+        });
     }
 
     /// All handles, in the order of their keys.
     #[must_use]
     pub fn all(&self) -> Vec<(K, Arc<V>)> {
         let handles = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        handles.iter().map(|(key, handle)| (key.clone(), Arc::clone(handle))).collect()
+        handles.iter().map(|(key, kept)| (key.clone(), Arc::clone(&kept.handle))).collect()
     }
 
     /// The handles that somebody holds besides us: what is in use now.
     #[must_use]
     pub fn in_use(&self) -> Vec<(K, Arc<V>)> {
         let handles = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let held = handles.iter().filter(|(_, handle)| Arc::strong_count(handle) > 1);
-        held.map(|(key, handle)| (key.clone(), Arc::clone(handle))).collect()
+        let held = handles.iter().filter(|(_, kept)| Arc::strong_count(&kept.handle) > 1);
+        held.map(|(key, kept)| (key.clone(), Arc::clone(&kept.handle))).collect()
     }
 }
 
@@ -291,7 +312,31 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_handle_forever() {
+    fn what_nobody_has_held_for_long_enough_begins_at_zero_and_what_comes_back_before_goes_on() {
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
+        let handles: Handles<u8, Counter> = Handles::default();
+        let (stays, goes) = (handles.of(&1), handles.of(&2));
+        stays.add(1);
+        goes.add(2);
+        let forget = |second| handles.forget(at(second), Duration::from_secs(600));
+        drop(goes);
+        forget(0);
+        forget(599);
+        let back = handles.of(&2);
+        assert_eq!(back.value(), 2, "it was away for less than that");
+        forget(700);
+        drop(back);
+        forget(1000);
+        forget(1599);
+        assert_eq!(handles.all().len(), 2);
+        forget(1600);
+        assert_eq!(handles.all().iter().map(|(key, _)| *key).collect::<Vec<_>>(), [1]);
+        assert_eq!((handles.of(&1).value(), handles.of(&2).value()), (1, 0));
+    }
+
+    #[test]
+    fn a_name_has_one_handle() {
         let handles: Handles<u8, Counter> = Handles::default();
         handles.of(&1).add(5);
         assert_eq!(handles.of(&1).value(), 5, "counters survive when nobody holds the handle");

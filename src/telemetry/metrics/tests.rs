@@ -31,6 +31,39 @@ fn facts(method: &Method) -> RequestFacts<'_> {
     }
 }
 
+/// Counts something of an upstream.
+fn busy_upstream(metrics: &Metrics) -> (Arc<UpstreamMetrics>, Arc<EndpointMetrics>) {
+    let (upstream, set, addr) = names();
+    let zope = metrics.upstream(&upstream);
+    zope.duration(Duration::from_millis(80));
+    zope.first_byte(Duration::from_millis(70));
+    zope.connected(Duration::from_millis(1));
+    zope.error("reset");
+    zope.retry("connect");
+    zope.retry_budget_exhausted();
+    zope.queue_length(Visitor::Anonymous, 3);
+    zope.queue_waited(Visitor::Anonymous, Duration::from_millis(2));
+    zope.queue_rejected("full");
+    zope.holds(vec!["storage"]);
+    zope.hold_ended("served", Duration::from_secs(1));
+    zope.names([NameFacts {
+        name: "zope.internal:8080".to_owned(),
+        up: Some(false),
+        failing: Some(Duration::from_secs(7)),
+        addresses: 2,
+        lookups: vec![("ok", 3), ("timeout", 1)],
+    }]);
+    zope.sets([set.clone(), SetName::parse("standby").unwrap()], &set);
+    metrics.set_switched(&upstream, &SetName::parse("standby").unwrap(), SwitchCause::Admin);
+    let endpoint = metrics.endpoint(&upstream, &set, &addr);
+    endpoint.response(StatusCode::NOT_FOUND);
+    endpoint.in_flight(2, 4);
+    endpoint.state(EndpointState::Up);
+    endpoint.state(EndpointState::Down);
+    endpoint.check("ok", Duration::from_millis(3));
+    (zope, endpoint)
+}
+
 /// Counts something everywhere.
 fn busy() -> Arc<Metrics> {
     let metrics = Metrics::new();
@@ -48,27 +81,7 @@ fn busy() -> Arc<Metrics> {
     www.headers_stripped(2);
     www.acl_denied();
     www.variants_overflow();
-    let (upstream, set, addr) = names();
-    let zope = metrics.upstream(&upstream);
-    zope.duration(Duration::from_millis(80));
-    zope.first_byte(Duration::from_millis(70));
-    zope.connected(Duration::from_millis(1));
-    zope.error("reset");
-    zope.retry("connect");
-    zope.retry_budget_exhausted();
-    zope.queue_length(Visitor::Anonymous, 3);
-    zope.queue_waited(Visitor::Anonymous, Duration::from_millis(2));
-    zope.queue_rejected("full");
-    zope.holds(vec!["storage"]);
-    zope.hold_ended("served", Duration::from_secs(1));
-    zope.sets([set.clone(), SetName::parse("standby").unwrap()], &set);
-    metrics.set_switched(&upstream, &SetName::parse("standby").unwrap(), SwitchCause::Admin);
-    let endpoint = metrics.endpoint(&upstream, &set, &addr);
-    endpoint.response(StatusCode::NOT_FOUND);
-    endpoint.in_flight(2, 4);
-    endpoint.state(EndpointState::Up);
-    endpoint.state(EndpointState::Down);
-    endpoint.check("ok", Duration::from_millis(3));
+    let zope = busy_upstream(&metrics);
     let limit = metrics.limit(&LimitName::parse("per-client").unwrap());
     limit.decision(Decision::Reject);
     limit.keys(5);
@@ -108,7 +121,7 @@ fn busy() -> Arc<Metrics> {
     });
     metrics.watch_access_log(&AccessLog::off());
     // The handles stay in use, or their gauges would not be shown.
-    let held = (zope, endpoint, limit);
+    let held = (zope, limit);
     metrics.on_scrape(move |metrics| {
         let _ = &held;
         metrics.cache_disk(Some(DiskFacts {
@@ -172,6 +185,8 @@ fn the_page_says_what_was_counted() {
         "tidegate_cache_requests_total{site=\"www.example.org\",status=\"uri-miss\"} 0",
         "tidegate_upstream_requests_total{upstream=\"zope\",set=\"primary\",backend=\"zope1a:8080\",code_class=\"4xx\"} 1",
         "tidegate_upstream_state{upstream=\"zope\",set=\"primary\",backend=\"zope1a:8080\",state=\"down\"} 1",
+        "tidegate_upstream_name_failing_seconds{upstream=\"zope\",name=\"zope.internal:8080\"} 7.0",
+        "tidegate_upstream_name_lookups_total{upstream=\"zope\",name=\"zope.internal:8080\",result=\"timeout\"} 1",
         "tidegate_upstream_state{upstream=\"zope\",set=\"primary\",backend=\"zope1a:8080\",state=\"up\"} 0",
         "tidegate_upstream_active_set{upstream=\"zope\",set=\"primary\"} 0",
         "tidegate_upstream_active_set{upstream=\"zope\",set=\"standby\"} 1",
@@ -189,7 +204,7 @@ fn the_page_says_what_was_counted() {
 }
 
 #[test]
-fn a_reload_forgets_no_counter_and_hides_the_gauges_of_what_is_gone() {
+fn gauges_of_what_is_gone_are_hidden_and_its_counters_stay_for_some_scrapes() {
     let metrics = Metrics::new();
     metrics.site(&site("old.example.org")).acl_denied();
     assert!(Arc::ptr_eq(&metrics.site(&site("old.example.org")), &metrics.site(&site("old.example.org"))));
@@ -201,8 +216,23 @@ fn a_reload_forgets_no_counter_and_hides_the_gauges_of_what_is_gone() {
     drop(endpoint);
     let (_, page) = metrics.encode();
     assert!(!page.contains("tidegate_upstream_in_flight{"));
-    assert!(page.contains("tidegate_upstream_requests_total{"));
-    assert!(page.contains("tidegate_acl_denied_total{site=\"old.example.org\"} 1"));
+    let counted = |page: &str| {
+        ["tidegate_upstream_requests_total{", "tidegate_acl_denied_total{site=\"old.example.org\"} 1"]
+            .map(|line| page.contains(line))
+    };
+    assert_eq!(counted(&page), [true; 2]);
+    let gone = Instant::now();
+    let kept = metrics.site(&site("kept.example.org"));
+    kept.acl_denied();
+    let after = |time: Duration| {
+        metrics.forget_the_gone(gone + time);
+        metrics.encode().1
+    };
+    assert_eq!(counted(&after(Duration::ZERO)), [true; 2]);
+    assert_eq!(counted(&after(GONE_FOR / 2)), [true; 2], "the next scrapes see what was counted last");
+    let page = after(GONE_FOR);
+    assert_eq!(counted(&page), [false; 2], "{page}");
+    assert!(page.contains("tidegate_acl_denied_total{site=\"kept.example.org\"} 1"), "{page}");
 }
 
 #[test]

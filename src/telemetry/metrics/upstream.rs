@@ -1,7 +1,7 @@
 //! What is counted for upstreams, their endpoints, limits and listeners.
 //!
-//! Counters stay until the process ends. Gauges are shown as long as somebody besides us holds the handle: an endpoint that
-//! a reload took away disappears when its last request has let go of it.
+//! Gauges are shown as long as somebody besides us holds the handle: an endpoint that a reload took away disappears when its last
+//! request has let go of it, and its counters ten minutes later.
 
 use crate::telemetry::metrics::cells::Counter;
 use crate::telemetry::metrics::cells::Gauge;
