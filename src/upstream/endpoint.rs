@@ -43,6 +43,8 @@ pub struct Endpoint {
     window: Mutex<Window>,
     /// Tells those who still wait for an answer that nobody wants that it has fallen.
     pub(super) fallen: Notify,
+    /// Tells its checks that requests broke, and that they are to decide.
+    pub(super) doubted: Notify,
     /// Answers that are waited for although nobody wants them.
     pub(super) abandoned: AtomicUsize,
 }
@@ -111,6 +113,7 @@ impl Endpoint {
             last_error: Mutex::default(),
             window: Mutex::default(),
             fallen: Notify::new(),
+            doubted: Notify::new(),
             abandoned: AtomicUsize::new(0),
         }
     }

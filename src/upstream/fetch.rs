@@ -29,6 +29,7 @@ use crate::upstream::linger::Underway;
 use crate::upstream::live::Standing;
 use crate::upstream::live::Upstream;
 use crate::upstream::live::lock;
+use crate::upstream::machine::health;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::wait::Wait;
@@ -328,7 +329,7 @@ impl Upstream {
                     }
                     // A kept connection that closes under a request is the origin's right; a fresh one is not.
                     if !way.repeatable || !reused {
-                        self.blame(&endpoint, &error);
+                        self.blame(&endpoint, &error, true);
                         return Err(error);
                     }
                     self.may_try_again(&mut way, None, error)?;
@@ -372,7 +373,7 @@ impl Upstream {
     /// Whether a request is tried again after `error`; `unsent`: the endpoint that did not take it, if it was certainly not sent.
     fn may_try_again(&self, way: &mut Way<'_>, unsent: Option<&Endpoint>, error: FetchError) -> Result<(), FetchError> {
         if let Some(endpoint) = unsent {
-            self.blame(endpoint, &error);
+            self.blame(endpoint, &error, false);
             way.avoid = Some(endpoint.id);
         }
         // To be refused takes no time and costs no thread, and who is refused so often is known to be down: then there is another
@@ -390,7 +391,8 @@ impl Upstream {
         Ok(())
     }
 
-    fn blame(&self, endpoint: &Endpoint, error: &FetchError) {
+    /// `sent`: the request may have reached it.
+    fn blame(&self, endpoint: &Endpoint, error: &FetchError, sent: bool) {
         endpoint.note_error(crate::telemetry::chain(error));
         if matches!(error, FetchError::FirstByteTimeout) {
             let plan = &self.standing().plan;
@@ -400,7 +402,10 @@ impl Upstream {
                 return;
             }
         }
-        self.learn(endpoint, Evidence::Broken);
+        match health::broken(sent, !self.another_open(endpoint.id)) {
+            Some(evidence) => self.learn(endpoint, evidence),
+            None => endpoint.doubted.notify_one(),
+        }
     }
 
     /// One attempt on a kept connection, if it may be lost and there is one, or on a fresh one. What must not be sent twice

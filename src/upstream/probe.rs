@@ -152,6 +152,8 @@ impl Drop for Probers {
 /// Checks one endpoint for ever. The rules are read anew each time, so a reload counts from the next check on.
 async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration) {
     tokio::time::sleep(delay).await;
+    // The checks that are still to come soon, for requests broke.
+    let mut soon = 0_u32;
     loop {
         let standing = upstream.standing();
         let plan = &standing.plan;
@@ -172,12 +174,19 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
         let took = clock::mono().saturating_duration_since(began);
         // While nobody serves visitors wait, and a moment earlier counts.
         let awaited = endpoint.condition().health.state() == State::Down && !upstream.anyone_open();
-        let often = awaited || phase != Phase::Warm;
+        let often = awaited || soon > 0 || phase != Phase::Warm;
+        soon = soon.saturating_sub(1);
         let pause = if often { plan.check.every.min(OFTEN) } else { plan.check.every };
-        // Both are cancel-safe. Requests may find out first that it is down.
+        let doubted = async {
+            endpoint.doubted.notified().await;
+            // As many as break, it is not checked all the time.
+            tokio::time::sleep_until((began + OFTEN).into()).await;
+        };
+        // All are cancel-safe: a doubt that is forgotten is followed by a check. Requests may find out first that it is down.
         tokio::select! {
             () = tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))) => {}
             () = endpoint.fallen.notified() => {}
+            () = doubted => soon = plan.check.fall.saturating_sub(1),
         }
     }
 }

@@ -775,3 +775,42 @@ fn an_upstream_that_a_reload_takes_away_leaves_the_gauges_and_its_counters_for_t
     assert_eq!(edge.client().send("GET / HTTP/1.1\r\nHost: other.example.org\r\n\r\n").reply().status, 200);
     assert!(gauges.iter().all(|gauge| shows(gauge, gone)) && shows(counter, gone), "it is back");
 }
+
+#[test]
+fn a_page_that_breaks_its_connection_does_not_take_the_only_zope_away() {
+    let origin = Origin::new(|asked, stream| {
+        if asked.target() == "/poison" {
+            return Then::Close;
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let lines = "check = { kind = \"tcp\", every = \"10min\" }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: lines, ..Change::default() });
+    for _ in 0..5 {
+        assert_eq!(edge.ask("/poison", ME).status, 502);
+    }
+    assert_eq!(edge.ask("/page", ME).status, 200);
+    assert!(edge.metric("tidegate_upstream_state_changes_total{") < 0.5, "it was up all the time");
+    assert!(edge.metric("tidegate_hold_seconds_count{") < 0.5, "and nobody waited");
+}
+
+#[test]
+fn an_only_zope_that_drops_all_requests_is_found_out_by_checks_that_hurry() {
+    let sick = Arc::new(AtomicBool::new(false));
+    let is_sick = Arc::clone(&sick);
+    let origin = Origin::new(move |_, stream| {
+        if is_sick.load(Ordering::SeqCst) {
+            return Then::Close;
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let lines = "check = { path = \"/alive\", every = \"10min\", fall = 3 }";
+    let edge = Edge::with(&[origin.address], &Change { upstream: lines, ..Change::default() });
+    let checks = "tidegate_upstream_checks_total{";
+    until("it is checked", || edge.metric(checks) > 0.5);
+    sick.store(true, Ordering::SeqCst);
+    assert_eq!(edge.ask("/page", ME).status, 502);
+    until("it is seen to be down", || upstream(&edge).view().endpoints[0].state == "down");
+}

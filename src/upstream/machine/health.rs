@@ -10,6 +10,7 @@
 //! 1. Busy is not down: a check that fails while requests are being completed does not count.
 //! 2. One good answer ends a row of broken journeys.
 //! 3. A new endpoint is up until something tells otherwise.
+//! 4. What broke after it was sent does not call down the last endpoint that takes requests: see [`broken`].
 
 use std::time::Duration;
 use std::time::Instant;
@@ -51,6 +52,17 @@ pub enum Evidence {
     Broken,
     /// Nobody checks it and it has been down for a while: let a request try.
     Trial,
+}
+
+/// What a journey that broke says about its endpoint. `sent`: the request may have reached it; `last`: no other endpoint of the
+/// serving set takes requests.
+///
+/// Where there is another, little is lost by calling this one down. The last one is all that the site has: a request that breaks
+/// its connection, asked for three times, shall not keep all visitors waiting. Nothing is said then, and the checks decide. To
+/// where no connection can be made nothing could be sent anyway.
+#[must_use]
+pub fn broken(sent: bool, last: bool) -> Option<Evidence> {
+    (!sent || !last).then_some(Evidence::Broken)
 }
 
 /// The health of one endpoint.
@@ -158,6 +170,18 @@ mod tests {
         assert_eq!(states(&[Broken, Broken, Broken]).last(), Some(&State::Down));
         assert_eq!(states(&[Broken, Broken, Broken, Evidence::Trial]).last(), Some(&State::Up));
         assert_eq!(states(&[Broken, Broken, Broken, Evidence::Trial, Broken]).last(), Some(&State::Up), "all anew");
+    }
+
+    #[test]
+    fn what_broke_after_it_was_sent_says_nothing_about_the_last_endpoint() {
+        for (sent, last, expected) in [
+            (false, false, Some(Evidence::Broken)),
+            (false, true, Some(Evidence::Broken)),
+            (true, false, Some(Evidence::Broken)),
+            (true, true, None),
+        ] {
+            assert_eq!(broken(sent, last), expected, "sent {sent}, last {last}");
+        }
     }
 
     #[test]
