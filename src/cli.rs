@@ -41,6 +41,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A caching, failover-aware edge for Zope and Plone sites.
 #[derive(Debug, Parser)]
@@ -386,6 +387,9 @@ pub struct SocketArg {
     pub socket: PathBuf,
 }
 
+/// How long the end of the process waits for somebody to read the last lines of the diary.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 /// Does what the command line says.
 #[must_use]
 pub fn main(cli: Cli) -> ExitCode {
@@ -443,9 +447,11 @@ fn run(args: RunArgs) -> ExitCode {
     };
     let started = app.and_then(App::into_service).and_then(|app| {
         let metrics = Metrics::new();
-        open_diary(app.config(), &metrics)?;
+        let diary = open_diary(app.config(), &metrics)?;
         crate::edge::descriptors::raise();
-        app.run(metrics, |_| {})
+        let ended = app.run(metrics, |_| {});
+        diary.flush(LAST_LINES);
+        ended
     });
     match started {
         Ok(()) => ExitCode::SUCCESS,
@@ -453,7 +459,7 @@ fn run(args: RunArgs) -> ExitCode {
     }
 }
 
-fn open_diary(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+fn open_diary(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<log::Diary> {
     let format = match config.log.format {
         values::LogFormat::Text => log::LogFormat::Text,
         values::LogFormat::Json => log::LogFormat::Json,
@@ -464,9 +470,10 @@ fn open_diary(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
         values::LogLevel::Info => Verbosity::Info,
         values::LogLevel::Debug => Verbosity::Debug,
     };
-    log::Diary::open(verbosity, format)?;
-    log::count_panics(metrics);
-    Ok(())
+    let diary = log::Diary::open(verbosity, format, clock::mono)?;
+    log::count_panics(metrics, Some(diary.clone()));
+    metrics.watch_diary(&diary);
+    Ok(diary)
 }
 
 fn check(file: &Path, expanded: bool) -> ExitCode {

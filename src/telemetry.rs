@@ -6,6 +6,7 @@
 pub mod access;
 pub mod log;
 pub mod metrics;
+pub mod writer;
 
 use std::error::Error;
 

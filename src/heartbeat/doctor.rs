@@ -7,6 +7,7 @@ use crate::heartbeat::fence::Power;
 use crate::heartbeat::monitor::Depth;
 use crate::heartbeat::netlink;
 use crate::heartbeat::plan::Plan;
+use crate::heartbeat::resource::Users;
 use crate::heartbeat::watchdog;
 use serde_json::Value;
 use serde_json::json;
@@ -58,6 +59,12 @@ pub async fn examine(plan: &Plan, status: &Value) -> Vec<Value> {
             }
         } else {
             say(false, "`data` is not set: nobody knows whether the copy is whole".to_owned());
+        }
+        for user in plan.users() {
+            match Users::default().learn(&user, USER_WITHIN).await {
+                Ok(ids) => say(true, format!("the user {user} has the number {}, its group {}", ids.user, ids.group)),
+                Err(why) => say(false, why),
+            }
         }
         for (good, text) in interfaces(plan) {
             say(good, text);
@@ -215,6 +222,9 @@ async fn answers(plan: &Plan) -> Vec<(bool, String)> {
     }
     found
 }
+
+/// For an answer of the system about a user.
+const USER_WITHIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,7 @@ use crate::heartbeat::plan::Plan;
 use crate::heartbeat::resource::Exit;
 use crate::heartbeat::resource::Groups;
 use crate::heartbeat::resource::Keeper;
+use crate::heartbeat::resource::Users;
 use crate::heartbeat::runner::Event;
 use crate::heartbeat::runner::Inbox;
 use crate::telemetry::chain;
@@ -192,7 +193,9 @@ impl Ready {
         let Self { plan, inbox, body, errands, decided, groups, conflicts, clients } = self;
         let mut helpers = tokio::task::JoinSet::new();
         let (exits_tx, exits) = mpsc::channel(EXITS_MAX);
-        let keeper = Keeper::new(plan.resources.clone(), groups, exits_tx);
+        let users = Arc::new(Users::default());
+        helpers.spawn(learn_users(plan.users(), Arc::clone(&users)));
+        let keeper = Keeper::new(plan.resources.clone(), users, groups, exits_tx);
         let address = Address::new(plan.address.clone(), Arc::clone(&conflicts), clients);
         helpers.spawn(tell_exits(exits, inbox.clone()));
         helpers.spawn(tell_conflicts(conflicts, inbox.clone()));
@@ -305,6 +308,23 @@ async fn tell_exits(mut exits: mpsc::Receiver<Exit>, inbox: Inbox) {
     while let Some(exit) = exits.recv().await {
         warn!(resource = exit.resource, how = ?exit.how, "a resource ended by itself");
         inbox.tell(Input::ResourceExited);
+    }
+}
+
+/// Learns the users of the storage for ever, before they are needed: one that is unknown is asked for again soon, the others as
+/// often as somebody may change them.
+async fn learn_users(names: Vec<String>, users: Arc<Users>) {
+    let mut told = false;
+    while !names.is_empty() {
+        let mut missing = None;
+        for name in &names {
+            missing = users.learn(name, USER_WITHIN).await.err().or(missing);
+        }
+        if let Some(why) = missing.as_ref().filter(|_| !std::mem::replace(&mut told, true)) {
+            warn!(why, "a user of the storage cannot be looked up");
+        }
+        told &= missing.is_some();
+        tokio::time::sleep(if missing.is_some() { USER_AGAIN } else { USERS_EVERY }).await;
     }
 }
 
@@ -482,6 +502,10 @@ async fn verify(epoch: Epoch, verifier: Option<Verifier>, inbox: Inbox) {
 const WANTED_MAX: usize = 64;
 const ERRANDS_MAX: usize = 256;
 const EXITS_MAX: usize = 16;
+/// For an answer of the system about a user, when nobody waits for it.
+const USER_WITHIN: Duration = Duration::from_secs(20);
+const USER_AGAIN: Duration = Duration::from_secs(10);
+const USERS_EVERY: Duration = Duration::from_secs(600);
 const CONFLICTS_EVERY: Duration = Duration::from_millis(50);
 /// Clients stay for days.
 const CLIENTS_EVERY: Duration = Duration::from_secs(1);
@@ -598,7 +622,7 @@ mod tests {
         let argv = sh(format!("echo started >> {}; exec sleep 1000", log.display()));
         let kind = Kind::Process(Process { argv, ..Process::default() });
         let storage = Resource { name: "zeo".to_owned(), kind, start_timeout: LONG, stop_timeout: LONG };
-        let keeper = Keeper::new(vec![storage], groups, mpsc::channel(1).0);
+        let keeper = Keeper::new(vec![storage], Arc::default(), groups, mpsc::channel(1).0);
         let address = Address::new(mode, Arc::default(), Arc::default());
         Body { keeper, address, inbox, decided, began: Arc::default() }
     }

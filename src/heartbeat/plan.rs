@@ -64,6 +64,16 @@ impl Plan {
         self.resources.iter().all(|resource| matches!(resource.kind, resource::Kind::Process(_)))
     }
 
+    /// The users whose rights the processes get.
+    #[must_use]
+    pub fn users(&self) -> Vec<String> {
+        let user = |resource: &Resource| match &resource.kind {
+            resource::Kind::Process(process) => process.user.clone(),
+            _ => None,
+        };
+        self.resources.iter().filter_map(user).collect()
+    }
+
     /// The name of a voter, for people.
     #[must_use]
     pub fn name(&self, id: crate::heartbeat::machine::NodeId) -> &str {

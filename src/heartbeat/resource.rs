@@ -7,12 +7,14 @@
 //! any thread, without waiting for anything. What was being started meanwhile does not outlive it: a start belongs to the count
 //! of self-fences at which it was wanted, and both are looked at under one lock.
 
+use crate::clock;
 use crate::heartbeat::command::Ended;
 use crate::heartbeat::command::Order;
 use crate::heartbeat::command::ended;
 use crate::heartbeat::command::kill_group;
 use crate::heartbeat::guard::Guard;
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -225,9 +228,71 @@ impl Groups {
     }
 }
 
+/// The numbers of users, each asked for before it is needed: where users live in a directory, asking may take long or come to
+/// nothing just when a storage is to be started.
+#[derive(Debug)]
+pub struct Users {
+    /// What is asked: `id`.
+    program: String,
+    known: Mutex<BTreeMap<String, Ids>>,
+}
+
+/// The numbers of a user and of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// The user's.
+    pub user: u32,
+    /// Its group's.
+    pub group: u32,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self { program: "id".to_owned(), known: Mutex::default() }
+    }
+}
+
+impl Users {
+    /// What is known of a user, or what the system says of it within `within`.
+    ///
+    /// # Errors
+    /// There is no such user, or the answer took too long.
+    pub async fn find(&self, name: &str, within: Duration) -> Result<Ids, String> {
+        let known = self.lock().get(name).copied();
+        if let Some(ids) = known { Ok(ids) } else { self.learn(name, within).await }
+    }
+
+    /// Asks the system for a user, as `id` knows it, for users may live elsewhere than in /etc/passwd, and remembers the answer.
+    ///
+    /// # Errors
+    /// There is no such user, or the answer took too long; what was known of it stays.
+    pub async fn learn(&self, name: &str, within: Duration) -> Result<Ids, String> {
+        let due = clock::mono() + within;
+        let (user, group) = (self.ask("-u", name, due).await?, self.ask("-g", name, due).await?);
+        let ids = Ids { user, group };
+        self.lock().insert(name.to_owned(), ids);
+        Ok(ids)
+    }
+
+    async fn ask(&self, which: &str, name: &str, due: Instant) -> Result<u32, String> {
+        let left = due.saturating_duration_since(clock::mono());
+        let ran = Order::new([&self.program, which, "--", name]).run(left).await;
+        match (&ran.ended, ran.said.parse()) {
+            (Ended::Exit(0), Ok(number)) => Ok(number),
+            (Ended::Exit(_), _) => Err(format!("there is no user {name}: {}", ran.said)),
+            _ => Err(format!("nobody knows whether there is a user {name}: id {}", ran.words())),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Ids>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Starts, stops and watches the resources of this member.
 pub struct Keeper {
     resources: Vec<Resource>,
+    users: Arc<Users>,
     running: Vec<Option<Supervised>>,
     groups: Arc<Groups>,
     exits: mpsc::Sender<Exit>,
@@ -244,9 +309,9 @@ struct Supervised {
 impl Keeper {
     /// Nothing runs yet. Ends that nobody asked for are told to `exits`.
     #[must_use]
-    pub fn new(resources: Vec<Resource>, groups: Arc<Groups>, exits: mpsc::Sender<Exit>) -> Self {
+    pub fn new(resources: Vec<Resource>, users: Arc<Users>, groups: Arc<Groups>, exits: mpsc::Sender<Exit>) -> Self {
         let running = resources.iter().map(|_| None).collect();
-        Self { resources, running, groups, exits }
+        Self { resources, users, running, groups, exits }
     }
 
     /// Starts all, in order, up to the first that fails. `kills`: how often [`Groups::kill`] had been done when it was wanted.
@@ -292,7 +357,11 @@ impl Keeper {
                 if self.running[at].as_ref().is_some_and(|running| running.ended.borrow().is_none()) {
                     return Ok(());
                 }
-                let running = self.launch(&resource.name, process, kills).map_err(|error| error.to_string())?;
+                let ids = match &process.user {
+                    Some(user) => Some(self.users.find(user, resource.start_timeout).await?),
+                    None => None,
+                };
+                let running = self.launch(&resource.name, process, ids, kills).map_err(|error| error.to_string())?;
                 self.running[at] = Some(running);
                 return Ok(());
             }
@@ -338,8 +407,8 @@ impl Keeper {
         }
     }
 
-    fn launch(&self, name: &str, process: &Process, kills: u64) -> io::Result<Supervised> {
-        let mut child = command(process)?.spawn()?;
+    fn launch(&self, name: &str, process: &Process, ids: Option<Ids>, kills: u64) -> io::Result<Supervised> {
+        let mut child = command(process, ids)?.spawn()?;
         let group = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
         self.groups.began(group, kills);
         let (tell, ended_rx) = watch::channel(None);
@@ -396,7 +465,7 @@ async fn is_stuck(process: u32) -> bool {
     true
 }
 
-fn command(process: &Process) -> io::Result<Command> {
+fn command(process: &Process, ids: Option<Ids>) -> io::Result<Command> {
     let (program, arguments) =
         process.argv.split_first().ok_or_else(|| io::Error::other("there is no program to start"))?;
     let mut command = Command::new(program);
@@ -409,21 +478,10 @@ fn command(process: &Process) -> io::Result<Command> {
         let log = File::options().create(true).append(true).open(path)?;
         command.stdout(log.try_clone()?).stderr(log);
     }
-    if let Some(name) = &process.user {
-        let (user, group) = ids(name)?;
+    if let Some(Ids { user, group }) = ids {
         command.uid(user).gid(group);
     }
     Ok(command)
-}
-
-/// The numbers of a user and of its group, as `id` of the system knows them: users may live elsewhere than in /etc/passwd.
-fn ids(name: &str) -> io::Result<(u32, u32)> {
-    let ask = |which: &str| -> io::Result<u32> {
-        let told = std::process::Command::new("id").args([which, "--", name]).output()?;
-        let number = String::from_utf8_lossy(&told.stdout).trim().parse();
-        number.map_err(|_| io::Error::other(format!("there is no user {name}")))
-    };
-    Ok((ask("-u")?, ask("-g")?))
 }
 
 /// What is run for a verb of a resource that is no process of ours.

@@ -6,8 +6,12 @@
 //! line or a field: both formats escape it.
 
 mod line;
-mod writer;
 
+use crate::telemetry::writer;
+use crate::telemetry::writer::Log;
+use crate::telemetry::writer::Output;
+use crate::telemetry::writer::Queue;
+pub use crate::telemetry::writer::Told;
 use crate::units::OriginAddr;
 use http::Version;
 use std::cell::RefCell;
@@ -18,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
-use writer::Queue;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,17 +74,6 @@ pub enum AccessError {
     /// The writer's thread.
     #[error("start the thread that writes the access log")]
     Thread(#[source] io::Error),
-}
-
-/// What became of the lines so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Written.
-    pub written: u64,
-    /// Dropped, for the queue was full or the log closed.
-    pub dropped: u64,
-    /// Lost, for the target was broken.
-    pub failed: u64,
 }
 
 /// Everything that one line tells. It borrows all of it; what is `None` is left out, or is `-`.
@@ -150,7 +142,14 @@ impl AccessLog {
         if settings.format == Format::Off {
             return Ok(Self::off());
         }
-        let queue = writer::start(&settings.target, settings.queue, now)?;
+        let output = match &settings.target {
+            Target::Stdout => Output::copy_of(io::stdout()).map_err(AccessError::Stdout)?,
+            Target::File(path) => {
+                Output::append_to(path).map_err(|cause| AccessError::Open { path: path.clone(), cause })?
+            }
+        };
+        let log = Log { name: "access log", lines_max: settings.queue, gather: GATHER };
+        let queue = writer::start(output, log, now).map_err(AccessError::Thread)?;
         Ok(Self(Some(Arc::new(Open { format: settings.format, queue }))))
     }
 
@@ -210,6 +209,9 @@ impl AccessLog {
         self.0.as_ref().map_or_else(Told::default, |open| open.queue.told())
     }
 }
+
+/// How long the writer waits for company for a line.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The memory that a thread keeps for its next line.
 const LINE_KEPT: usize = 4096;

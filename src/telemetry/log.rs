@@ -2,14 +2,22 @@
 //!
 //! It is for what an operator wants to read, not for requests. Its level can be changed while the process runs. Control
 //! characters in texts that came from outside cannot end a line or reach a terminal. When standard error is broken, the
-//! diary is silent.
+//! diary is silent. Nobody who tells waits for whoever reads it: a journal that hangs costs lines, which are counted, and
+//! neither a takeover nor a visitor.
 
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::writer;
+use crate::telemetry::writer::Log;
+use crate::telemetry::writer::Output;
+use crate::telemetry::writer::Queue;
+use crate::telemetry::writer::Told;
 use std::io;
 use std::io::Write;
 use std::panic;
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 use tracing::error;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Registry;
@@ -47,14 +55,23 @@ pub enum Verbosity {
     Trace,
 }
 
-/// The diary could not be opened: the process has one already.
+/// The diary could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("open the diary a second time")]
-pub struct AlreadyOpen;
+pub enum DiaryError {
+    /// The process has one already.
+    #[error("open the diary a second time")]
+    AlreadyOpen,
+    /// Standard error, or the thread that writes.
+    #[error("start the thread that writes the diary")]
+    Writer(#[source] io::Error),
+}
 
 /// The running diary.
 #[derive(Clone, Debug)]
-pub struct Diary(reload::Handle<LevelFilter, Registry>);
+pub struct Diary {
+    filter: reload::Handle<LevelFilter, Registry>,
+    queue: Arc<Queue>,
+}
 
 impl Verbosity {
     /// All of them, from the least.
@@ -92,25 +109,39 @@ impl Verbosity {
 }
 
 impl Diary {
-    /// Opens the diary of the process on standard error.
+    /// Opens the diary of the process on standard error. `now` is only asked to tell of lost lines no more than once a minute.
     ///
     /// # Errors
-    /// When it is open already.
-    pub fn open(verbosity: Verbosity, format: LogFormat) -> Result<Self, AlreadyOpen> {
-        let (subscriber, diary) = subscriber(verbosity, format, io::stderr);
-        tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadyOpen)?;
-        Ok(diary)
+    /// When it is open already, or has no writer.
+    pub fn open(verbosity: Verbosity, format: LogFormat, now: fn() -> Instant) -> Result<Self, DiaryError> {
+        let output = Output::copy_of(io::stderr()).map_err(DiaryError::Writer)?;
+        let queue = writer::start(output, LOG, now).map_err(DiaryError::Writer)?;
+        let (subscriber, filter) = subscriber(verbosity, format, Lines(Arc::clone(&queue)));
+        tracing::subscriber::set_global_default(subscriber).map_err(|_| DiaryError::AlreadyOpen)?;
+        Ok(Self { filter, queue })
+    }
+
+    /// Waits until all that was told before is written or lost, `within` at most: before the process ends.
+    pub fn flush(&self, within: Duration) {
+        // Who does not read by then will not.
+        let _ = self.queue.flush(within);
+    }
+
+    /// What became of the lines so far.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.queue.told()
     }
 
     /// Tells as much as `verbosity` from now on.
     pub fn set(&self, verbosity: Verbosity) {
         // It fails only when the subscriber is gone, and then nothing is told anyway.
-        let _ = self.0.modify(|filter| *filter = verbosity.filter());
+        let _ = self.filter.modify(|filter| *filter = verbosity.filter());
     }
 }
 
 /// Writes each panic to the diary and counts it, in place of std's message to standard error.
-pub fn count_panics(metrics: &Arc<Metrics>) {
+pub fn count_panics(metrics: &Arc<Metrics>, diary: Option<Diary>) {
     let metrics = Arc::clone(metrics);
     panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
         metrics.panicked();
@@ -118,10 +149,18 @@ pub fn count_panics(metrics: &Arc<Metrics>) {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         error!(message, place, thread = thread.name().unwrap_or("?"), "panic; this is a bug, please report it");
+        // It may be the end of the process.
+        if let Some(diary) = &diary {
+            diary.flush(LAST_WORDS);
+        }
     }));
 }
 
-fn subscriber<W>(verbosity: Verbosity, format: LogFormat, writer: W) -> (impl tracing::Subscriber + Send + Sync, Diary)
+fn subscriber<W>(
+    verbosity: Verbosity,
+    format: LogFormat,
+    writer: W,
+) -> (impl tracing::Subscriber + Send + Sync, reload::Handle<LevelFilter, Registry>)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -131,7 +170,32 @@ where
         LogFormat::Text => events.with_ansi(false).boxed(),
         LogFormat::Json => events.json().flatten_event(true).with_current_span(false).with_span_list(true).boxed(),
     };
-    (tracing_subscriber::registry().with(filter).with(events), Diary(handle))
+    (tracing_subscriber::registry().with(filter).with(events), handle)
+}
+
+/// Makes writers that put each line into the queue.
+struct Lines(Arc<Queue>);
+
+impl<'w> MakeWriter<'w> for Lines {
+    type Writer = Line<'w>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        Line(&self.0)
+    }
+}
+
+/// Puts what is written at once into the queue as one line.
+struct Line<'w>(&'w Queue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes writers that let nothing but the last byte end a line.
@@ -173,10 +237,19 @@ impl<W: Write> Write for OneLineWriter<W> {
     }
 }
 
+/// An event is rare; what is told just before the process is killed should be there.
+const LOG: Log = Log { name: "diary", lines_max: 4096, gather: Duration::ZERO };
+
+/// How long a thread that panics waits for that to be written.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::BufRead;
+    use std::os::unix::net::UnixStream;
     use std::sync::Mutex;
+    use std::sync::mpsc;
     use tracing::debug;
     use tracing::info;
     use tracing::subscriber::with_default;
@@ -220,16 +293,37 @@ mod tests {
     fn json_events_are_objects_and_the_level_can_be_changed() {
         let memory = Memory::default();
         let writer = memory.clone();
-        let (subscriber, diary) = subscriber(Verbosity::Warn, LogFormat::Json, move || writer.clone());
+        let (subscriber, filter) = subscriber(Verbosity::Warn, LogFormat::Json, move || writer.clone());
         with_default(subscriber, || {
             info!("not told");
-            diary.set(Verbosity::Debug);
+            filter.modify(|filter| *filter = Verbosity::Debug.filter()).unwrap();
             debug!(epoch = 7, "told");
         });
         let value: serde_json::Value = serde_json::from_str(&memory.text()).unwrap();
         assert_eq!(value["epoch"], 7);
         assert_eq!(value["message"], "told");
         assert_eq!(value["level"], "DEBUG");
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_makes_nobody_wait_and_then_gets_what_there_was_room_for() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let queue = writer::start(Output::copy_of(&ours).unwrap(), LOG, Instant::now).unwrap();
+        drop(ours);
+        let lines = 20_000;
+        let (subscriber, _) = subscriber(Verbosity::Info, LogFormat::Text, Lines(Arc::clone(&queue)));
+        let (done, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            with_default(subscriber, || (0..lines).for_each(|number| info!(number, "{:200}", "takeover")));
+            done.send(()).unwrap();
+        });
+        told.recv_timeout(Duration::from_secs(30)).expect("nobody waits for who does not read");
+        let dropped = queue.told().dropped;
+        assert!(dropped > 0 && dropped < lines, "{dropped}");
+        let reader = std::thread::spawn(move || std::io::BufReader::new(theirs).lines().count());
+        assert!(queue.close(Duration::from_secs(30)));
+        drop(queue);
+        assert_eq!(u64::try_from(reader.join().unwrap()).unwrap(), lines - dropped);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub use words::SwitchCause;
 pub use words::Visitor;
 
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::log::Diary;
 use crate::units::LimitName;
 use crate::units::OriginAddr;
 use crate::units::SetName;
@@ -113,6 +114,7 @@ struct Book {
     reload_last: Mutex<Option<(bool, SystemTime)>>,
     panics: Counter,
     access: Mutex<Option<AccessLog>>,
+    diary: Mutex<Option<Diary>>,
     zeo: Mutex<BTreeMap<String, Option<ZeoFacts>>>,
     pair: Mutex<Option<PairFacts>>,
 }
@@ -380,6 +382,11 @@ impl Metrics {
     /// Shows how `log` is doing.
     pub fn watch_access_log(&self, log: &AccessLog) {
         *lock(&self.book.access) = Some(log.clone());
+    }
+
+    /// Shows how the diary is doing.
+    pub fn watch_diary(&self, diary: &Diary) {
+        *lock(&self.book.diary) = Some(diary.clone());
     }
 
     /// Calls `hook` before each scrape, to bring in what is counted elsewhere. It must be quick and must not block.

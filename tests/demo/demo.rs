@@ -101,7 +101,7 @@ impl Edge {
 async fn start_edge(config: &Path) -> anyhow::Result<Edge> {
     let app = App::from_file(config.to_owned())?.without_signals();
     let metrics = Metrics::new();
-    Diary::open(Verbosity::Warn, LogFormat::Text)?;
+    Diary::open(Verbosity::Warn, LogFormat::Text, tidegate::clock::mono)?;
     let stop = app.stopper();
     let (started, serving) = oneshot::channel();
     let thread = thread::spawn(move || {

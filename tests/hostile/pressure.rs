@@ -183,7 +183,7 @@ fn when_memory_is_short_what_idles_is_closed_and_when_it_is_out_only_what_is_sto
 #[test]
 fn a_panic_takes_one_connection_and_is_counted() {
     let metrics = Metrics::new();
-    log::count_panics(&metrics);
+    log::count_panics(&metrics, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let served = Arc::new(Mutex::new(0));
     runtime.block_on(async {

@@ -1,7 +1,6 @@
 use super::*;
 use crate::heartbeat::command::script;
 use std::path::Path;
-use std::time::Instant;
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -17,7 +16,7 @@ fn process(script: &str) -> Kind {
 fn keeper(resources: Vec<Resource>) -> (Keeper, Arc<Groups>, mpsc::Receiver<Exit>) {
     let groups = Arc::new(Groups::default());
     let (tell, hear) = mpsc::channel(8);
-    (Keeper::new(resources, Arc::clone(&groups), tell), groups, hear)
+    (Keeper::new(resources, Arc::default(), Arc::clone(&groups), tell), groups, hear)
 }
 
 async fn appears(path: &Path) {
@@ -199,4 +198,24 @@ async fn a_unit_of_systemd_is_started_asked_and_stopped_by_systemctl() {
     }
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(log.lines().zip(steps).all(|(line, (word, _))| line == format!("{word} zeo.service")), "{log}");
+}
+
+#[tokio::test]
+async fn a_directory_that_hangs_delays_nobody_who_was_known_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("hangs");
+    let text = format!("[ -e {} ] && exec sleep 1000; [ $1 = -u ] && echo 33 || echo 34", state.display());
+    let program = crate::heartbeat::command::script(dir.path(), "id", &text).display().to_string();
+    let users = Users { program, ..Users::default() };
+    let known = Ids { user: 33, group: 34 };
+    assert_eq!(users.find("zeo", LONG).await, Ok(known));
+    std::fs::write(state, "").unwrap();
+    assert_eq!(users.find("zeo", LONG).await, Ok(known));
+    let short = Duration::from_millis(50);
+    let why = "nobody knows whether there is a user other: id timed out";
+    assert_eq!(users.find("other", short).await, Err(why.to_owned()));
+    assert!(users.learn("zeo", short).await.is_err());
+    assert_eq!(users.find("zeo", LONG).await, Ok(known), "what was known stays");
+    let stranger = Users::default().find("no-such-user", LONG).await;
+    assert!(stranger.is_err_and(|why| why.starts_with("there is no user no-such-user: id: ")));
 }

@@ -212,6 +212,11 @@ impl Out<'_> {
         log.map_or(Ok(()), |log| self.counter(&[], value(&log.told())))
     }
 
+    pub fn told_of_diary(&mut self, book: &Book, value: impl Fn(&Told) -> u64) -> fmt::Result {
+        let diary = lock(&book.diary).clone();
+        self.counter(&[], value(&diary.map(|diary| diary.told()).unwrap_or_default()))
+    }
+
     fn labelled(&mut self, values: &[&str], write: impl Fn(&mut MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {
         if self.names.is_empty() {
             return write(&mut self.encoder);

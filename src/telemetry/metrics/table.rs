@@ -1005,6 +1005,13 @@ const HOUSE: &[Row] = &[
         write: |book, out| out.told(book, |told| told.failed),
     },
     Row {
+        name: "tidegate_diary_lost_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Lines of the diary that nobody read from standard error in time, or that could not be written",
+        write: |book, out| out.told_of_diary(book, |told| told.dropped + told.failed),
+    },
+    Row {
         name: "tidegate_panics_total",
         kind: Kind::Counter,
         labels: &[],

@@ -1,15 +1,13 @@
-//! The bounded buffer between those who tell and the one who writes, and the writer's thread.
+//! The bounded buffer between those who tell and the one who writes, and the writer's thread: of the access log, and of the diary.
 //!
 //! Lines gather in one buffer under a lock that is held for a copy and nothing else. The writer is woken by the first line,
-//! waits a moment for company, and swaps the buffer for an empty one: under load one system call carries many lines and
-//! nobody who tells has to wake anybody.
+//! may wait a moment for company, and swaps the buffer for an empty one: under load one system call carries many lines and
+//! nobody who tells has to wake anybody. Nobody waits for whoever reads what is written: without room a line is dropped, and
+//! counted.
 //!
 //! A write that fails loses its lines (they are counted) and the next one is tried all the same: a full disk may be emptied.
 //! When a line was torn by it, the next begins on a new one.
 
-use crate::telemetry::access::AccessError;
-use crate::telemetry::access::Target;
-use crate::telemetry::access::Told;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
@@ -18,6 +16,7 @@ use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -28,9 +27,6 @@ use std::time::Duration;
 use std::time::Instant;
 use tracing::warn;
 
-/// How long the writer waits for company for the first line: the delay that somebody who watches the log will see.
-const GATHER: Duration = Duration::from_millis(10);
-
 /// How often the operator hears of trouble, at most.
 const TROUBLE_EVERY: Duration = Duration::from_mins(1);
 
@@ -39,6 +35,28 @@ const BYTES_PER_LINE: usize = 1024;
 
 /// What is kept of a buffer that was large once.
 const BUFFER_KEPT: usize = 1024 * 1024;
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// For people, and for its thread: `access log`.
+    pub name: &'static str,
+    /// How many lines may wait for the writer, at most a KiB for each.
+    pub lines_max: usize,
+    /// How long the writer waits for company for the first line: the delay that somebody who watches will see.
+    pub gather: Duration,
+}
+
+/// What became of the lines so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Written.
+    pub written: u64,
+    /// Dropped, for the queue was full or the log closed.
+    pub dropped: u64,
+    /// Lost, for the target was broken.
+    pub failed: u64,
+}
 
 /// The buffer, shared by all who tell and the one who writes.
 #[derive(Debug)]
@@ -76,12 +94,14 @@ impl State {
     }
 }
 
-/// Opens `target` and starts its writer.
-pub fn start(target: &Target, lines_max: usize, now: fn() -> Instant) -> Result<Arc<Queue>, AccessError> {
-    let output = Output::open(target)?;
-    let queue = Arc::new(Queue::new(lines_max));
-    let writer = Writer { queue: Arc::clone(&queue), output, now, trouble: None, dropped: 0 };
-    thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run()).map_err(AccessError::Thread)?;
+/// Starts the writer of a log. `now` is only asked to tell troubles no more than once a minute.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(output: Output, log: Log, now: fn() -> Instant) -> io::Result<Arc<Queue>> {
+    let queue = Arc::new(Queue::new(log.lines_max));
+    let writer = Writer { queue: Arc::clone(&queue), output, log, now, trouble: None, dropped: 0 };
+    thread::Builder::new().name(log.name.replace(' ', "-")).spawn(move || writer.run())?;
     Ok(queue)
 }
 
@@ -113,6 +133,7 @@ impl Queue {
         self.state().told.dropped += 1;
     }
 
+    /// Opens the file again under its name; what was told before goes to the old one.
     pub fn reopen(&self) {
         let mut state = self.state();
         state.reopen = true;
@@ -121,6 +142,8 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// Waits until all that was told before is written or lost, `within` at most; says whether it is.
+    #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
         let state = self.state();
         let (lines, reopens) = (state.accepted(), state.reopens.0);
@@ -129,6 +152,8 @@ impl Queue {
         state.accounted() >= lines
     }
 
+    /// Writes what is left and ends the writer; waits for it, `within` at most, and says whether that was enough.
+    #[must_use]
     pub fn close(&self, within: Duration) -> bool {
         let mut state = self.state();
         state.closing = true;
@@ -138,6 +163,8 @@ impl Queue {
         state.ended
     }
 
+    /// What became of the lines so far.
+    #[must_use]
     pub fn told(&self) -> Told {
         self.state().told
     }
@@ -164,6 +191,7 @@ struct Batch {
 struct Writer {
     queue: Arc<Queue>,
     output: Output,
+    log: Log,
     now: fn() -> Instant,
     /// When the operator last heard of trouble.
     trouble: Option<Instant>,
@@ -197,7 +225,7 @@ impl Writer {
         let state = queue.work.wait_while(queue.state(), idle).unwrap_or_else(PoisonError::into_inner);
         let half = queue.lines_max.div_ceil(2);
         let early = |state: &mut State| state.lines < half && !state.reopen && !state.closing;
-        let gathered = queue.work.wait_timeout_while(state, GATHER, early);
+        let gathered = queue.work.wait_timeout_while(state, self.log.gather, early);
         let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         let bytes = mem::replace(&mut state.gathered, spare);
         let lines = mem::take(&mut state.lines);
@@ -229,14 +257,15 @@ impl Writer {
             return;
         }
         self.dropped = dropped;
+        let log = self.log.name;
         if let Some(error) = write {
-            warn!(%error, "access log cannot be written; its lines are lost");
+            warn!(%error, "{log} cannot be written; its lines are lost");
         }
         if let Some(error) = reopen {
-            warn!(%error, "access log cannot be reopened; the old file stays in use");
+            warn!(%error, "{log} cannot be reopened; the old file stays in use");
         }
         if lost > 0 {
-            warn!(lines = lost, "access lines were dropped; the log's target is slower than the traffic");
+            warn!(lines = lost, "lines of the {log} were dropped: what reads them is slower than they come");
         }
     }
 }
@@ -257,28 +286,35 @@ struct Torn {
     cause: io::Error,
 }
 
-struct Output {
-    target: Target,
+/// Where lines go.
+#[derive(Debug)]
+pub struct Output {
+    /// The name of a file that can be opened again.
+    path: Option<PathBuf>,
     file: File,
     /// The last write ended in the middle of a line.
     torn: bool,
 }
 
 impl Output {
-    fn open(target: &Target) -> Result<Self, AccessError> {
-        let file = match target {
-            Target::Stdout => {
-                // A descriptor of our own, without std's line buffer.
-                let copy = io::stdout().as_fd().try_clone_to_owned().map_err(AccessError::Stdout)?;
-                File::from(copy)
-            }
-            Target::File(path) => append_to(path).map_err(|cause| AccessError::Open { path: path.clone(), cause })?,
-        };
-        Ok(Self { target: target.clone(), file, torn: false })
+    /// A file that is appended to, and made when it is not there (mode 0640).
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn append_to(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: Some(path.to_owned()), file: append_to(path)?, torn: false })
+    }
+
+    /// What is open already, such as standard output: by a descriptor of our own, without a line buffer.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn copy_of(stream: impl AsFd) -> io::Result<Self> {
+        Ok(Self { path: None, file: File::from(stream.as_fd().try_clone_to_owned()?), torn: false })
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        if let Target::File(path) = &self.target {
+        if let Some(path) = &self.path {
             self.file = append_to(path)?;
             self.torn = false;
         }
@@ -363,7 +399,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let file = File::from(OwnedFd::from(ours));
-        let mut output = Output { target: Target::Stdout, file, torn: false };
+        let mut output = Output { path: None, file, torn: false };
         let line = [vec![b'a'; 99_999], vec![b'\n']].concat();
         let batch = line.repeat(20);
         // A socket that nobody reads takes a part only.
