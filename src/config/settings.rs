@@ -384,7 +384,7 @@ settings! {
         /// Requests in flight at one endpoint, never more: waitress's `threads`. What comes besides waits here, not there.
         threads: u32 = 4,
         /// The endpoints, each "HOST:PORT" ("https://HOST:PORT" if it speaks TLS), if wanted with ` weight=N` (its share of the
-        /// load, 1 to 100) and ` backup` (used only while no other is open). "dns+NAME:PORT" is looked up again whenever the
+        /// load, 1 to 100) and ` backup` (used only while no other works). "dns+NAME:PORT" is looked up again whenever the
         /// answer expires, and every address of the name is an endpoint. Either this or `set`.
         servers: Vec<Endpoint> = Vec::new(),
         /// Alternative sets of endpoints by name, such as `primary = ["HOST:PORT"]`, of which one serves.

@@ -119,12 +119,12 @@ impl Desk {
     }
 
     /// What an endpoint's condition means for the queue: whether it is open, and its limit. Nobody rises slowly while there
-    /// is no other.
-    pub fn means(&self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> (bool, usize) {
+    /// is no other to share the load with.
+    fn means(&self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> (bool, usize) {
         let open = condition.is_open();
         let mut limit = plan.threads;
         if open {
-            if self.queue.open().any(|other| other != id) {
+            if self.queue.has_peer(id) {
                 limit = condition.phase.limit(now, plan.threads, &warmup_rules(plan));
             }
             if let Some(hanging) = self.hanging.get(&id) {
@@ -137,7 +137,15 @@ impl Desk {
     /// Tells the queue what an endpoint's condition means for it.
     pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
         let (open, limit) = self.means(id, condition, plan, now);
+        self.queue.set_hangs(id, self.is_stuck(id));
         self.queue.set_open(id, open, limit)
+    }
+
+    /// The same, before the queue hears who serves from now on: nothing is granted yet.
+    pub fn prepare(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) {
+        let (open, limit) = self.means(id, condition, plan, now);
+        self.queue.set_hangs(id, self.is_stuck(id));
+        self.queue.prepare(id, open, limit);
     }
 
     /// Whether an endpoint of the serving set answers: it is open and not stuck.

@@ -257,8 +257,7 @@ impl Upstream {
             .collect();
         let members = placed.iter().filter_map(|one| Some(self.member(names, one, find(&one.addr)?, now))).collect();
         for endpoint in known.iter() {
-            let (open, limit) = desk.means(endpoint.id, &endpoint.condition(), &plan, now);
-            desk.queue.prepare(endpoint.id, open, limit);
+            desk.prepare(endpoint.id, &endpoint.condition(), &plan, now);
         }
         drop(known);
         desk.rules = rules(&plan);

@@ -288,6 +288,37 @@ fn who_waits_while_a_reload_brings_another_endpoint_is_served_and_counted_there(
 }
 
 #[test]
+fn a_backup_serves_while_the_others_hang_and_who_comes_back_gets_all_of_its_threads_beside_it() {
+    let gate = Gate::default();
+    let (first, backup) = (Origin::gated(&gate, PRIVATE), Origin::saying(PRIVATE));
+    let lines = format!(
+        "threads = 4\nset.main = [\"{}\", \"{} backup\"]\nactive = \"main\"\ncheck = {{ kind = \"off\", stuck = \"1ms\" }}",
+        first.address, backup.address
+    );
+    let edge = Edge::with(&[], &Change { upstream: &lines, ..Change::default() });
+    let mut hanging: Vec<Client> = (0..2).map(|_| edge.client()).collect();
+    for client in &mut hanging {
+        client.ask("/hangs", ME);
+    }
+    first.wait_for(2);
+    until("it is seen to be stuck", || {
+        upstream(&edge).patrol();
+        upstream(&edge).view().endpoints[0].stuck
+    });
+    assert_eq!(edge.ask("/page", ME).status, 200);
+    assert_eq!(targets(&backup), ["/page"]);
+    gate.open();
+    for client in &mut hanging {
+        assert_eq!(client.reply().status, 200);
+    }
+    let main = Arc::clone(&upstream(&edge).standing().members[0].endpoint);
+    (0..3).for_each(|_| upstream(&edge).learn(&main, Evidence::Broken));
+    upstream(&edge).learn(&main, Evidence::Trial);
+    let seen = upstream(&edge).view();
+    assert_eq!((seen.endpoints[0].state, seen.endpoints[0].limit), ("warming", 4));
+}
+
+#[test]
 fn who_has_written_at_an_endpoint_that_hangs_since_is_served_elsewhere() {
     let gate = Gate::default();
     let of_origin = gate.clone();

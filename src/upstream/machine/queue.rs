@@ -110,7 +110,7 @@ pub struct Server {
     pub id: EndpointId,
     /// Its share of the load, 1 or more.
     pub weight: u32,
-    /// Used only while no other is open.
+    /// Used only while no other works.
     pub backup: bool,
 }
 
@@ -133,6 +133,8 @@ pub struct Queue {
 struct Endpoint {
     /// Takes new requests: it is up and not being drained.
     open: bool,
+    /// Its requests hang.
+    hangs: bool,
     limit: usize,
     in_flight: usize,
     /// The number of the last grant it got: breaks ties in turn.
@@ -145,7 +147,7 @@ struct Endpoint {
 
 impl Endpoint {
     fn new(limit: usize) -> Self {
-        Self { open: true, limit, in_flight: 0, last_grant: 0, due: 0, window: usize::MAX }
+        Self { open: true, hangs: false, limit, in_flight: 0, last_grant: 0, due: 0, window: usize::MAX }
     }
 
     fn has_room(&self) -> bool {
@@ -286,6 +288,14 @@ impl Queue {
         }
     }
 
+    /// The requests of `endpoint` hang, or do so no longer: where backups work they are used in its place. To be said before
+    /// [`Queue::set_open`] or [`Queue::serve`], which grant what follows from it.
+    pub fn set_hangs(&mut self, endpoint: EndpointId, hangs: bool) {
+        if let Some(found) = self.endpoints.get_mut(endpoint.0) {
+            found.hangs = hangs;
+        }
+    }
+
     /// The requests in flight at `endpoint`.
     #[must_use]
     pub fn in_flight(&self, endpoint: EndpointId) -> usize {
@@ -322,6 +332,13 @@ impl Queue {
         self.usable().any(|(server, _)| server.id != id)
     }
 
+    /// Whether `id` has another beside it that takes a share of its load: one that is a backup if it is one.
+    #[must_use]
+    pub fn has_peer(&self, id: EndpointId) -> bool {
+        let Some(own) = self.serving.iter().find(|server| server.id == id) else { return self.anyone_open() };
+        self.serving.iter().any(|server| server.id != id && server.backup == own.backup && self.is_open(server.id))
+    }
+
     /// The open endpoints of the serving set, backups too.
     pub fn open(&self) -> impl Iterator<Item = EndpointId> {
         self.serving.iter().map(|server| server.id).filter(|id| self.is_open(*id))
@@ -345,10 +362,15 @@ impl Queue {
             / u32::try_from(threads.max(1)).unwrap_or(1)
     }
 
-    /// The open endpoints; backups only if there is no other.
+    /// The open endpoints; backups only if no other works.
     fn usable(&self) -> impl Iterator<Item = (&Server, &Endpoint)> {
-        let open = |server: &Server| self.is_open(server.id);
-        let backups = !self.serving.iter().any(|server| !server.backup && open(server));
+        let hangs = |server: &Server| self.endpoints.get(server.id.0).is_some_and(|endpoint| endpoint.hangs);
+        let any = |backup, hung| {
+            let fits = |server: &&Server| server.backup == backup && self.is_open(server.id) && hangs(server) == hung;
+            self.serving.iter().any(|server| fits(&server))
+        };
+        // Of those that all hang, the first get what their limits allow.
+        let backups = !any(false, false) && (any(true, false) || !any(false, true));
         self.serving
             .iter()
             .filter(move |server| server.backup == backups)

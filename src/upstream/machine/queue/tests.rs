@@ -226,6 +226,22 @@ fn weights_share_the_load_and_backups_serve_only_when_nobody_else_does() {
     }
 }
 
+#[test]
+fn backups_serve_in_place_of_those_that_hang_and_not_beside_those_that_work() {
+    let (mut queue, ids) = queue(BOUNDS, 3, 100);
+    let server = |at: usize, backup| Server { id: ids[at], weight: 1, backup };
+    let _ = queue.serve(BOUNDS, vec![server(0, false), server(1, false), server(2, true)]);
+    assert!(queue.has_peer(ids[0]) && !queue.has_peer(ids[2]), "the backup takes no share of what others have");
+    queue.set_hangs(ids[0], true);
+    let _ = queue.set_open(ids[1], false, 100);
+    assert!(!queue.has_peer(ids[0]));
+    for (hang, goes) in [([true, false], 2), ([true, true], 0), ([false, true], 0)] {
+        queue.set_hangs(ids[0], hang[0]);
+        queue.set_hangs(ids[2], hang[1]);
+        assert_eq!(queue.arrive(ask(1), false), Arrival::Granted(ids[goes]), "{hang:?}");
+    }
+}
+
 /// Where requests go that come one after the other, `free` of them.
 fn one_by_one(queue: &mut Queue, count: usize) -> BTreeMap<EndpointId, usize> {
     let mut went = BTreeMap::new();
