@@ -18,6 +18,7 @@ pub mod hop;
 pub mod host;
 pub mod key;
 pub mod link;
+pub mod names;
 pub mod no_vary_search;
 pub mod obsolete;
 pub mod pace;

@@ -31,6 +31,7 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::coding::Coding;
 use crate::semantics::coding::Offer;
 use crate::semantics::freshness::Bounds;
+use crate::semantics::names::Names;
 use crate::semantics::pattern::Pattern;
 use crate::semantics::query::Respelling;
 use crate::semantics::tags::Mode;
@@ -191,7 +192,7 @@ pub struct CachePolicy {
     /// How thoroughly, unless an order says so.
     pub purge_mode: Mode,
     /// The fields in which answers name their tags.
-    pub tags: Vec<HeaderName>,
+    pub tags: Names<HeaderName>,
     /// How queries are spelled in keys.
     pub query: Respelling,
     /// What is smaller is not coded.
@@ -753,7 +754,7 @@ fn cache_policy(cache: &settings::Cache, purge: Vec<IpNet>, purge_tokens: Tokens
         purgers: Purgers { networks: purge, named: cache.purge_allow == values::PurgeAllow::Upstreams },
         purge_tokens,
         purge_mode: if cache.purge_soft { Mode::Soft } else { Mode::Hard },
-        tags: cache.tags.iter().map(|name| name.0.clone()).collect(),
+        tags: Names::from(cache.tags.iter().map(|name| name.0.clone()).collect::<Vec<_>>()),
         query: Respelling { sort: cache.query_sort, drop: cache.query_drop.clone() },
         compress_min: cache.compress_min.0,
     }

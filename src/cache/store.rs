@@ -18,6 +18,7 @@ use crate::cache::ledger::Busy;
 use crate::cache::ledger::Ledger;
 use crate::cache::ledger::Order;
 use crate::cache::ledger::Verdict;
+use crate::cache::private::Privates;
 use crate::cache::rules::Rules;
 use crate::cache::seats::Seat;
 use crate::cache::seats::Seats;
@@ -42,7 +43,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use std::time::Instant;
 
 /// What each entry costs beyond its own bytes: moka's nodes and share of its table, its seat (measured, see ARCHITECTURE.md).
@@ -54,30 +54,8 @@ const ANTEROOM: u64 = 32;
 /// How many seats are looked at, or vacated, in one turn by what goes through all of them.
 const AT_A_TIME: usize = 256;
 
-/// How many keys of private answers are remembered, and for how long, so that they are not collapsed again.
-const PRIVATE_KEYS: u64 = 50_000;
-const PRIVATE_FOR: Duration = Duration::from_mins(1);
-
 /// The most places (schemes, hosts and ports) under which one site's responses are stored.
 const PLACES_MAX: usize = 1024;
-
-/// Why the answer to a key was private, and when that was noted.
-#[derive(Clone, Copy)]
-struct Private {
-    why: &'static str,
-    since: Instant,
-}
-
-/// What is known of whom the answer to a key is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Privacy {
-    /// Nothing.
-    Unknown,
-    /// For one client only, for this reason.
-    Private(&'static str),
-    /// So it was, for this reason; but unless that is noted again, it is soon forgotten.
-    Fading(&'static str),
-}
 
 /// A scheme and an authority under which a site is seen.
 pub type SeenAs = (&'static str, Box<str>);
@@ -124,7 +102,7 @@ pub struct Cache {
     settings: Settings,
     hall: Arc<Hall>,
     anteroom: Mutex<Anteroom>,
-    private: Moka<Box<[u8]>, Private, RandomState>,
+    private: Privates,
     flights: Arc<Flights>,
     fills: Arc<FillBudget>,
     places: Mutex<HashMap<SiteName, BTreeSet<SeenAs>>>,
@@ -163,10 +141,7 @@ impl Cache {
         let lender = Arc::clone(&hall);
         Self {
             settings,
-            private: Moka::builder()
-                .max_capacity(PRIVATE_KEYS)
-                .time_to_live(PRIVATE_FOR)
-                .build_with_hasher(RandomState::default()),
+            private: Privates::default(),
             flights: Flights::new(),
             fills: FillBudget::new(settings.memory / 8, Box::new(move |bytes| lender.lend(bytes))),
             hall,
@@ -535,7 +510,7 @@ impl Cache {
 
     fn purge_memory(&self, key: &[u8]) -> bool {
         self.flights.purge(key);
-        self.private.invalidate(key);
+        self.private.forget(key);
         let mut found = self.anteroom().take(key).is_some();
         self.turn().change(key, |_| {
             found = true;
@@ -553,7 +528,7 @@ impl Cache {
     fn purge_all_memory(&self) {
         self.ledger.purge_all();
         self.flights.purge_all();
-        self.private.invalidate_all();
+        self.private.clear();
         self.anteroom().clear();
         let mut turn = self.turn();
         turn.seats.clear();
@@ -580,41 +555,10 @@ impl Cache {
         forgotten
     }
 
-    /// Remembers that the answer to `key` was private, and why, so that the next requests go side by side (hit-for-miss).
-    /// What is known already is noted again only when half of its time is over.
-    pub fn note_private(&self, key: &[u8], why: &'static str, now: Instant) {
-        if self.privacy(key, now) != Privacy::Private(why) {
-            self.private.insert(key.into(), Private { why, since: now });
-        }
-    }
-
-    /// What is known of whom the answer to `key` is for.
+    /// The keys whose answers were private: the next requests for them go side by side.
     #[must_use]
-    pub fn privacy(&self, key: &[u8], now: Instant) -> Privacy {
-        match self.private.get(key) {
-            None => Privacy::Unknown,
-            Some(known) if now < known.since + PRIVATE_FOR / 2 => Privacy::Private(known.why),
-            Some(known) => Privacy::Fading(known.why),
-        }
-    }
-
-    /// Why the last answer to `key` was private, if it was.
-    #[must_use]
-    pub fn why_private(&self, key: &[u8]) -> Option<&'static str> {
-        self.private.get(key).map(|known| known.why)
-    }
-
-    /// Whether the last answer to `key` was private.
-    #[must_use]
-    pub fn is_private(&self, key: &[u8]) -> bool {
-        self.private.contains_key(key)
-    }
-
-    /// Forgets that the answer to `key` was private.
-    pub fn forget_private(&self, key: &[u8]) {
-        if self.private.contains_key(key) {
-            self.private.invalidate(key);
-        }
+    pub fn private(&self) -> &Privates {
+        &self.private
     }
 
     /// What is in memory now.

@@ -35,7 +35,10 @@ pub struct OutBody {
     broken: Option<BodyError>,
     /// The request is over when this is dropped.
     watch: Option<RequestWatch>,
+    /// Told when this is dropped.
     trail: Option<Box<Trail>>,
+    /// Or it was told already: the body was at hand and small.
+    told: Option<Instant>,
 }
 
 /// What an HTTP/2 stream is given at a time: one frame's worth.
@@ -114,6 +117,7 @@ impl OutBody {
             broken: None,
             watch: None,
             trail: None,
+            told: None,
         }
     }
 
@@ -129,6 +133,7 @@ impl OutBody {
             broken: None,
             watch: None,
             trail: None,
+            told: None,
         }
     }
 
@@ -141,7 +146,10 @@ impl OutBody {
 
     /// The same, in place.
     pub fn watch(&mut self, watch: RequestWatch) {
-        self.watch = Some(watch);
+        self.watch = Some(match self.told {
+            Some(now) => watch.ending_at(now),
+            None => watch,
+        });
     }
 
     /// Writes `trail` when this body has ended.
@@ -149,6 +157,17 @@ impl OutBody {
     pub fn trailed(mut self, trail: Box<Trail>) -> Self {
         self.trail = Some(trail);
         self
+    }
+
+    /// Notes that the request's story was told at `now`, for this body is at hand and small enough to count as sent.
+    pub fn told(&mut self, now: Instant) {
+        self.told = Some(now);
+    }
+
+    /// The length of a body that is at hand, and of which nothing was taken yet.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<u64> {
+        matches!(self.payload, Payload::Stored(BodyReader::Whole(_) | BodyReader::Done)).then(|| self.left.unwrap_or(0))
     }
 
     /// The length, where it is known.

@@ -23,9 +23,12 @@ use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -186,6 +189,15 @@ fn http2_builder(limits: &Limits, streams: Streams) -> http2::Builder<Streams> {
     builder
 }
 
+/// What ends the driving of a connection for a moment.
+enum Event {
+    Ended(Result<(), hyper::Error>),
+    /// The watchdog's moment has come.
+    Due,
+    /// It shall stop.
+    Stop,
+}
+
 /// Drives `connection` until it ends, a time-out of ours is due, or `stop` has let it finish.
 async fn watch<C>(
     mut connection: Pin<Box<C>>,
@@ -198,15 +210,34 @@ where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut watchdog = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
+    // Who is to be woken by both: while they wait for nothing else, a look at whether they are due is all that a request costs.
+    let mut waiting: Option<Waker> = None;
     arm(&mut watchdog, activity, bounds);
     loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => {
-                return ended.map_or_else(Ended::Protocol, |()| Ended::Normally);
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Event::Ended(ended));
             }
-            () = &mut watchdog => {
+            if waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                if !watchdog.is_elapsed() && (stopping || !stop.is_cancelled()) {
+                    return Poll::Pending;
+                }
+            } else {
+                waiting = Some(cx.waker().clone());
+            }
+            if watchdog.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Due);
+            }
+            if !stopping && stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Stop);
+            }
+            Poll::Pending
+        });
+        match event.await {
+            Event::Ended(ended) => return ended.map_or_else(Ended::Protocol, |()| Ended::Normally),
+            Event::Due => {
                 if let Some(why) = arm(&mut watchdog, activity, bounds) {
                     if why == Closed::WriteStalled {
                         activity.give_up();
@@ -214,11 +245,13 @@ where
                     return Ended::TimedOut(why);
                 }
             }
-            () = stop.cancelled(), if !stopping => {
+            Event::Stop => {
                 stopping = true;
                 finish(connection.as_mut());
             }
         }
+        // The timer that was set anew is waited for anew.
+        waiting = None;
     }
 }
 

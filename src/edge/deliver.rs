@@ -43,7 +43,7 @@ use std::time::Instant;
 const SAID_ANEW: usize = 4;
 
 /// A stored body up to this size counts as sent when it is handed to hyper; a larger one is told when it has gone.
-pub const TOLD_AT_ONCE: u64 = 64 * 1024;
+const TOLD_AT_ONCE: u64 = 64 * 1024;
 
 /// Makes an origin's head fit to be stored: with its date and our name.
 #[must_use]
@@ -85,7 +85,7 @@ pub fn hit<B>(
     now: Instant,
 ) -> Option<Response<OutBody>> {
     let told = snapshot.cache.told(status, question.client);
-    let response = respond(request.method(), request.headers(), question.present, stored, status, told, now)?;
+    let mut response = respond(request.method(), request.headers(), question.present, stored, status, told, now)?;
     let sent = response.body().len().unwrap_or(0);
     if sent > TOLD_AT_ONCE {
         let mut trail = Box::new(Trail::of(edge, request, question, status, now));
@@ -93,6 +93,7 @@ pub fn hit<B>(
         return Some(response.map(|body| body.trailed(trail)));
     }
     Short::to(question, response.status(), status, sent).tell(edge, request, now);
+    response.body_mut().told(now);
     Some(response)
 }
 
@@ -236,12 +237,13 @@ pub fn landed(
     Ok(response.map(|body| body.trailed(trail)))
 }
 
-/// Answers with what the origin said, for this client alone.
+/// Answers with what the origin said at `now`, for this client alone.
 pub fn origin(
     errand: &Errand,
     mut trail: Box<Trail>,
     mut response: Response<OutBody>,
     status: &CacheStatus,
+    now: Instant,
 ) -> Response<OutBody> {
     let told = errand.snapshot.cache.told(status, errand.client);
     let told = told.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
@@ -251,6 +253,12 @@ pub fn origin(
         head.append(header::CACHE_STATUS, told);
     }
     trail.answered(response.status(), status);
+    let body = response.body_mut();
+    if let Some(sent) = body.at_hand().filter(|sent| *sent <= TOLD_AT_ONCE) {
+        trail.finish(sent, true, now);
+        body.told(now);
+        return response;
+    }
     response.map(|body| body.trailed(trail))
 }
 
@@ -262,6 +270,7 @@ pub fn private<B>(
     request: &Request<B>,
     response: Response<OutBody>,
     status: &CacheStatus,
+    now: Instant,
 ) -> Response<OutBody> {
     let verdict = conditional::evaluate(request.headers(), response.status(), response.headers());
     let response = if verdict == Conditional::NotModified {
@@ -275,7 +284,7 @@ pub fn private<B>(
     } else {
         response
     };
-    origin(errand, trail, response, status)
+    origin(errand, trail, response, status, now)
 }
 
 /// Answers that there is no answer.

@@ -70,8 +70,8 @@ pub struct Errand {
     pub scheme: &'static str,
     /// Host and port as visitors see them.
     pub authority: Box<str>,
-    /// The same without a port that goes without saying.
-    pub place: Box<str>,
+    /// So much of it is left without a port that goes without saying.
+    place_len: usize,
     /// The visitors' path.
     pub path: Box<str>,
     /// The query.
@@ -145,7 +145,7 @@ impl Errand {
             method: question.method.clone(),
             scheme: question.scheme,
             authority: question.authority.as_str().into(),
-            place: question.place().into(),
+            place_len: question.place().len(),
             path: (&*question.target.path).into(),
             query: question.target.query.as_deref().map(Into::into),
             target: question.origin_target(),
@@ -166,13 +166,19 @@ impl Errand {
         })
     }
 
+    /// Host and port as visitors see them, without a port that goes without saying.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.authority.get(..self.place_len).unwrap_or(&self.authority)
+    }
+
     /// Sets out for all who ask the same: it asks about the other variants as well that are stored by now.
     #[must_use]
-    pub fn for_all(mut self, key: &[u8], headers: &HeaderMap) -> Arc<Self> {
+    pub fn for_all(mut self: Box<Self>, key: &[u8], headers: &HeaderMap) -> Arc<Self> {
         self.asker.patient = self.found.is_none();
         // RFC 9110 13.1.3: beside a list of tags the date of what has none would not count.
         let askable = self.found.as_ref().is_none_or(|found| found.head.get(&header::ETAG).is_some());
-        let Some(stored) = self.edge.cache.look(key).filter(|_| askable) else { return Arc::new(self) };
+        let Some(stored) = self.edge.cache.look(key).filter(|_| askable) else { return Arc::from(self) };
         let mut tags: Vec<HeaderValue> = self.found.iter().filter_map(|found| found.head.get(&header::ETAG)).collect();
         let mut others = Vec::new();
         let may_be_meant =
@@ -184,7 +190,7 @@ impl Errand {
             }
         }
         self.others = others.into();
-        Arc::new(self)
+        Arc::from(self)
     }
 
     /// By what its answer can be forgotten: where it stands, where it says that it belongs, and what it names itself. By
@@ -193,7 +199,7 @@ impl Errand {
     pub fn tags(&self, answer: &HeaderMap, named: &[Tag]) -> Vec<Tag> {
         let (site, preset) = (self.site.name.as_str(), self.site.preset);
         let mut tags = tags::of_place(site, preset.object(&self.path));
-        if let Some(uri) = link::canonical(answer, self.scheme, &self.place, &self.path)
+        if let Some(uri) = link::canonical(answer, self.scheme, self.place(), &self.path)
             && let Ok(canonical) = target::normalise(uri.path())
         {
             tags.extend(tags::of_place(site, preset.object(&canonical)));
@@ -208,13 +214,18 @@ impl Errand {
     /// # Errors
     /// 400 when the client's `Connection` field names a field that must not be dropped, or when what was judged cannot be
     /// written: a rule of ours is too lax then.
-    pub fn origin_head(&self, method: Method, mut headers: HeaderMap, websocket: bool) -> Result<RequestHead, Refusal> {
-        let chain = self.chain(&headers);
-        self.clean(&method, &mut headers)?;
+    pub fn origin_head(
+        &self,
+        method: Method,
+        headers: &mut HeaderMap,
+        websocket: bool,
+    ) -> Result<RequestHead, Refusal> {
+        let chain = self.chain(headers);
+        self.clean(&method, headers)?;
         if websocket {
-            tunnel::ask(&mut headers);
+            tunnel::ask(headers);
         }
-        self.head(method, &headers, &chain)
+        self.head(method, headers, &chain)
     }
 
     /// The head of a fetch for the cache: a GET of the whole, unless what is stored is still good.

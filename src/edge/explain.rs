@@ -264,7 +264,7 @@ fn about_cache(
     }
     let look = Look::at(shelf.as_ref(), headers, question.present, snapshot.cache.honour_client, now.mono);
     let under_way = || cache.flights().is_under_way(key);
-    let why_private = cache.why_private(key);
+    let why_private = cache.private().privacy(key, now.mono).why();
     let known = |status: CacheStatus| match why_private {
         Some(why) if look.found.is_none() && question.identity == Identity::Anonymous => status.detail(why),
         _ => status,
@@ -376,7 +376,7 @@ fn about_answer(
     if question.kind != Kind::Shared {
         return told.say("answer", "not stored: the request goes past the cache");
     }
-    let fields = &snapshot.cache.tags;
+    let fields = snapshot.cache.tags.list();
     let named = tags::named(&head, fields, (question.scheme, question.place()));
     let no_store = cache_control::parse_request(headers).no_store;
     let path = &question.target.path;

@@ -41,7 +41,6 @@ use crate::semantics::downstream;
 use crate::semantics::framing;
 use crate::semantics::freshness;
 use crate::semantics::freshness::Times;
-use crate::semantics::hop;
 use crate::semantics::no_vary_search;
 use crate::semantics::policy;
 use crate::semantics::present::Present;
@@ -113,7 +112,10 @@ struct Answered {
     body: OriginBody,
     /// Whether the end of the body can be told from a connection that broke.
     delimited: bool,
-    times: Times,
+    /// When it was asked for.
+    asked: Instant,
+    /// When its head came.
+    came: Instant,
     endpoint: OriginAddr,
     /// What a cookie that leads back to that endpoint says.
     way: u64,
@@ -170,59 +172,70 @@ pub struct Outbound {
     /// The client's side of a WebSocket.
     tunnel: Option<OnUpgrade>,
     /// The client's fields, if it asks for a part of something that may be stored.
-    part_of: Option<HeaderMap>,
+    part_of: Option<Box<HeaderMap>>,
     shows_cookies: bool,
+    /// When it came.
+    came: Instant,
 }
 
 impl Outbound {
-    /// What goes out of `request`.
+    /// What goes out of `request`, which came at `came`.
     ///
     /// # Errors
     /// As [`Errand::origin_head`]; 413 when the body is larger than the site takes.
-    pub fn of(errand: &Errand, mut request: Request<Incoming>) -> Result<Self, Refusal> {
+    pub fn of(errand: &Errand, mut request: Request<Incoming>, came: Instant) -> Result<Self, Refusal> {
         let present = errand.present;
         let websocket = present.has(Present::UPGRADE)
             && framing::wants_websocket(request.headers())
             && request.method() == Method::GET;
         let tunnel = websocket.then(|| hyper::upgrade::on(&mut request));
-        let (client, body) = request.into_parts();
-        let body = inbound::body(errand, body)?;
+        let method = request.method().clone();
+        let headers = request.headers_mut();
         // Without a key nothing of it may be shared, with one it is a GET, and of a HEAD there are no parts.
         let shared = errand.key.is_some();
-        let part_of = (shared && present.has(Present::RANGE)).then(|| client.headers.clone());
-        let shows_cookies = shared && client.headers.contains_key(header::COOKIE);
-        let head = errand.origin_head(client.method, client.headers, websocket)?;
-        Ok(Self { head, body, tunnel, part_of, shows_cookies })
+        let part_of = (shared && present.has(Present::RANGE)).then(|| Box::new(headers.clone()));
+        let shows_cookies = shared && headers.contains_key(header::COOKIE);
+        let head = errand.origin_head(method, headers, websocket)?;
+        let body = inbound::body(errand, request.into_body())?;
+        Ok(Self { head, body, tunnel, part_of, shows_cookies, came })
     }
 }
 
 /// Passes the request to the origin and its answer to the client, past the cache.
 async fn pass(errand: &Arc<Errand>, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
-    match Outbound::of(errand, request) {
-        Ok(outbound) => send(errand, trail, outbound).await,
+    match Outbound::of(errand, request, clock::mono()) {
+        Ok(mut outbound) => send(errand, trail, &mut outbound).await,
         Err(refusal) => deliver::failed(trail, &refusal),
     }
 }
 
 /// Sends the request to the origin and its answer to the client.
-pub async fn send(errand: &Arc<Errand>, mut trail: Box<Trail>, outbound: Outbound) -> Response<OutBody> {
+pub async fn send(errand: &Arc<Errand>, mut trail: Box<Trail>, outbound: &mut Outbound) -> Response<OutBody> {
     match try_send(errand, &mut trail, outbound).await {
-        Ok(response) => deliver::origin(errand, trail, response, &errand.status),
+        Ok((response, came)) => deliver::origin(errand, trail, response, &errand.status, came),
         Err(refusal) => deliver::failed(trail, &refusal),
     }
 }
 
-async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -> Result<Response<OutBody>, Refusal> {
-    let Outbound { head, body, tunnel, part_of, shows_cookies } = outbound;
-    let server = &errand.snapshot.server;
-    // Boxed, so that the many requests without a body do not carry the room of an upload about.
-    let body = match body {
-        RequestBody::Empty => body,
+/// What came, and when.
+async fn try_send(
+    errand: &Arc<Errand>,
+    trail: &mut Trail,
+    outbound: &mut Outbound,
+) -> Result<(Response<OutBody>, Instant), Refusal> {
+    let Outbound { head, body, tunnel, part_of, shows_cookies, came } = outbound;
+    let body = match std::mem::replace(body, RequestBody::Empty) {
+        RequestBody::Empty => RequestBody::Empty,
         upload @ RequestBody::Stream { .. } => {
-            Box::pin(errand.edge.spool.take_in(upload, &server.spool, server.limits.spool.0)).await?
+            let server = &errand.snapshot.server;
+            // Boxed, so that the many requests without a body do not carry the room of an upload about.
+            let taken = Box::pin(errand.edge.spool.take_in(upload, &server.spool, server.limits.spool.0)).await?;
+            *came = clock::mono();
+            taken
         }
     };
-    let fetched = match travel(errand, &head, body, None, trail.alone()).await {
+    let journey = Travel { head, body, gone: None, in_line: trail.alone(), now: *came };
+    let fetched = match travel(errand, journey).await {
         Ok(fetched) => fetched,
         Err(lost) => {
             trail.lost(&lost);
@@ -230,19 +243,22 @@ async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -
         }
     };
     trail.travelled(&fetched.endpoint.addr, fetched.timings);
-    if let (Some(client), StatusCode::SWITCHING_PROTOCOLS) = (tunnel, fetched.response.status()) {
-        return Ok(tunnel::open(client, fetched));
+    if fetched.status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = tunnel.take()
+    {
+        return Ok((tunnel::open(client, fetched), clock::mono()));
     }
     let answered = clean(errand, fetched);
     obsolete::after(errand, &head.method, answered.status, &answered.head);
     if let Some(key) = &errand.key {
-        answered.learn(errand, key, shows_cookies);
+        answered.learn(errand, key, *shows_cookies);
     }
-    if let Some(headers) = part_of
-        && storing::is_part_of_storable(&asked(errand, &headers), answered.status, &answered.head, answered.times)
+    if let Some(headers) = part_of.take()
+        && storing::is_part_of_storable(&asked(errand, &headers), answered.status, &answered.head, answered.times())
     {
-        fetch_whole(Errand::clone(errand), &headers);
+        fetch_whole(Box::new(Errand::clone(errand)), &headers);
     }
+    let came = answered.came;
     let response = answered.into_response(errand);
     if !head.method.is_safe()
         && let Some(settling) = errand.edge.cache.disk().and_then(|disk| disk.settled())
@@ -251,20 +267,25 @@ async fn try_send(errand: &Arc<Errand>, trail: &mut Trail, outbound: Outbound) -
         // thread does not wait for it.
         settling.await;
     }
-    Ok(response)
+    Ok((response, came))
 }
 
 impl Answered {
+    /// When it was asked for and came, by both clocks: the wall's is read for what may be stored, and only for that.
+    fn times(&self) -> Times {
+        Times { asked: self.asked, answered: clock::beside(self.came) }
+    }
+
     /// What an answer past the cache says of a key that is known to be private: while it is asked for and stays so, nobody
     /// waits for anybody; once it may be stored, the next fetch is shared again.
     fn learn(&self, errand: &Errand, key: &[u8], shows_cookies: bool) {
-        let cache = &errand.edge.cache;
+        let private = errand.edge.cache.private();
         let tells = matches!(self.status.as_u16(), 200 | 203 | 204 | 300..=303 | 307 | 308 | 404 | 410);
         if !tells || !errand.anonymous {
             return;
         }
         match errand.privacy {
-            Privacy::Unknown if !cache.is_private(key) => return,
+            Privacy::Unknown if private.privacy(key, self.came) == Privacy::Unknown => return,
             // It says what the last one said.
             Privacy::Private(why)
                 if storing::plainly(&errand.site, errand.rule.as_deref(), &self.head) == Some(why) =>
@@ -275,11 +296,12 @@ impl Answered {
         }
         // What it says to those who asked otherwise shows when the next of them asks for all.
         let (mut head, headers) = (self.head.clone(), HeaderMap::new());
-        let (verdict, _) = storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times);
+        let (verdict, _) =
+            storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times());
         match verdict {
-            Storable::No(why) => cache.note_private(key, why.as_str(), self.times.answered.mono),
+            Storable::No(why) => private.note(key, why.as_str(), self.came),
             // With a visitor's cookies the page may be another than without.
-            Storable::Yes(_) if !shows_cookies => cache.forget_private(key),
+            Storable::Yes(_) if !shows_cookies => private.forget(key),
             Storable::Yes(_) => {}
         }
     }
@@ -332,17 +354,20 @@ fn asked<'a>(errand: &'a Errand, headers: &'a HeaderMap) -> Asked<'a> {
     }
 }
 
-/// Makes the journey.
-async fn travel(
-    errand: &Arc<Errand>,
-    head: &RequestHead,
+/// What goes on a journey.
+struct Travel<'a> {
+    head: &'a RequestHead,
     body: RequestBody,
-    gone: Option<Gone<'_>>,
-    in_line: &AtomicBool,
-) -> Result<Fetched, Lost> {
+    gone: Option<Gone<'a>>,
+    in_line: &'a AtomicBool,
+    now: Instant,
+}
+
+/// Makes the journey.
+async fn travel(errand: &Arc<Errand>, Travel { head, body, gone, in_line, now }: Travel<'_>) -> Result<Fetched, Lost> {
     let bill = Bill::begin(&errand.meters);
     let mut watch = Watch::new(in_line, Arc::<Errand>::clone(errand));
-    match errand.upstream.fetch(head, body, &errand.asker, gone, &mut watch).await {
+    match errand.upstream.fetch(head, body, &errand.asker, gone, &mut watch, now).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
             Ok(fetched)
@@ -389,28 +414,23 @@ impl Drop for Bill<'_> {
 }
 
 fn clean(errand: &Errand, fetched: Fetched) -> Answered {
-    let times = Times { asked: fetched.asked, answered: clock::beside(fetched.answered) };
-    let (parts, body) = fetched.response.into_parts();
-    let mut head = parts.headers;
-    let delimited = framing::is_delimited(parts.status, &head);
-    hop::clean_response(&mut head);
+    let Fetched { status, headers: mut head, body, delimited, endpoint, epoch, asked, answered, timings } = fetched;
     let fields = &errand.snapshot.cache.tags;
     // Most answers have none: one look at the names is cheaper than searching for each.
     let mut tags = Vec::new();
-    if head.keys().any(|name| fields.contains(name)) {
-        tags = tags::named(&head, fields, (errand.scheme, &errand.place));
-        for field in fields.iter().filter(|field| !tags::is_public(field)) {
+    if head.keys().any(|name| fields.contains(name.as_str())) {
+        tags = tags::named(&head, fields.list(), (errand.scheme, errand.place()));
+        for field in fields.list().iter().filter(|field| !tags::is_public(field)) {
             head.remove(field);
         }
     }
-    let (endpoint, way, timings) = (fetched.endpoint.addr.clone(), fetched.endpoint.way, fetched.timings);
-    let (status, epoch) = (parts.status, fetched.epoch);
-    Answered { status, head, body, delimited, times, endpoint, way, timings, epoch, tags }
+    let (endpoint, way) = (endpoint.addr.clone(), endpoint.way);
+    Answered { status, head, body, delimited, asked, came: answered, endpoint, way, timings, epoch, tags }
 }
 
 /// Answers from the one fetch that all equal requests share.
-pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
-    let Some(key) = errand.key.clone() else { return pass(&Arc::new(errand), trail, request).await };
+pub async fn shared(mut errand: Box<Errand>, trail: Box<Trail>, request: Request<Incoming>) -> Response<OutBody> {
+    let Some(key) = errand.key.clone() else { return pass(&Arc::from(errand), trail, request).await };
     if cache_control::parse_request(request.headers()).only_if_cached {
         return only_kept(&errand, &key, trail, request).await;
     }
@@ -422,7 +442,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
         Err(unused) => unused,
     };
     let (mut failure, mut variant): (Option<Failure>, Option<Vec<u8>>) = (None, None);
-    let private = errand.edge.cache.is_private(&key);
+    let private = errand.edge.cache.private().privacy(&key, clock::mono()) != Privacy::Unknown;
     let mut rounds = if private { 0..0 } else { 0..TOGETHER };
     while rounds.next().is_some() {
         let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
@@ -482,7 +502,7 @@ pub async fn shared(mut errand: Errand, trail: Box<Trail>, request: Request<Inco
     }
     // Alone: the client's own conditions go along, and its answer is its own.
     errand.found = None;
-    pass(&Arc::new(errand), trail, request).await
+    pass(&Arc::from(errand), trail, request).await
 }
 
 /// RFC 9111 5.2.1.7: nothing stored may be served, and the request wants nothing else.
@@ -516,7 +536,7 @@ async fn only_kept(errand: &Errand, key: &[u8], trail: Box<Trail>, request: Requ
 /// Answers one who shows Authorization, and keeps the answer if it says that it is for all (RFC 9111 3.5). Nobody waits for it,
 /// for it may be for him alone; but a purge sees it under way.
 async fn authorized(
-    mut errand: Errand,
+    mut errand: Box<Errand>,
     key: &[u8],
     trail: Box<Trail>,
     request: Request<Incoming>,
@@ -526,10 +546,10 @@ async fn authorized(
         && let Some(shown) = headers.get(header::AUTHORIZATION)
         && let Joined::Leader(leader) = errand.edge.cache.flights().join(key, Some(&[ASIDE, shown.as_bytes()].concat()))
     {
-        return lead(Arc::new(errand), trail, request, leader).await;
+        return lead(Arc::from(errand), trail, request, leader).await;
     }
     errand.key = None;
-    pass(&Arc::new(errand), trail, request).await
+    pass(&Arc::from(errand), trail, request).await
 }
 
 /// While nobody is there to ask, what is stored is better than waiting for somebody.
@@ -579,7 +599,7 @@ async fn read_back(errand: &Errand, leader: &Leader, request: &Request<Incoming>
 
 /// Answers with what was kept on the disk, if it may be served; otherwise the origin is asked about it.
 async fn from_disk(
-    mut errand: Errand,
+    mut errand: Box<Errand>,
     trail: Box<Trail>,
     request: Request<Incoming>,
     mut leader: Leader,
@@ -609,7 +629,7 @@ async fn from_disk(
         }
         Err(trail) => {
             errand.found = None;
-            pass(&Arc::new(errand), trail, request).await
+            pass(&Arc::from(errand), trail, request).await
         }
     }
 }
@@ -704,7 +724,8 @@ async fn lead(
         Ok(Outcome::Private(answered, why)) => {
             trail.travelled(&answered.endpoint, answered.timings);
             let status = errand.status.detail(why.as_str());
-            deliver::private(&errand, trail, &request, answered.into_response(&errand), &status)
+            let now = answered.came;
+            deliver::private(&errand, trail, &request, answered.into_response(&errand), &status, now)
         }
         Ok(Outcome::Stale(stored)) => {
             match deliver::landed(&errand, trail, request.headers(), request.method(), &stored, &stale_status(&stored))
@@ -728,7 +749,7 @@ fn asks_for_more(headers: &HeaderMap) -> bool {
 }
 
 /// Refreshes what is stored in the background, unless somebody is at it already.
-pub fn refresh(mut errand: Errand, client: &HeaderMap) {
+pub fn refresh(mut errand: Box<Errand>, client: &HeaderMap) {
     errand.asker.class = Class::Background;
     let Some(key) = errand.key.clone() else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
@@ -740,9 +761,10 @@ pub fn refresh(mut errand: Errand, client: &HeaderMap) {
 }
 
 /// Fetches the whole for the cache, of which a client was given a part, unless somebody is at it already.
-fn fetch_whole(errand: Errand, client: &HeaderMap) {
+fn fetch_whole(errand: Box<Errand>, client: &HeaderMap) {
     // Where the whole was refused a moment ago, it is not asked for again with each part.
-    let Some(key) = errand.key.clone().filter(|key| !errand.edge.cache.is_private(key)) else { return };
+    let private = |key: &[u8]| errand.edge.cache.private().privacy(key, clock::mono()) != Privacy::Unknown;
+    let Some(key) = errand.key.clone().filter(|key| !private(key)) else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
     if errand.edge.cache.look(&key).is_some_and(|shelf| shelf.select(client).is_some()) {
         return;
@@ -751,7 +773,7 @@ fn fetch_whole(errand: Errand, client: &HeaderMap) {
 }
 
 /// Sends a fetch on its way for which nobody waits yet.
-fn set_out(errand: Errand, key: &[u8], client: &HeaderMap, leader: Leader) {
+fn set_out(errand: Box<Errand>, key: &[u8], client: &HeaderMap, leader: Leader) {
     let errand = errand.for_all(key, client);
     let Ok(head) = errand.shared_head(client) else { return };
     let journey = Journey { errand, client: client.clone(), leader };
@@ -821,7 +843,7 @@ impl Journey {
             self.errand.site.metrics.revalidation(Revalidation::Modified);
         }
         let mut answered = answered;
-        let Answered { status, delimited, times, .. } = answered;
+        let (status, delimited, times) = (answered.status, answered.delimited, answered.times());
         let (verdict, _) =
             storing::judge(&asked(&self.errand, &self.client), status, &mut answered.head, delimited, times);
         self.count_rule(&answered.head, matches!(verdict, Storable::Yes(_)));
@@ -840,8 +862,8 @@ impl Journey {
             self.leader.deserted().await;
         };
         let mut gone = pin!(gone);
-        let fetched =
-            travel(&self.errand, head, RequestBody::Empty, Some(gone.as_mut()), self.leader.in_line()).await?;
+        let (body, gone, in_line) = (RequestBody::Empty, Some(gone.as_mut() as Gone<'_>), self.leader.in_line());
+        let fetched = travel(&self.errand, Travel { head, body, gone, in_line, now: clock::mono() }).await?;
         Ok(clean(&self.errand, fetched))
     }
 
@@ -863,7 +885,7 @@ impl Journey {
     }
 
     fn admit_place(&self) -> bool {
-        self.errand.edge.cache.admit_place(&self.errand.site.name, self.errand.scheme, &self.errand.place)
+        self.errand.edge.cache.admit_place(&self.errand.site.name, self.errand.scheme, self.errand.place())
     }
 
     fn failed(self, reply: Reply, lost: Lost) {
@@ -898,7 +920,7 @@ impl Journey {
             if self.errand.found.is_some() {
                 cache.purge(self.leader.key());
             }
-            cache.note_private(self.leader.key(), why.as_str(), clock::mono());
+            cache.private().note(self.leader.key(), why.as_str(), answered.came);
         }
         self.leader.keep_private();
         tell(reply, Outcome::Private(Box::new(answered), why));
@@ -919,7 +941,8 @@ impl Journey {
     /// a condition, to which a 304 is no answer.
     fn misunderstood(&mut self) -> Result<RequestHead, Refusal> {
         self.errand.edge.cache.purge(self.leader.key());
-        self.errand = Arc::new(Errand { found: None, others: Box::default(), ..Errand::clone(&self.errand) });
+        let errand = Arc::make_mut(&mut self.errand);
+        (errand.found, errand.others) = (None, Box::default());
         self.errand.shared_head(&self.client)
     }
 
@@ -933,7 +956,7 @@ impl Journey {
             head.remove(name);
         }
         let _ = self.errand.site.conduct(self.errand.rule.as_deref()).speak(found.status, &mut head);
-        let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times);
+        let freshness = freshness::assess(found.status, &head, &policy::of(&head), &rules.bounds, answered.times());
         let hidden = downstream::conceal(&mut head, rules.hide_shared);
         let coded = found.coded.clone().filter(|_| coding::is_worth(found.status, &head, u64::MAX, 0));
         if coded.is_some() {
@@ -977,7 +1000,8 @@ impl Journey {
     async fn fill(mut self, reply: Reply, answered: Answered, terms: Terms) {
         let cache = &self.errand.edge.cache;
         let len = storable::announced(&answered.head).or_else(|| http_body::Body::size_hint(&answered.body).exact());
-        let Answered { status, mut head, mut body, times, endpoint, timings, epoch, tags, .. } = answered;
+        let arrived = clock::beside(answered.came);
+        let Answered { status, mut head, mut body, endpoint, timings, epoch, tags, .. } = answered;
         if status == StatusCode::OK {
             cache.rules().learn(self.leader.key(), no_vary_search::parse(&head));
         }
@@ -989,7 +1013,7 @@ impl Journey {
         let body_so_far = StoredBody::Filling(writer.fill());
         let freshness = terms.freshness;
         let tagged = Tagged::new(self.errand.tags(&head, &tags), self.errand.born);
-        let head = deliver::prepare(head, times.answered);
+        let head = deliver::prepare(head, arrived);
         let kept = cache.disk().map(|_| Arc::new(Kept::under_terms(self.errand.site.terms)));
         let stored =
             Arc::new(Stored { status, head, body: body_so_far, freshness, selection, hidden, tagged, coded, kept });

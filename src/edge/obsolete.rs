@@ -28,7 +28,7 @@ pub fn after(errand: &Errand, method: &Method, status: StatusCode, answer: &Head
     let (cache, site, now) = (&errand.edge.cache, &errand.site, clock::mono());
     let mode = if errand.anonymous { Mode::Soft } else { Mode::Hard };
     purge::object(cache, site, &errand.path, None, mode, now);
-    for uri in obsolete::named(answer, errand.scheme, &errand.place, &errand.path) {
+    for uri in obsolete::named(answer, errand.scheme, errand.place(), &errand.path) {
         if let Ok(target) = target::parse(&uri, usize::MAX) {
             purge::object(cache, site, &target.path, target.query.as_deref(), mode, now);
         }
@@ -37,7 +37,7 @@ pub fn after(errand: &Errand, method: &Method, status: StatusCode, answer: &Head
         // A pattern is needed only for what lies too deep for a tag; if too many wait, the object itself is forgotten.
         let _ = purge::subtree(cache, site, folder, Mode::Hard, now);
     }
-    let mut groups = tags::invalidated(answer, (errand.scheme, &errand.place));
+    let mut groups = tags::invalidated(answer, (errand.scheme, errand.place()));
     if !groups.is_empty() {
         // Answers with more tags than are kept have every tag.
         groups.push(tags::Tag::ANY);

@@ -132,8 +132,7 @@ impl Service<Request<Incoming>> for Session {
             }
             First::Answered(mut response) => {
                 self.close_if_said(&response);
-                let small = response.body().len().is_some_and(|len| len <= deliver::TOLD_AT_ONCE);
-                response.body_mut().watch(if small { watch.ending_at(now) } else { watch });
+                response.body_mut().watch(watch);
                 // Whatever body the request has is drained by hyper within its bound, or the connection closes.
                 Answer::Ready(Some(response))
             }
@@ -147,10 +146,10 @@ impl Service<Request<Incoming>> for Session {
                 response.map(|body| body.watched(watch))
             })),
             First::Pass(errand, trail) => {
-                let outbound = Outbound::of(&errand, request);
+                let outbound = Outbound::of(&errand, request, now);
                 Answer::Pending(Box::pin(async move {
                     let mut response = match outbound {
-                        Ok(outbound) => fetch::send(&errand, trail, outbound).await,
+                        Ok(mut outbound) => fetch::send(&errand, trail, &mut outbound).await,
                         Err(refusal) => deliver::failed(trail, &refusal),
                     };
                     errand.site.dress(response.headers_mut(), errand.scheme);
@@ -160,7 +159,7 @@ impl Service<Request<Incoming>> for Session {
             }
             First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
                 let (site, scheme) = (Arc::clone(&errand.site), errand.scheme);
-                let mut response = fetch::shared(*errand, trail, request).await;
+                let mut response = fetch::shared(errand, trail, request).await;
                 site.dress(response.headers_mut(), scheme);
                 response.map(|body| body.watched(watch))
             })),
@@ -280,7 +279,7 @@ fn lookup(
             let lookup = Lookup { key, found: Some(stored), privacy: Privacy::Unknown };
             let status = CacheStatus::forwarded(Why::Stale);
             if let Ok(errand) = Errand::new(edge, snapshot, question, request.headers(), Some(&lookup), status) {
-                fetch::refresh(errand, request.headers());
+                fetch::refresh(Box::new(errand), request.headers());
             }
         }
         return First::Answered(response);
@@ -306,8 +305,8 @@ fn lookup(
     }
     let mut lookup = Lookup { key, found: look.found, privacy: Privacy::Unknown };
     if look.found.is_none() && question.identity == Identity::Anonymous {
-        lookup.privacy = edge.cache.privacy(key, now);
-        if let Privacy::Private(why) | Privacy::Fading(why) = lookup.privacy {
+        lookup.privacy = edge.cache.private().privacy(key, now);
+        if let Some(why) = lookup.privacy.why() {
             // Nobody else's, by all that is known: there is nothing to share, and nobody to wait for.
             return pass(edge, snapshot, request, question, Some(&lookup), status.detail(why), now);
         }

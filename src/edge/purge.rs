@@ -85,7 +85,7 @@ pub fn answer<B>(
     let site = snapshot.named(question.authority.host());
     let scope = Scope { snapshot, site, query, now };
     // plone.cachepurging takes anything but 200 and 404 for a failure and repeats it at once, five times.
-    let (status, page) = match purge::order(&question.target.path, request.headers(), &policy.tags) {
+    let (status, page) = match purge::order(&question.target.path, request.headers(), policy.tags.list()) {
         Err(bad) => (StatusCode::BAD_REQUEST, format!("{bad}\n")),
         Ok(order) => match obey(edge, &order, &scope) {
             Ok(Done::Found(0)) => (StatusCode::NOT_FOUND, "not stored\n".to_owned()),

@@ -37,9 +37,7 @@ pub fn ask(headers: &mut HeaderMap) {
 /// Answers the client's 101 and moves bytes from then on, keeping the origin's thread for as long.
 #[must_use]
 pub fn open(client: OnUpgrade, fetched: Fetched) -> Response<OutBody> {
-    let (parts, origin) = fetched.into_tunnel();
-    let mut headers = parts.headers;
-    crate::semantics::hop::clean_response(&mut headers);
+    let (mut headers, origin) = fetched.into_tunnel();
     ask(&mut headers);
     if let Some((origin, ahead, lease)) = origin {
         tokio::spawn(async move {

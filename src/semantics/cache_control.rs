@@ -9,9 +9,6 @@ use std::time::Duration;
 /// RFC 9111 1.2.2: a larger number of seconds than can be counted is taken as 2^31.
 const SECONDS_MAX: u64 = 1 << 31;
 
-/// No directive that is known has a longer name.
-const NAME_MAX: usize = 22;
-
 /// A directive that may be limited to named fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
@@ -87,8 +84,8 @@ pub fn named_fields(headers: &HeaderMap, name: &[u8]) -> Vec<HeaderName> {
 #[must_use]
 pub fn without_shared(headers: &HeaderMap) -> Option<Vec<u8>> {
     let lines = || headers.get_all(header::CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
-    // Most have no `s-m` anywhere: that is quicker to see than what each directive is.
-    if !lines().any(|line| line.windows(3).any(|part| part[1] == b'-' && part.eq_ignore_ascii_case(b"s-m"))) {
+    // Most have no `-m` anywhere: that is quicker to see than what each directive is.
+    if !lines().any(|line| line.windows(2).any(|part| part[0] == b'-' && part[1] | 0x20 == b'm')) {
         return None;
     }
     let items = || lines().flat_map(Items);
@@ -168,31 +165,30 @@ pub fn parse_request(headers: &HeaderMap) -> Directives {
 
 impl Directives {
     fn take(&mut self, item: Item<'_>) {
-        let scope = if item.value.is_some_and(names_fields) { Scope::Fields } else { Scope::All };
-        let mut name = [0; NAME_MAX];
-        let Some(name) = name.get_mut(..item.name.len()) else { return };
-        name.copy_from_slice(item.name);
-        name.make_ascii_lowercase();
-        match &*name {
-            b"no-store" => self.no_store = true,
-            b"no-cache" => self.no_cache = wider(self.no_cache, scope),
-            b"private" => self.private = wider(self.private, scope),
-            b"public" => self.public = true,
-            b"must-revalidate" => self.must_revalidate = true,
-            b"proxy-revalidate" => self.proxy_revalidate = true,
-            b"must-understand" => self.must_understand = true,
-            b"only-if-cached" => self.only_if_cached = true,
-            b"max-age" => self.max_age = Some(shorter(self.max_age, item.seconds())),
-            b"s-maxage" => self.s_maxage = Some(shorter(self.s_maxage, item.seconds())),
-            b"min-fresh" => self.min_fresh = item.valid_seconds().max(self.min_fresh),
-            b"max-stale" => {
+        let scope = || if item.value.is_some_and(names_fields) { Scope::Fields } else { Scope::All };
+        // Nearly all write them in lower case.
+        let is = |name: &[u8]| item.name == name || item.name.eq_ignore_ascii_case(name);
+        // By length first: all but one or two are told apart by it.
+        match item.name.len() {
+            6 if is(b"public") => self.public = true,
+            7 if is(b"max-age") => self.max_age = Some(shorter(self.max_age, item.seconds())),
+            7 if is(b"private") => self.private = wider(self.private, scope()),
+            8 if is(b"no-store") => self.no_store = true,
+            8 if is(b"no-cache") => self.no_cache = wider(self.no_cache, scope()),
+            8 if is(b"s-maxage") => self.s_maxage = Some(shorter(self.s_maxage, item.seconds())),
+            9 if is(b"min-fresh") => self.min_fresh = item.valid_seconds().max(self.min_fresh),
+            9 if is(b"max-stale") => {
                 let any = Duration::from_secs(SECONDS_MAX);
                 self.max_stale = if item.value.is_none() { Some(any) } else { item.valid_seconds() };
             }
-            b"stale-while-revalidate" => {
+            14 if is(b"only-if-cached") => self.only_if_cached = true,
+            14 if is(b"stale-if-error") => self.stale_if_error = Some(shorter(self.stale_if_error, item.seconds())),
+            15 if is(b"must-revalidate") => self.must_revalidate = true,
+            15 if is(b"must-understand") => self.must_understand = true,
+            16 if is(b"proxy-revalidate") => self.proxy_revalidate = true,
+            22 if is(b"stale-while-revalidate") => {
                 self.stale_while_revalidate = Some(shorter(self.stale_while_revalidate, item.seconds()));
             }
-            b"stale-if-error" => self.stale_if_error = Some(shorter(self.stale_if_error, item.seconds())),
             _ => {}
         }
     }
@@ -267,10 +263,13 @@ impl<'a> Iterator for Items<'a> {
 
 impl<'a> Item<'a> {
     fn of(text: &'a [u8]) -> Self {
-        let mut parts = text.splitn(2, |byte| *byte == b'=');
-        let name = parts.next().unwrap_or(&[]).trim_ascii_end();
-        let value = parts.next().map(|value| unquote(value.trim_ascii_start()));
-        Self { text, name, value }
+        match text.iter().position(|byte| *byte == b'=') {
+            None => Self { text, name: text.trim_ascii_end(), value: None },
+            Some(at) => {
+                let (name, value) = (text[..at].trim_ascii_end(), text[at + 1..].trim_ascii_start());
+                Self { text, name, value: Some(unquote(value)) }
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The Cache-Status field (RFC 9211), and the one vocabulary that logs and metrics share with it.
 
 use http::HeaderValue;
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -165,6 +166,13 @@ impl CacheStatus {
         {
             return HeaderValue::from_static(why.value());
         }
+        SAID.with_borrow_mut(|said| match said {
+            Some((status, value)) if status == self => value.clone(),
+            _ => said.insert((*self, self.written())).1.clone(),
+        })
+    }
+
+    fn written(&self) -> HeaderValue {
         let mut text = String::with_capacity(64);
         // Writing to a String cannot fail.
         match self.outcome {
@@ -189,6 +197,11 @@ impl CacheStatus {
         }
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("tidegate"))
     }
+}
+
+thread_local! {
+    /// What was written last: of those who go past the cache each says what the one before has said.
+    static SAID: RefCell<Option<(CacheStatus, HeaderValue)>> = const { RefCell::new(None) };
 }
 
 /// `tidegate; hit; ttl=N`, on the path of every hit: one allocation, no formatting machinery.

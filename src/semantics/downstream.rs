@@ -3,8 +3,8 @@
 //! It is taken out of the head that visitors get and kept aside, for a later 304 is judged with it.
 
 use crate::semantics::cache_control;
+use crate::semantics::names::Names;
 use crate::semantics::pack::Packed;
-use crate::semantics::policy;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
@@ -12,20 +12,14 @@ use http::header;
 
 /// Fields that are addressed to us: CDN-Cache-Control is not among them, for there may be a CDN in front of us.
 /// Plone's word about which of its rules made the others is for operators (`tidegate explain`, metrics).
-const OURS: [HeaderName; 5] = [
-    policy::OWN,
-    policy::SURROGATE,
-    HeaderName::from_static("x-cache-rule"),
-    HeaderName::from_static("x-cache-operation"),
-    HeaderName::from_static("x-ramcache"),
-];
+static OURS: Names<&'static str> =
+    Names::new(&["tidegate-cache-control", "surrogate-control", "x-cache-rule", "x-cache-operation", "x-ramcache"]);
 
 /// Takes out of `head` what visitors do not get, and gives it. With `hide_shared`, s-maxage goes no further: a shared cache
 /// in front of us hears of no purge.
 pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Packed {
     let mut hidden = Vec::new();
-    // Hardly ever there is any: one look at the names is cheaper than four searches.
-    let ours: Vec<HeaderName> = head.keys().filter(|name| OURS.contains(name)).cloned().collect();
+    let ours: Vec<HeaderName> = head.keys().filter(|name| OURS.contains(name.as_str())).cloned().collect();
     for name in ours {
         take(head, &mut hidden, &name);
     }
@@ -36,7 +30,7 @@ pub fn conceal(head: &mut HeaderMap, hide_shared: bool) -> Packed {
         take(head, &mut hidden, &header::CACHE_CONTROL);
         head.insert(header::CACHE_CONTROL, line);
     }
-    Packed::of(hidden.iter().map(|(name, value)| (name, value)))
+    if hidden.is_empty() { Packed::default() } else { Packed::of(hidden.iter().map(|(name, value)| (name, value))) }
 }
 
 fn take(head: &mut HeaderMap, hidden: &mut Vec<(HeaderName, HeaderValue)>, name: &HeaderName) {
@@ -61,6 +55,13 @@ pub fn reveal(head: &Packed, hidden: &Packed) -> HeaderMap {
 mod tests {
     use super::*;
     use crate::semantics::headers;
+    use crate::semantics::policy;
+
+    #[test]
+    fn what_is_addressed_to_us_goes_no_further() {
+        assert!(OURS.contains(policy::OWN.as_str()) && OURS.contains(policy::SURROGATE.as_str()));
+        assert!(!OURS.contains(policy::CDN.as_str()));
+    }
 
     #[test]
     fn what_is_hidden_is_not_lost() {

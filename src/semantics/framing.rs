@@ -116,13 +116,55 @@ fn asks_for_h2c(headers: &HeaderMap) -> bool {
     headers.get_all(header::UPGRADE).iter().any(|line| contains_token(line.as_bytes(), b"h2c"))
 }
 
-/// Whether a body's end can be told from a connection that broke (RFC 9112 6.3): its length or its chunks say where it is, or
-/// it has none.
-#[must_use]
-pub fn is_delimited(status: StatusCode, headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH)
-        || headers.contains_key(header::TRANSFER_ENCODING)
-        || matches!(status.as_u16(), 204 | 304)
+/// What an answer says of its own framing. The fields go no further than this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Framed {
+    /// Whether Transfer-Encoding says `chunked`, and nothing else.
+    pub chunked: Said<()>,
+    /// The bytes that Content-Length tells (RFC 9110 8.6: digits, and in one line).
+    pub length: Said<u64>,
+}
+
+/// What a field says that is to be said once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Said<T> {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// This.
+    Once(T),
+    /// What can be read in two ways, or not at all.
+    Wrong,
+}
+
+impl Framed {
+    /// Notes a line of Transfer-Encoding.
+    pub fn coding(&mut self, line: &[u8]) {
+        let chunked = self.chunked == Said::Nothing && line.trim_ascii().eq_ignore_ascii_case(b"chunked");
+        self.chunked = if chunked { Said::Once(()) } else { Said::Wrong };
+    }
+
+    /// Notes a line of Content-Length.
+    pub fn length(&mut self, line: &[u8]) {
+        let once = digits(line).filter(|_| self.length == Said::Nothing);
+        self.length = once.map_or(Said::Wrong, Said::Once);
+    }
+
+    /// Whether the body's end can be told from a connection that broke (RFC 9112 6.3): its length or its chunks say where it
+    /// is, or there is none.
+    #[must_use]
+    pub fn is_delimited(&self, status: StatusCode) -> bool {
+        self.length != Said::Nothing || self.chunked != Said::Nothing || matches!(status.as_u16(), 204 | 304)
+    }
+}
+
+/// Digits and nothing else, of a number that can be counted.
+fn digits(text: &[u8]) -> Option<u64> {
+    let digit = |sum: u64, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        sum.checked_mul(10)?.checked_add(u64::from(digit))
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
 }
 
 /// RFC 9110 8.6: digits, and in one line. hyper sees to that in HTTP/1, but not in all cases in HTTP/2.
@@ -166,18 +208,13 @@ impl Asked {
 /// Judges an origin's answer: what could be read in two ways, or was never asked for, is no answer.
 ///
 /// # Errors
-/// The word for logs and metrics; the client gets a 502.
-pub fn response(status: StatusCode, headers: &HeaderMap, asked: Asked) -> Result<(), &'static str> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        if !is_only_chunked(headers) {
-            return Err("transfer_encoding");
-        }
-        if headers.contains_key(header::CONTENT_LENGTH) {
-            return Err("length_and_chunked");
-        }
-    }
-    if !has_one_length_at_most(headers) {
-        return Err("content_length");
+/// The word for the log; the client gets a 502.
+pub fn response(status: StatusCode, framed: Framed, asked: Asked) -> Result<(), &'static str> {
+    match framed {
+        Framed { chunked: Said::Wrong, .. } => return Err("transfer_encoding"),
+        Framed { chunked: Said::Once(()), length: Said::Once(_) | Said::Wrong } => return Err("length_and_chunked"),
+        Framed { length: Said::Wrong, .. } => return Err("content_length"),
+        _ => {}
     }
     match status.as_u16() {
         101 if !asked.websocket => Err("unrequested_101"),
@@ -255,7 +292,11 @@ mod tests {
             (999, &[], all, false),
         ];
         for (status, lines, asked, good) in cases {
-            let verdict = response(StatusCode::from_u16(*status).unwrap(), &headers(lines), *asked);
+            let mut framed = Framed::default();
+            for (name, line) in *lines {
+                if *name == "content-length" { framed.length(line.as_bytes()) } else { framed.coding(line.as_bytes()) }
+            }
+            let verdict = response(StatusCode::from_u16(*status).unwrap(), framed, *asked);
             assert_eq!(verdict.is_ok(), *good, "{status} {lines:?} {verdict:?}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::semantics::cache_control::contains_token;
 use crate::semantics::framing::Refused;
+use crate::semantics::names::Names;
 use crate::units::ClientAddr;
 use http::HeaderMap;
 use http::HeaderName;
@@ -10,30 +11,8 @@ use http::header;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Names of fields. Most that are none of them are told by their length.
-struct Names {
-    list: &'static [&'static str],
-    /// A bit for each length that there is.
-    lengths: u64,
-}
-
-impl Names {
-    const fn new(list: &'static [&'static str]) -> Self {
-        let (mut lengths, mut at) = (0, 0);
-        while at < list.len() {
-            lengths |= 1 << list[at].len();
-            at += 1;
-        }
-        Self { list, lengths }
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        name.len() < 64 && self.lengths >> name.len() & 1 == 1 && self.list.contains(&name)
-    }
-}
-
 /// Fields of one hop, whether Connection lists them or not.
-const HOP_BY_HOP: Names = Names::new(&[
+static HOP_BY_HOP: Names<&'static str> = Names::new(&[
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -68,7 +47,7 @@ const PROTECTED: &[&str] = &[
 ];
 
 /// Fields by which a client could pretend to be a proxy or somebody else, or change the request behind the cache's back.
-const FORBIDDEN: Names = Names::new(&[
+static FORBIDDEN: Names<&'static str> = Names::new(&[
     "proxy",
     "remote-user",
     "remote-addr",
@@ -103,7 +82,7 @@ const FORBIDDEN: Names = Names::new(&[
 const FORWARDED_PREFIX: &str = "x-forwarded";
 
 /// Fields that say who the client is and how it reached us; ours replace them.
-const FORWARDED: Names = Names::new(&[
+static FORWARDED: Names<&'static str> = Names::new(&[
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
@@ -141,7 +120,10 @@ pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
                 return Err(Refused::bad("connection_lists"));
             }
         }
-        remove_listed(headers);
+        let lines = headers.get_all(header::CONNECTION).iter();
+        for name in lines.flat_map(|line| listed(line.as_bytes())).collect::<Vec<_>>() {
+            headers.remove(name);
+        }
     }
     let mut dropped = 0;
     for name in found {
@@ -174,33 +156,28 @@ pub fn count_hop(headers: &mut HeaderMap) {
     };
 }
 
-/// Makes an answer's fields fit to be stored and delivered; framing is written anew by hyper. What Connection lists is
-/// dropped unless it is protected.
-pub fn clean_response(headers: &mut HeaderMap) {
-    let found: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name.as_str())).cloned().collect();
-    if found.contains(&header::CONNECTION) {
-        remove_listed(headers);
-    }
-    for name in found {
+/// Whether a field goes no further than one hop, whether Connection lists it or not.
+#[must_use]
+pub fn is_of_one_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name.as_str())
+}
+
+/// Drops from an answer's fields what a line of its Connection lists, unless it is protected.
+pub fn drop_listed(line: &[u8], headers: &mut HeaderMap) {
+    for name in listed(line) {
         headers.remove(name);
     }
 }
 
 fn lists_forwarded(line: &[u8]) -> bool {
-    FORWARDED.list.iter().any(|name| contains_token(line, name.as_bytes()))
+    FORWARDED.list().iter().any(|name| contains_token(line, name.as_bytes()))
 }
 
-fn remove_listed(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+/// The names of fields that a line of Connection lists, and that may be dropped.
+fn listed(line: &[u8]) -> impl Iterator<Item = HeaderName> {
+    line.split(|byte| *byte == b',')
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .filter(|name| !PROTECTED.contains(&name.as_str()))
-        .collect();
-    for name in listed {
-        headers.remove(name);
-    }
 }
 
 /// Whether Connection names fields of the client's own for this hop: the origin will not see them, so what it says may
@@ -354,9 +331,8 @@ mod tests {
         for listed in ["close, Host", "cookie", "x, X-Forwarded-For", "authorization", "content-length"] {
             assert_eq!(clean_request(&mut headers(&[("connection", listed)])).unwrap_err().status, 400, "{listed}");
         }
-        let mut response =
-            headers(&[("connection", "close, set-cookie, x-hop"), ("set-cookie", "a=b"), ("x-hop", "1")]);
-        clean_response(&mut response);
+        let mut response = headers(&[("set-cookie", "a=b"), ("x-hop", "1")]);
+        drop_listed(b"close, set-cookie, x-hop", &mut response);
         assert_eq!(names(&response), "set-cookie");
     }
 

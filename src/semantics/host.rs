@@ -87,20 +87,9 @@ impl fmt::Display for Authority<'_> {
 
 /// Letters, digits, `-`, `_` and `.`; no empty label but for one trailing dot... which Zope would put into links, so none.
 fn is_name(host: &str) -> bool {
-    let mut label = 0;
-    for byte in host.bytes() {
-        match byte {
-            b'.' if label == 0 => return false,
-            b'.' => label = 0,
-            b'-' | b'_' => label += 1,
-            _ if byte.is_ascii_alphanumeric() => label += 1,
-            _ => return false,
-        }
-        if label > 63 {
-            return false;
-        }
-    }
-    label > 0
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_label = |label: &[u8]| (1..=63).contains(&label.len()) && label.iter().all(|byte| is_letter(*byte));
+    host.as_bytes().split(|byte| *byte == b'.').all(is_label)
 }
 
 /// The authority that a request is for. An absolute form outweighs Host (RFC 9112 3.2.2); HTTP/2's `:authority`, which

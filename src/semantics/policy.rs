@@ -6,6 +6,7 @@
 use crate::semantics::cache_control;
 use crate::semantics::cache_control::Directives;
 use crate::semantics::cache_control::Scope;
+use crate::semantics::names::Names;
 use crate::semantics::structured;
 use crate::semantics::structured::Item;
 use crate::semantics::structured::Member;
@@ -21,6 +22,10 @@ pub const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 /// Their elder brother (Edge Architecture 1.0), which is no structured field.
 pub const SURROGATE: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// All of them.
+static TARGETED: Names<&'static str> =
+    Names::new(&["tidegate-cache-control", "cdn-cache-control", "surrogate-control"]);
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +61,7 @@ impl Policy {
 #[must_use]
 pub fn of(response: &HeaderMap) -> Policy {
     // Hardly ever there is any: one look at the names is cheaper than three searches.
-    if !response.keys().any(|name| [OWN, CDN, SURROGATE].contains(name)) {
+    if !response.keys().any(|name| TARGETED.contains(name.as_str())) {
         return Policy { directives: cache_control::parse(response), source: Source::CacheControl };
     }
     for (name, source) in [(OWN, Source::Own), (CDN, Source::Cdn)] {

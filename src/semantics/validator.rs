@@ -7,7 +7,7 @@ use http::header;
 
 /// The fields that a 304 may not change, whatever it says: how the body is coded and framed (RFC 9111 3.2), and Vary as it was
 /// when the variant was chosen.
-const FIXED: [HeaderName; 11] = [
+static FIXED: [HeaderName; 11] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_RANGE,
@@ -23,7 +23,7 @@ const FIXED: [HeaderName; 11] = [
 
 /// The fields that only the 304 of an origin that is believed may change. Deviation from RFC 9111 4.3.4: nothing that says what
 /// the content is, because Zope has sent 304s with the type of an error page; and no cookie, for others will see it.
-const BELIEVED: [HeaderName; 6] = [
+static BELIEVED: [HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::CONTENT_LANGUAGE,
     header::CONTENT_LOCATION,

@@ -5,6 +5,10 @@
 
 use crate::semantics::cache_control::contains_token;
 use crate::semantics::framing::Asked;
+use crate::semantics::framing::Framed;
+use crate::semantics::framing::Said;
+use crate::semantics::hop;
+use crate::semantics::names::Names;
 use bytes::BytesMut;
 use http::HeaderMap;
 use http::HeaderName;
@@ -46,8 +50,10 @@ pub struct NoLine;
 pub struct Answer {
     /// Its status, 100 to 999.
     pub status: StatusCode,
-    /// Its fields; their values share the bytes that were read.
+    /// Its fields but those of this hop; their values share the bytes that were read.
     pub headers: HeaderMap,
+    /// What it says of its framing.
+    pub framed: Framed,
     /// How long its body is.
     pub length: Length,
     /// Whether the connection may be used again when the body has ended (RFC 9112 9.3).
@@ -120,7 +126,7 @@ impl RequestHead {
         let mut head = Self { method, asked: Asked::of(headers), bytes };
         head.add(&header::HOST, host.as_bytes());
         for (name, value) in headers {
-            if ![header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
+            if !WRITTEN_ANEW.contains(name.as_str()) {
                 head.add(name, value.as_bytes());
             }
         }
@@ -208,53 +214,49 @@ fn parse(arrived: &mut BytesMut, asked: &Method) -> Result<Option<Answer>, NoAns
         answer.headers.iter().map(|field| [place(field.name.as_bytes()), place(field.value)]).collect();
     let head = arrived.split_to(len).freeze();
     let mut headers = HeaderMap::with_capacity(places.len() + FIELDS_TO_COME);
-    let (mut has_coding, mut has_connection) = (false, false);
+    let (mut framed, mut connection) = (Framed::default(), Vec::new());
     for [name, value] in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| NoAnswer::Malformed)?;
-        has_coding |= name == header::TRANSFER_ENCODING;
-        has_connection |= name == header::CONNECTION;
-        let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(|_| NoAnswer::Malformed)?;
-        headers.append(name, value);
+        if !hop::is_of_one_hop(&name) {
+            let value = HeaderValue::from_maybe_shared(head.slice(value)).map_err(|_| NoAnswer::Malformed)?;
+            headers.append(name, value);
+        } else if name == header::CONTENT_LENGTH {
+            framed.length(&head[value]);
+        } else if name == header::TRANSFER_ENCODING {
+            framed.coding(&head[value]);
+        } else if name == header::CONNECTION {
+            connection.push(value);
+        }
     }
-    let length = length(status, &headers, has_coding, current, asked)?;
+    let mut closes = false;
+    for line in connection {
+        let line = &head[line];
+        closes |= contains_token(line, b"close");
+        hop::drop_listed(line, &mut headers);
+    }
+    let length = length(status, framed, current, asked)?;
     let other_protocol = status == StatusCode::SWITCHING_PROTOCOLS;
-    let persists = current && length != Length::UntilClose && !other_protocol && !(has_connection && closes(&headers));
-    Ok(Some(Answer { status, headers, length, persists }))
+    let persists = current && length != Length::UntilClose && !other_protocol && !closes;
+    Ok(Some(Answer { status, headers, framed, length, persists }))
 }
 
 /// RFC 9112 6.3.
-fn length(
-    status: StatusCode,
-    headers: &HeaderMap,
-    has_coding: bool,
-    current: bool,
-    asked: &Method,
-) -> Result<Length, NoAnswer> {
+fn length(status: StatusCode, framed: Framed, current: bool, asked: &Method) -> Result<Length, NoAnswer> {
     if status.is_informational() || matches!(status.as_u16(), 204 | 304) || *asked == Method::HEAD {
         return Ok(Length::Known(0));
     }
-    if has_coding && let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
+    match framed {
         // RFC 9112 6.1: HTTP/1.0 has no transfer codings. Of several, or others than chunked, `framing` will have none.
-        return match coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            _ if !current => Err(NoAnswer::BadLength),
-            true => Ok(Length::Chunked),
-            false => Ok(Length::UntilClose),
-        };
+        Framed { chunked: Said::Once(()) | Said::Wrong, .. } if !current => Err(NoAnswer::BadLength),
+        Framed { chunked: Said::Once(()), .. } => Ok(Length::Chunked),
+        Framed { length: Said::Wrong, .. } => Err(NoAnswer::BadLength),
+        Framed { chunked: Said::Nothing, length: Said::Once(length) } => Ok(Length::Known(length)),
+        Framed { .. } => Ok(Length::UntilClose),
     }
-    let Some(length) = headers.get(header::CONTENT_LENGTH) else { return Ok(Length::UntilClose) };
-    digits(length.as_bytes()).map(Length::Known).ok_or(NoAnswer::BadLength)
 }
 
-/// RFC 9110 8.6: digits and nothing else.
-fn digits(text: &[u8]) -> Option<u64> {
-    let digit = |sum: u64, byte: &u8| sum.checked_mul(10)?.checked_add(u64::from(byte.checked_sub(b'0')?));
-    let all = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    all.then(|| text.iter().try_fold(0, digit)).flatten()
-}
-
-fn closes(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|line| contains_token(line.as_bytes(), b"close"))
-}
+/// Fields of a request that are written anew.
+static WRITTEN_ANEW: Names<&'static str> = Names::new(&["host", "content-length", "transfer-encoding"]);
 
 /// The most bytes of an answer's head.
 pub const HEAD_MAX: usize = 128 * 1024;
@@ -325,6 +327,18 @@ mod tests {
             let answer = take(head.as_bytes(), &asked).unwrap().unwrap();
             assert_eq!((answer.length, answer.persists), (length, persists), "{head:?}");
         }
+    }
+
+    #[test]
+    fn fields_of_this_hop_and_what_connection_lists_go_no_further() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: X-Mine, set-cookie\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nSet-Cookie: a=b\r\n\
+            Connection: close\r\nContent-Length: 0\r\nTrailer: x\r\nProxy-Authenticate: x\r\nUpgrade: h2\r\n\r\n";
+        let answer = take(text.as_bytes(), &Method::GET).unwrap().unwrap();
+        assert_eq!(answer.headers, headers(&[("set-cookie", "a=b")]));
+        assert!(!answer.persists && answer.framed.is_delimited(answer.status));
+        let twice = "HTTP/1.1 204 No\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n";
+        let answer = take(twice.as_bytes(), &Method::GET).unwrap().unwrap();
+        assert_eq!(answer.framed, Framed { length: Said::Wrong, ..Framed::default() });
     }
 
     #[test]

@@ -20,7 +20,6 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use http::Method;
 use http_body::Body;
-use std::future::poll_fn;
 use std::io;
 use std::io::Write;
 use std::pin::Pin;
@@ -45,11 +44,16 @@ pub struct Connection {
     output: Vec<u8>,
     written: usize,
     alarm: Alarm,
+    call: Call,
 }
 
 /// A request under way on its connection.
 pub struct Exchange {
     connection: Box<Connection>,
+}
+
+/// What is known of a request under way. It lives in its connection's box: an exchange passes through many hands.
+struct Call {
     method: Method,
     /// What of the request's body is still to be sent.
     upload: Option<Upload>,
@@ -63,6 +67,22 @@ pub struct Exchange {
     answer: Decoder,
     /// The connection may be used again when both bodies have ended.
     persists: bool,
+}
+
+impl Call {
+    fn new(method: Method, upload: Option<Upload>) -> Self {
+        Self {
+            method,
+            uploading: Duration::ZERO,
+            began: upload.is_some().then(clock::mono),
+            upload,
+            broken: None,
+            reader: wire::Reader::default(),
+            interim: 0,
+            answer: Decoder::new(wire::Length::Known(0)),
+            persists: false,
+        }
+    }
 }
 
 struct Upload {
@@ -106,7 +126,9 @@ impl Connection {
     /// Over a socket on which nothing was said yet.
     #[must_use]
     pub fn new(socket: Socket) -> Self {
-        Self { socket, arrived: BytesMut::new(), output: Vec::new(), written: 0, alarm: Alarm::default() }
+        let (output, written) = (Vec::new(), 0);
+        let call = Call::new(Method::GET, None);
+        Self { socket, arrived: BytesMut::new(), output, written, alarm: Alarm::default(), call }
     }
 
     /// Whether it is open and silent. An idle connection on which something arrives has been closed, or brings what nobody
@@ -180,58 +202,53 @@ impl Exchange {
             Framing::Length(left) => Some(Upload { body, left: Some(left) }),
             Framing::Chunked => Some(Upload { body, left: None }),
         };
-        Self {
-            connection,
-            method: head.method.clone(),
-            uploading: Duration::ZERO,
-            began: upload.is_some().then(clock::mono),
-            upload,
-            broken: None,
-            reader: wire::Reader::default(),
-            interim: 0,
-            answer: Decoder::new(wire::Length::Known(0)),
-            persists: false,
-        }
+        connection.call = Call::new(head.method.clone(), upload);
+        Self { connection }
     }
 
-    /// The head of the answer, if it comes before it is `due`; later by the time for which the request's body is still being
-    /// sent, for nobody answers what he has not read. Interim answers are passed over.
-    ///
-    /// Cancel-safe: it can be waited for again.
+    /// How long after its beginning the last of the request's body was sent, so far.
+    #[must_use]
+    pub fn uploading(&self) -> Duration {
+        self.connection.call.uploading
+    }
+
+    /// The head of the answer, if it comes before it is `due`; later by the time for which the request's body is being sent,
+    /// for nobody answers what he has not read. Interim answers are passed over.
     ///
     /// # Errors
     /// [`Silence`].
-    pub async fn answer(&mut self, due: Instant) -> Result<Answer, Silence> {
-        let before = self.uploading;
-        poll_fn(|cx| match self.poll_answer(cx) {
+    pub fn poll_answer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<Result<Answer, Silence>> {
+        match self.poll_head(cx) {
             Poll::Pending => {
-                let due = due + self.uploading.saturating_sub(before);
-                self.connection.alarm.poll_due(due, cx).map(|()| Err(Silence::Late))
+                let Connection { alarm, call, .. } = &mut *self.connection;
+                alarm.poll_due(due + call.uploading, cx).map(|()| Err(Silence::Late))
             }
             answered @ Poll::Ready(_) => answered,
-        })
-        .await
+        }
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Silence>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Silence>> {
         self.poll_send(cx).map_err(Silence::Broken)?;
         loop {
-            while let Some(answer) = self.reader.take(&mut self.connection.arrived, &self.method)? {
+            let Connection { arrived, call, .. } = &mut *self.connection;
+            while let Some(answer) = call.reader.take(arrived, &call.method)? {
                 if answer.status.is_informational() && answer.status != http::StatusCode::SWITCHING_PROTOCOLS {
-                    self.interim += 1;
-                    if self.interim > INTERIM_MAX {
+                    call.interim += 1;
+                    if call.interim > INTERIM_MAX {
                         return Poll::Ready(Err(Silence::Interim));
                     }
                     continue;
                 }
-                self.answer = Decoder::new(answer.length);
-                self.persists = answer.persists;
+                call.answer = Decoder::new(answer.length);
+                call.persists = answer.persists;
                 return Poll::Ready(Ok(answer));
             }
-            match ready!(self.connection.poll_read(cx, None)) {
-                Ok(0) => return Poll::Ready(Err(self.broken.take().map_or(Silence::Closed, Silence::Broken))),
+            let read = ready!(self.connection.poll_read(cx, None));
+            let broken = &mut self.connection.call.broken;
+            match read {
+                Ok(0) => return Poll::Ready(Err(broken.take().map_or(Silence::Closed, Silence::Broken))),
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(Silence::Broken(self.broken.take().unwrap_or(error)))),
+                Err(error) => return Poll::Ready(Err(Silence::Broken(broken.take().unwrap_or(error)))),
             }
         }
     }
@@ -245,14 +262,18 @@ impl Exchange {
             return Poll::Ready(Some(Err(BrokeOff::Connection(error))));
         }
         loop {
-            match self.answer.take(&mut self.connection.arrived) {
+            let Connection { arrived, call, .. } = &mut *self.connection;
+            match call.answer.take(arrived) {
                 Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
                 Ok(Piece::End) => return Poll::Ready(None),
                 Ok(Piece::NeedsMore) => {}
                 Err(broken) => return Poll::Ready(Some(Err(broken.into()))),
             }
-            match ready!(self.connection.poll_read(cx, self.answer.expected())) {
-                Ok(0) => return Poll::Ready(self.answer.closed().err().map(|broken| Err(broken.into()))),
+            let expected = call.answer.expected();
+            match ready!(self.connection.poll_read(cx, expected)) {
+                Ok(0) => {
+                    return Poll::Ready(self.connection.call.answer.closed().err().map(|broken| Err(broken.into())));
+                }
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BrokeOff::Connection(error)))),
             }
@@ -261,11 +282,11 @@ impl Exchange {
 
     /// The whole body of the answer, if it is here already: then nothing has to be waited for.
     pub fn at_hand(&mut self) -> Option<Bytes> {
-        let arrived = &mut self.connection.arrived;
-        if self.answer.left()? > arrived.len() as u64 {
+        let Connection { arrived, call, .. } = &mut *self.connection;
+        if call.answer.left()? > arrived.len() as u64 {
             return None;
         }
-        match self.answer.take(arrived) {
+        match call.answer.take(arrived) {
             Ok(Piece::Data(data)) => Some(data),
             _ => Some(Bytes::new()),
         }
@@ -274,21 +295,21 @@ impl Exchange {
     /// Whether the answer's body has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.answer.has_ended()
+        self.connection.call.answer.has_ended()
     }
 
     /// How many bytes of the answer's body are left, where that is known.
     #[must_use]
     pub fn left(&self) -> Option<u64> {
-        self.answer.left()
+        self.connection.call.answer.left()
     }
 
     /// The connection, if it can carry another request: all was sent, all was read, and nothing came besides.
     #[must_use]
     pub fn finish(mut self) -> Option<Box<Connection>> {
-        let clean = self.persists
+        let clean = self.connection.call.persists
             && self.is_sent()
-            && self.broken.is_none()
+            && self.connection.call.broken.is_none()
             && self.has_ended()
             && self.connection.arrived.is_empty();
         clean.then(|| {
@@ -309,30 +330,31 @@ impl Exchange {
     /// # Errors
     /// When the request's body breaks off: there is nothing to wait for.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.broken.is_none() && !self.is_sent() {
+        while self.connection.call.broken.is_none() && !self.is_sent() {
             let waits = self.take_upload(cx)?;
             let unsent = self.connection.unsent();
             let written = self.connection.poll_write(cx);
-            if let Some(began) = self.began.filter(|_| self.connection.unsent() < unsent) {
-                self.uploading = clock::mono().saturating_duration_since(began);
+            let moved = self.connection.unsent() < unsent;
+            if let Some(began) = self.connection.call.began.filter(|_| moved) {
+                self.connection.call.uploading = clock::mono().saturating_duration_since(began);
             }
             match written {
                 Poll::Ready(Ok(())) if !waits => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
-                Poll::Ready(Err(error)) => self.broken = Some(error),
+                Poll::Ready(Err(error)) => self.connection.call.broken = Some(error),
             }
         }
         Ok(())
     }
 
     fn is_sent(&self) -> bool {
-        self.upload.is_none() && self.connection.is_written()
+        self.connection.call.upload.is_none() && self.connection.is_written()
     }
 
     /// Takes what there is of the request's body into the output, within bounds; says whether the body has to be waited for.
     fn take_upload(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let output = &mut self.connection.output;
-        while let Some(upload) = &mut self.upload
+        let Connection { output, call, .. } = &mut *self.connection;
+        while let Some(upload) = &mut call.upload
             && output.len() < OUTPUT_MAX
         {
             match Pin::new(&mut upload.body).poll_frame(cx) {
@@ -346,7 +368,7 @@ impl Exchange {
                 Poll::Ready(Some(Err(error))) => return Err(io::Error::other(error)),
                 Poll::Ready(None) => {
                     upload.end(output)?;
-                    self.upload = None;
+                    call.upload = None;
                 }
             }
         }

@@ -35,8 +35,9 @@ use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::wait::Wait;
 use crate::upstream::request::Request;
 use bytes::Bytes;
-use http::Response;
+use http::HeaderMap;
 use http::StatusCode;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -47,8 +48,14 @@ use std::time::Instant;
 
 /// An answer's head, with its body still to be read.
 pub struct Fetched {
-    /// The answer.
-    pub response: Response<OriginBody>,
+    /// Its status, 101 or 200 to 599.
+    pub status: StatusCode,
+    /// Its fields but those of this hop.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: OriginBody,
+    /// Whether the body's end can be told from a connection that broke.
+    pub delimited: bool,
     /// Who gave it.
     pub endpoint: Arc<Endpoint>,
     /// The count of set swaps at which the thread was granted.
@@ -202,7 +209,7 @@ struct Way<'a> {
 }
 
 impl Upstream {
-    /// Makes the journey. `head` is as the origin shall see it; `gone` tells when nobody waits for the answer any more.
+    /// Makes the journey, from `now` on. `head` is as the origin shall see it; `gone` tells when nobody waits for the answer any more.
     ///
     /// Cancel-safe: dropped, it leaves the line; what has been sent keeps its thread until the origin has answered.
     ///
@@ -215,19 +222,25 @@ impl Upstream {
         asker: &Asker,
         gone: Option<Gone<'_>>,
         watch: &mut Watch<'_>,
+        now: Instant,
     ) -> Result<Fetched, FetchError> {
         self.retries.earn();
         watch.in_line.store(true, Ordering::Relaxed);
-        // Nobody but scales stands at the door.
-        let came = asker.scale.then(clock::mono);
-        let mut gone = gone;
-        // Boxed: few requests stand there, and the others need not carry the room for it about.
+        let (mut gone, mut now) = (gone, now);
+        // Nobody but scales stands at the door. Boxed: the others need not carry the room for it about.
         let door = if asker.scale { Box::pin(self.at_the_door(&mut gone)).await.map(Some) } else { Ok(None) };
         let fetched = match door {
-            Ok(_inside) => {
-                let at_the_door = came.map(|came| clock::mono().saturating_duration_since(came)).unwrap_or_default();
-                let fetched = self.travel(head, body, asker, gone, watch).await;
-                fetched.map(|fetched| fetched.after(at_the_door))
+            Ok(inside) => {
+                let came = now;
+                if inside.is_some() {
+                    now = clock::mono();
+                }
+                let mut fetched = self.travel(head, body, asker, gone, watch, now).await;
+                if let Ok(fetched) = &mut fetched {
+                    fetched.timings.queue += now.saturating_duration_since(came);
+                }
+                drop(inside);
+                fetched
             }
             Err(refusal) => Err(FetchError::Queue(refusal)),
         };
@@ -283,6 +296,7 @@ impl Upstream {
         asker: &Asker,
         mut gone: Option<Gone<'_>>,
         watch: &mut Watch<'_>,
+        mut now: Instant,
     ) -> Result<Fetched, FetchError> {
         let mut way = Way {
             asker,
@@ -302,7 +316,7 @@ impl Upstream {
                 None => None,
             };
             watch.in_line.store(true, Ordering::Relaxed);
-            let lease = self.acquire(asker, &watch.request, way.avoid, gone).await.map_err(FetchError::Queue)?;
+            let lease = self.acquire(asker, &watch.request, way.avoid, gone, now).await.map_err(FetchError::Queue)?;
             watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             if way.standing.member(lease.endpoint.id).is_none() {
@@ -335,6 +349,7 @@ impl Upstream {
                     self.may_try_again(&mut way, None, error)?;
                 }
             }
+            now = clock::mono();
         }
     }
 
@@ -428,7 +443,8 @@ impl Upstream {
         let exchange = Exchange::begin(connection, way.head, body);
         // From here on the thread is taken, whoever leaves.
         let longest = plan.timeouts.first_byte;
-        match Underway::new(exchange, lease, longest).answer(sent + longest).await {
+        let (mut underway, due) = (Underway::new(exchange, lease, longest), sent + longest);
+        match poll_fn(|cx| underway.poll_answer(due, cx)).await {
             Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease, clock::mono()),
             Err(Silence::Late) => Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false },
             Err(Silence::Interim) => Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false },
@@ -457,7 +473,7 @@ fn settle(
     answered: Instant,
     first_byte: Duration,
 ) -> Result<Fetched, FetchError> {
-    if let Err(why) = framing::response(answer.status, &answer.headers, way.head.asked) {
+    if let Err(why) = framing::response(answer.status, answer.framed, way.head.asked) {
         lease.endpoint.note_error(format!("malformed answer: {why}"));
         return Err(FetchError::BadAnswer(why));
     }
@@ -470,30 +486,23 @@ fn settle(
     let (endpoint, epoch, asked) = (Arc::clone(&lease.endpoint), lease.epoch, lease.granted);
     let journey = Journey { lease, exchange, pool_max: plan.threads };
     let tunnel = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut response = Response::new(OriginBody::new(journey, &plan.timeouts, tunnel, answered));
-    *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    Ok(Fetched { response, endpoint, epoch, asked, answered, timings })
+    let body = OriginBody::new(journey, &plan.timeouts, tunnel, answered);
+    let Answer { status, headers, framed, .. } = answer;
+    let delimited = framed.is_delimited(status);
+    Ok(Fetched { status, headers, body, delimited, endpoint, epoch, asked, answered, timings })
 }
 
 impl Fetched {
-    /// The same, having waited before it came into the line.
-    fn after(mut self, waited: Duration) -> Self {
-        self.timings.queue += waited;
-        self
-    }
-
-    /// The head, and the origin's side of a tunnel: its socket, what has already come through it, and the thread that it
-    /// occupies for as long as it lasts.
+    /// The head's fields, and the origin's side of a tunnel: its socket, what has already come through it, and the thread that
+    /// it occupies for as long as it lasts.
     #[must_use]
-    pub fn into_tunnel(self) -> (http::response::Parts, Option<(Socket, Bytes, Lease)>) {
-        let (parts, body) = self.response.into_parts();
-        let journey = body.into_journey().map(|Journey { mut lease, exchange, .. }| {
+    pub fn into_tunnel(self) -> (HeaderMap, Option<(Socket, Bytes, Lease)>) {
+        let journey = self.body.into_journey().map(|Journey { mut lease, exchange, .. }| {
             // How long a tunnel lasts says nothing about how long answers take, nor its end that the endpoint works.
             lease.answered = false;
             let (socket, ahead) = exchange.into_socket();
             (socket, ahead, lease)
         });
-        (parts, journey)
+        (self.headers, journey)
     }
 }

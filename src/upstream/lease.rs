@@ -122,7 +122,8 @@ impl QueueRefusal {
 }
 
 impl Upstream {
-    /// A thread of an endpoint that is open, if possible not of `avoid`. Waits in line while none is free, unless `gone`.
+    /// A thread of an endpoint that is open, if possible not of `avoid`. Waits in line from `now` on while none is free, unless
+    /// `gone`.
     ///
     /// Cancel-safe: dropped, it leaves the line or gives the thread back.
     ///
@@ -134,12 +135,12 @@ impl Upstream {
         request: &Arc<dyn Request>,
         avoid: Option<EndpointId>,
         gone: Option<Gone<'_>>,
+        now: Instant,
     ) -> Result<Lease, QueueRefusal> {
-        let began = clock::mono();
-        match self.ask(asker, request, avoid, began)? {
+        match self.ask(asker, request, avoid, now)? {
             Asked::Granted(lease) => Ok(lease),
             // Boxed: most requests do not wait, and need not carry the room for it about.
-            Asked::Waiting(place) => Box::pin(self.wait(place, began, gone)).await,
+            Asked::Waiting(place) => Box::pin(self.wait(place, now, gone)).await,
         }
     }
 

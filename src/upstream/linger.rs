@@ -12,8 +12,12 @@ use crate::upstream::exchange::Silence;
 use crate::upstream::lease::Lease;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::health::State;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -31,20 +35,24 @@ impl Underway {
 
     /// The answer, if it comes before it is `due`, with what it occupies until its body has ended.
     ///
-    /// Cancel-safe: dropped, it is waited for on behalf of the thread.
+    /// Cancel-safe: dropped before that, it is waited for on behalf of the thread.
     ///
     /// # Errors
     /// [`Silence`].
-    pub async fn answer(mut self, due: Instant) -> Result<(Answer, Exchange, Lease), Silence> {
-        let Some((exchange, _)) = &mut self.sent else { return Err(Silence::Closed) };
-        let answer = exchange.answer(due).await;
+    pub fn poll_answer(
+        &mut self,
+        due: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Answer, Exchange, Lease), Silence>> {
+        let Some((exchange, _)) = &mut self.sent else { return Poll::Ready(Err(Silence::Closed)) };
+        let answer = ready!(exchange.poll_answer(due, cx));
         if matches!(answer, Err(Silence::Late)) {
             // The origin may be at it still.
-            return Err(Silence::Late);
+            return Poll::Ready(Err(Silence::Late));
         }
-        let Some((exchange, mut lease)) = self.sent.take() else { return Err(Silence::Closed) };
+        let Some((exchange, mut lease)) = self.sent.take() else { return Poll::Ready(Err(Silence::Closed)) };
         lease.answered = answer.is_ok();
-        answer.map(|answer| (answer, exchange, lease))
+        Poll::Ready(answer.map(|answer| (answer, exchange, lease)))
     }
 }
 
@@ -53,7 +61,8 @@ impl Drop for Underway {
         let Some((mut exchange, mut lease)) = self.sent.take() else { return };
         // Without a runtime everything is coming to its end.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let due = clock::mono() + self.longest;
+        // What was sent of its body until now prolongs nothing any more.
+        let due = (clock::mono() + self.longest).checked_sub(exchange.uploading()).unwrap_or_else(clock::mono);
         lease.endpoint.abandoned.fetch_add(1, Ordering::Relaxed);
         lease.abandoned();
         runtime.spawn(async move {
@@ -65,7 +74,7 @@ impl Drop for Underway {
                     false
                 } else {
                     tokio::select! {
-                        answer = exchange.answer(due) => answer.is_ok(),
+                        answer = poll_fn(|cx| exchange.poll_answer(due, cx)) => answer.is_ok(),
                         () = fallen => false,
                     }
                 }

@@ -284,7 +284,8 @@ async fn get(endpoint: &Endpoint, path: &str, secure: Option<&Secure>, connect: 
     head.add(&header::USER_AGENT, b"tidegate-check");
     head.add(&header::CONNECTION, b"close");
     let mut exchange = Exchange::begin(connection, &head, RequestBody::Empty);
-    let answer = exchange.answer(clock::mono() + ANSWER_MAX).await.map_err(|error| crate::telemetry::chain(&error))?;
+    let due = clock::mono() + ANSWER_MAX;
+    let answer = poll_fn(|cx| exchange.poll_answer(due, cx)).await.map_err(|error| crate::telemetry::chain(&error))?;
     // The page is read so that waitress does not log a broken connection; one that is too long has proved enough.
     let mut read = 0;
     while read < PAGE_MAX

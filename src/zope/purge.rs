@@ -26,10 +26,10 @@ const KIND: HeaderName = HeaderName::from_static("x-purge");
 const MATCH: HeaderName = HeaderName::from_static("x-purge-match");
 
 /// Fields by which other caches are told to purge softly.
-const SOFT: [HeaderName; 2] = [HeaderName::from_static("x-purge-soft"), HeaderName::from_static("fastly-soft-purge")];
+static SOFT: [HeaderName; 2] = [HeaderName::from_static("x-purge-soft"), HeaderName::from_static("fastly-soft-purge")];
 
 /// Fields in which Varnish's xkey is told tags.
-const XKEY: [(HeaderName, Mode); 2] =
+static XKEY: [(HeaderName, Mode); 2] =
     [(HeaderName::from_static("xkey-purge"), Mode::Hard), (HeaderName::from_static("xkey-softpurge"), Mode::Soft)];
 
 /// An order to forget.

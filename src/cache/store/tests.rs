@@ -13,6 +13,7 @@ use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::header;
+use std::time::Duration;
 
 const MEMORY: u64 = 8 << 20;
 

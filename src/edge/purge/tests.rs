@@ -115,7 +115,7 @@ impl Stand {
         let snapshot = self.house.snapshots.load_full();
         let uri: Uri = target.parse().unwrap();
         let target = target::parse(&uri, 8192).unwrap();
-        let order = purge::order(&target.path, &headers, &snapshot.cache.tags).unwrap();
+        let order = purge::order(&target.path, &headers, snapshot.cache.tags.list()).unwrap();
         let host = uri.host().unwrap_or(host);
         let scope = Scope {
             snapshot: &snapshot,

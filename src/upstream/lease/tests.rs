@@ -2,6 +2,7 @@
 //! critical section of the desk's lock, or the reading of a channel, so these are all the orders that threads can produce.
 
 use super::*;
+use crate::clock;
 use crate::telemetry::metrics::Metrics;
 use crate::units::ClientAddr;
 use crate::units::OriginAddr;
@@ -168,7 +169,9 @@ impl World {
                 let upstream = Arc::clone(&self.upstream);
                 let client = ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 let asker = Asker::new(client, None, Class::Anonymous, "/", false);
-                self.asking.push(Box::pin(async move { upstream.acquire(&asker, &somebody(), None, None).await }));
+                self.asking.push(Box::pin(async move {
+                    upstream.acquire(&asker, &somebody(), None, None, clock::mono()).await
+                }));
                 self.read(last(self.asking.len()));
             }
             Step::ReadFirst => self.read(0),
@@ -289,7 +292,8 @@ async fn a_swap_that_brings_more_threads_sends_nobody_to_the_old_set() {
     let asker = Asker::new(ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST)), None, Class::Anonymous, "/", false);
     let mut context = Context::from_waker(Waker::noop());
     let request = somebody();
-    let mut asking: Vec<_> = (0..3).map(|_| Box::pin(upstream.acquire(&asker, &request, None, None))).collect();
+    let mut asking: Vec<_> =
+        (0..3).map(|_| Box::pin(upstream.acquire(&asker, &request, None, None, clock::mono()))).collect();
     let told: Vec<_> = asking.iter_mut().map(|asking| asking.as_mut().poll(&mut context)).collect();
     assert!(matches!(told[..], [Poll::Ready(Ok(_)), Poll::Ready(Ok(_)), Poll::Pending]));
     registry.install(Plan { threads: 2, ..plan("new") });

@@ -1,0 +1,164 @@
+//! Whose answers were for one client only (what Varnish calls hit-for-miss): asked on the way of every pass, so it is small and
+//! quick. Two generations of marks, each of half the bound: when the younger is full it becomes the elder, and the eldest are
+//! forgotten.
+
+use foldhash::quality::RandomState;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How many keys are remembered, and for how long, so that they are not collapsed again.
+const KEYS_MAX: usize = 50_000;
+const FOR: Duration = Duration::from_mins(1);
+
+/// Each has a lock of its own.
+const PARTS: usize = 16;
+
+/// What is known of whom the answer to a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privacy {
+    /// Nothing.
+    Unknown,
+    /// For one client only, for this reason.
+    Private(&'static str),
+    /// So it was, for this reason; but unless that is noted again, it is soon forgotten.
+    Fading(&'static str),
+}
+
+impl Privacy {
+    /// Why it is, or was, for one client only.
+    #[must_use]
+    pub fn why(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Private(why) | Self::Fading(why) => Some(why),
+        }
+    }
+}
+
+/// Why the answer to a key was private, and when that was noted.
+#[derive(Clone, Copy)]
+struct Mark {
+    why: &'static str,
+    since: Instant,
+}
+
+/// By the hash of their keys. Nobody knows its seed, and for keys that share one a private answer costs no more than that
+/// both are asked for side by side.
+type Marks = HashMap<u64, Mark, foldhash::fast::RandomState>;
+
+#[derive(Default)]
+struct Part {
+    young: Marks,
+    old: Marks,
+}
+
+/// The marks.
+#[derive(Default)]
+pub struct Privates {
+    hasher: RandomState,
+    parts: [Mutex<Part>; PARTS],
+}
+
+impl Privates {
+    /// Remembers that the answer to `key` was private, and why. What is known already is noted again only when half of its time
+    /// is over.
+    pub fn note(&self, key: &[u8], why: &'static str, now: Instant) {
+        let (hash, mut part) = self.part(key);
+        if part.privacy(hash, now) == Privacy::Private(why) {
+            return;
+        }
+        if part.young.len() >= KEYS_MAX / PARTS / 2 && !part.young.contains_key(&hash) {
+            part.old = std::mem::take(&mut part.young);
+        }
+        part.old.remove(&hash);
+        part.young.insert(hash, Mark { why, since: now });
+    }
+
+    /// What is known of whom the answer to `key` is for.
+    #[must_use]
+    pub fn privacy(&self, key: &[u8], now: Instant) -> Privacy {
+        let (hash, part) = self.part(key);
+        part.privacy(hash, now)
+    }
+
+    /// Forgets that the answer to `key` was private.
+    pub fn forget(&self, key: &[u8]) {
+        let (hash, mut part) = self.part(key);
+        part.young.remove(&hash);
+        part.old.remove(&hash);
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        for part in &self.parts {
+            *lock(part) = Part::default();
+        }
+    }
+
+    fn part(&self, key: &[u8]) -> (u64, MutexGuard<'_, Part>) {
+        let hash = self.hasher.hash_one(key);
+        // The upper bits: the maps go by the lower ones.
+        (hash, lock(&self.parts[(hash >> 32) as usize % PARTS]))
+    }
+}
+
+impl Part {
+    fn privacy(&self, hash: u64, now: Instant) -> Privacy {
+        match self.young.get(&hash).or_else(|| self.old.get(&hash)) {
+            Some(mark) if now < mark.since + FOR / 2 => Privacy::Private(mark.why),
+            Some(mark) if now < mark.since + FOR => Privacy::Fading(mark.why),
+            _ => Privacy::Unknown,
+        }
+    }
+}
+
+fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_fades_is_renewed_and_is_forgotten() {
+        let (privates, began) = (Privates::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(privates.privacy(b"a", began), Privacy::Unknown);
+        privates.note(b"a", "private", began);
+        privates.note(b"a", "private", at(29));
+        assert_eq!(privates.privacy(b"a", at(29)), Privacy::Private("private"));
+        assert_eq!(privates.privacy(b"a", at(30)), Privacy::Fading("private"), "not renewed while it was young");
+        privates.note(b"a", "private", at(59));
+        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private("private"));
+        privates.note(b"a", "set_cookie", at(88));
+        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private("set_cookie"));
+        assert_eq!(privates.privacy(b"a", at(148)), Privacy::Unknown);
+        privates.note(b"b", "private", at(148));
+        privates.forget(b"b");
+        assert_eq!(privates.privacy(b"b", at(148)), Privacy::Unknown);
+        privates.note(b"b", "private", at(148));
+        privates.clear();
+        assert_eq!(privates.privacy(b"b", at(148)), Privacy::Unknown);
+    }
+
+    #[test]
+    fn the_eldest_are_forgotten_and_what_is_asked_for_stays() {
+        let (privates, now) = (Privates::default(), Instant::now());
+        for number in 0..10 * KEYS_MAX {
+            privates.note(&number.to_ne_bytes(), "private", now);
+            if number % 1000 == 0 {
+                privates.note(b"popular", "private", now);
+            }
+        }
+        let kept = privates.parts.iter().map(|part| lock(part)).map(|part| part.young.len() + part.old.len());
+        assert!((KEYS_MAX / 3..=KEYS_MAX).contains(&kept.sum()));
+        assert_eq!(privates.privacy(b"popular", now), Privacy::Private("private"));
+        assert_eq!(privates.privacy(&0_usize.to_ne_bytes(), now), Privacy::Unknown);
+    }
+}
