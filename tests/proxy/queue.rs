@@ -272,7 +272,7 @@ fn who_stands_in_line_when_the_only_zope_goes_away_waits_for_it_like_those_who_c
         Then::Keep
     });
     let upstream =
-        "threads = 1\nqueue = { hold = \"10min\", wait = \"2s\" }\ncheck = { kind = \"tcp\", every = \"10min\" }";
+        "threads = 1\nqueue = { hold = \"10min\", wait = \"4s\" }\ncheck = { kind = \"tcp\", every = \"10min\" }";
     let edge = Edge::with(&[origin.address], &Change { upstream, ..Change::default() });
     assert_eq!(edge.ask("/measured", ME).status, 200);
     let mut first = edge.client();
@@ -293,7 +293,7 @@ fn who_stands_in_line_when_the_only_zope_goes_away_waits_for_it_like_those_who_c
     newcomer.ask("/newcomer", ME);
     until("they have waited for longer than for a thread", || {
         let line = zope.view_with(Listed::All).line;
-        line.len() == 4 && line.iter().all(|request| request.age_ms > 2_200) && zope.view().waiting_scales == 1
+        line.len() == 4 && line.iter().all(|request| request.age_ms > 4_200) && zope.view().waiting_scales == 1
     });
     gate.open();
     assert_eq!(first.reply().status, 200);
