@@ -288,16 +288,17 @@ fn who_stands_in_line_when_the_only_zope_goes_away_waits_for_it_like_those_who_c
     waiting(&edge, 3);
     at_the_door.ask("/other/@@images/image/preview", "");
     waiting(&edge, 4);
-    zope.hold(Hold::Storage, true);
+    zope.hold(Hold::Operator, true);
     let mut newcomer = edge.client();
     newcomer.ask("/newcomer", ME);
     until("they have waited for longer than for a thread", || {
         let line = zope.view_with(Listed::All).line;
         line.len() == 4 && line.iter().all(|request| request.age_ms > 4_200) && zope.view().waiting_scales == 1
     });
+    assert!(zope.is_out(), "all the time");
     gate.open();
     assert_eq!(first.reply().status, 200);
-    zope.hold(Hold::Storage, false);
+    zope.hold(Hold::Operator, false);
     for client in [&mut reader, &mut writer, &mut scale, &mut at_the_door, &mut newcomer] {
         assert_eq!(client.reply().status, 200);
     }
