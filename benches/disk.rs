@@ -51,7 +51,7 @@ fn main() {
     for number in 0..count {
         cache.put(&key(number), &response(number));
         if number % 1024 == 0 {
-            // No faster than it is written, so that each is.
+            // About as fast as it is written.
             wait(&disk, |disk| disk.view().waiting == 0);
         }
     }
@@ -85,13 +85,17 @@ fn main() {
 
     let terms = Terms { under: UNDER, codings: Offer::default() };
     let some: Vec<u64> = (0..20_000).map(|at| at * 7919 % count).collect();
-    let used = cpu();
+    let (used, mut there) = (cpu(), 0);
     for number in &some {
         let key = key(*number);
-        let shelf = disk.read(&cache, &key, &terms).expect("it is there");
-        cache.restore(&key, black_box(&shelf));
+        // What leaves memory before its turn to be written has come is not there: here something comes without a pause.
+        if let Ok(shelf) = disk.read(&cache, &key, &terms) {
+            cache.restore(&key, black_box(&shelf));
+            there += 1;
+        }
     }
-    let from_disk = (cpu() - used) / f(some.len() as u64);
+    let from_disk = (cpu() - used) / f(there);
+    assert!(there * 100 > some.len() as u64 * 95, "only {there} of {} are there", some.len());
     let keys: Vec<Vec<u8>> = some.iter().map(|number| key(*number)).collect();
     let used = cpu();
     let found = keys.iter().filter(|key| black_box(cache.get(key)).is_some()).count();

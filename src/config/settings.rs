@@ -122,8 +122,8 @@ settings! {
 settings! {
     /// What a client may take up.
     Limits {
-        /// Open client connections in all; more are closed at once. Each that idles costs about 12 KiB, with
-        /// TLS 20 KiB.
+        /// Open client connections in all; more are closed at once. Each that idles costs 12 to 14 KiB,
+        /// with TLS 20 to 22 KiB.
         connections: u32 = 20_000,
         /// Open connections from one address (IPv6: one /64).
         per_client: u32 = 200,

@@ -10,7 +10,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-/// The lines of a head, in their order.
+/// The lines of a head, in their order; before them, how many there are (255 stands for more as well).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed(Box<[u8]>);
 
@@ -18,8 +18,10 @@ impl Packed {
     /// What is left of it when it is packed.
     #[must_use]
     pub fn of<'a>(lines: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Self {
-        let mut all = Vec::with_capacity(512);
+        let (mut all, mut count) = (Vec::with_capacity(512), 0_u8);
+        all.push(count);
         for (name, value) in lines {
+            count = count.saturating_add(1);
             let known = KNOWN.iter().position(|known| known == name).and_then(|at| u8::try_from(at).ok());
             all.push(known.unwrap_or(SPELT));
             if known.is_none() {
@@ -27,13 +29,21 @@ impl Packed {
             }
             put(&mut all, value.as_bytes());
         }
+        if let Some(first) = all.first_mut() {
+            *first = count;
+        }
         Self(all.into())
+    }
+
+    /// How many lines there are.
+    fn count(&self) -> usize {
+        self.0.first().copied().unwrap_or(0).into()
     }
 
     /// The lines, each value a slice of one copy.
     pub fn lines(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let copy = Bytes::copy_from_slice(&self.0);
-        let mut at = 0;
+        let mut at = 1;
         std::iter::from_fn(move || {
             let code = *copy.get(at)?;
             at += 1;
@@ -45,10 +55,11 @@ impl Packed {
         })
     }
 
-    /// The head as a map, with room for so many fields more.
+    /// The head as a map, with room for so many fields more and no larger than that: hyper keeps the map of a connection's last
+    /// answer for as long as that idles, and a field takes 104 bytes in it.
     #[must_use]
     pub fn open(&self, room: usize) -> HeaderMap {
-        let mut head = HeaderMap::with_capacity(FIELDS + room);
+        let mut head = HeaderMap::with_capacity(self.count() + room);
         for (name, value) in self.lines() {
             head.append(name, value);
         }
@@ -64,7 +75,7 @@ impl Packed {
     /// Whether there are no lines.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count() == 0
     }
 
     /// Its bytes.
@@ -100,9 +111,6 @@ fn take(all: &Bytes, at: &mut usize) -> Option<Bytes> {
     *at += len;
     (*at <= all.len()).then(|| all.slice(from..*at))
 }
-
-/// Fields that most heads have room for without growing.
-const FIELDS: usize = 12;
 
 /// In place of a known name: it is spelt.
 const SPELT: u8 = u8::MAX;
@@ -179,8 +187,20 @@ mod tests {
         let packed = Packed::of(&head);
         drop(head);
         assert!(buffer.is_unique(), "the buffer is free");
-        assert_eq!(packed.len(), 3 * (20 + 2));
+        assert_eq!(packed.len(), 1 + 3 * (20 + 2));
         assert_eq!((packed.get(&header::VARY).unwrap().len(), packed.get(&header::DATE)), (20, None));
+    }
+
+    #[test]
+    fn a_connection_that_idles_keeps_no_larger_map_than_its_last_answer_needed() {
+        for (count, room, most) in [(3_usize, 3, 6), (9, 3, 12), (14, 3, 24), (0, 1, 6)] {
+            let mut head = HeaderMap::new();
+            for _ in 0..count {
+                head.append(header::LINK, HeaderValue::from_static("</a>"));
+            }
+            let fields = Packed::of(&head).open(room);
+            assert!(fields.capacity() <= most, "{count}: {}", fields.capacity());
+        }
     }
 
     #[test]
