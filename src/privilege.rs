@@ -41,6 +41,18 @@ pub struct Account {
     pub groups: Vec<u32>,
 }
 
+/// The name of the user with this number, if `/etc/passwd` has one.
+#[must_use]
+pub fn name_of(uid: u32) -> Option<String> {
+    named(&std::fs::read_to_string(PASSWD).ok()?, uid)
+}
+
+fn named(passwd: &str, uid: u32) -> Option<String> {
+    let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|fields| fields.get(2).is_some_and(|number| number.parse() == Ok(uid)))?;
+    user.first().map(|name| (*name).to_owned())
+}
+
 /// Why we cannot become him.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
@@ -206,6 +218,14 @@ mod tests {
     use super::*;
 
     const USERS: &str = "root:x:0:0::/root:/bin/sh\nwww-data:x:33:34:www:/var/www:/usr/sbin/nologin\nbroken\n";
+    #[test]
+    fn a_number_has_the_name_that_the_accounts_give_it() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nwww-data:x:33:34::/var/www:\n";
+        assert_eq!(named(passwd, 0).as_deref(), Some("root"));
+        assert_eq!(named(passwd, 33).as_deref(), Some("www-data"));
+        assert_eq!(named(passwd, 34), None);
+    }
+
     const GROUPS: &str = "www-data:x:34:\nssl-cert:x:110:mail,www-data\nwww:x:111:www-data2\nadm:x:4:\n";
 
     #[test]

@@ -50,10 +50,12 @@ pub enum PairVerb {
     },
     /// This member takes the role although nothing proves that the other one has stopped. You declare that it is off.
     ///
-    /// If it is not, both will serve, and writes will be lost. The order is kept in the audit.
+    /// If it is not, both will serve, and writes will be lost. Without --force nothing is ordered, and what is known of the other
+    /// member is shown. Ordered on the member that shall serve; it needs no majority, but waits some seconds for the votes of voters
+    /// that are not heard. The order is kept in pair.log beside the journal, with its time and who gave it.
     Takeover {
         /// Yes, the other member is off: I have looked.
-        #[arg(long, required = true)]
+        #[arg(long)]
         force: bool,
         /// Which running tidegate.
         #[command(flatten)]
@@ -106,7 +108,8 @@ pub fn main(verb: PairVerb) -> ExitCode {
         PairVerb::Maintenance { what, socket } => {
             order(&socket, &format!("/pair/maintenance?what={}", percent_encode(&what)))
         }
-        PairVerb::Takeover { socket, .. } => order(&socket, "/pair/takeover?force=yes"),
+        PairVerb::Takeover { force: true, socket } => order(&socket, "/pair/takeover?force=yes"),
+        PairVerb::Takeover { socket, .. } => ask_first(&socket),
         PairVerb::TrustJournal(socket) => order(&socket, "/pair/trust-journal"),
         PairVerb::Drill(socket) => drill(&socket),
         PairVerb::Simulate { config, kill, cut, storage, fence_fails } => {
@@ -141,6 +144,14 @@ fn show(socket: &SocketArg, json: bool) -> ExitCode {
     say(&if json { format!("{status}\n") } else { status::pair_words(&status) });
     let serves = matches!(status["pair"]["phase"].as_str(), Some("steady" | "serving"));
     ExitCode::from(u8::from(!serves))
+}
+
+/// What whoever forces a takeover declares, and what is known about it.
+fn ask_first(socket: &SocketArg) -> ExitCode {
+    match told(socket, "/pair") {
+        Ok(status) => fail(status::takeover_words(&status).trim_end(), 1),
+        Err(error) => fail(&error, 2),
+    }
 }
 
 fn doctor(socket: &SocketArg) -> ExitCode {

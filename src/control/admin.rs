@@ -8,6 +8,7 @@ use crate::control::publisher::Publisher;
 use crate::control::status;
 use crate::edge::explain::Wish;
 use crate::edge::purge::Wanted;
+use crate::privilege;
 use crate::semantics::tags::Mode;
 use crate::telemetry::metrics::SwitchCause;
 use crate::upstream::Listed;
@@ -36,6 +37,7 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
 use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -127,15 +129,17 @@ impl Admin {
             let desk = Desk::new(&publisher, &room, &stop, Rights::Read);
             tracker.spawn(async move {
                 while let Some(stream) = desk.next(listener.accept()).await {
-                    desk.serve(stream.0);
+                    // It gives no orders.
+                    desk.serve(stream.0, String::new());
                 }
             });
         }
         if let Some((listener, path)) = self.unix {
             let desk = Desk::new(&publisher, &room, &stop, Rights::All);
             tracker.spawn(async move {
-                while let Some(stream) = desk.next(listener.accept()).await {
-                    desk.serve(stream.0);
+                while let Some((stream, _)) = desk.next(listener.accept()).await {
+                    let who = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |who| caller(&who));
+                    desk.serve(stream, who);
                 }
                 drop(listener);
                 if let Err(error) = std::fs::remove_file(&path) {
@@ -208,14 +212,15 @@ impl Desk {
         }
     }
 
-    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, who: String) {
         let (publisher, room, stop, rights) =
             (Arc::clone(&self.publisher), Arc::clone(&self.room), self.stop.clone(), self.rights);
+        let who: Arc<str> = who.into();
         tokio::spawn(async move {
             let Ok(_seat) = room.acquire_owned().await else { return };
             let service = service_fn(move |request| {
-                let publisher = Arc::clone(&publisher);
-                async move { Ok::<_, Infallible>(answer(&publisher, rights, &request).await) }
+                let (publisher, who) = (Arc::clone(&publisher), Arc::clone(&who));
+                async move { Ok::<_, Infallible>(answer(&publisher, rights, &who, &request).await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(16 * 1024);
@@ -228,7 +233,22 @@ impl Desk {
     }
 }
 
-async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Who calls, as the system knows him: his user, and whom he logged in as before he became that.
+fn caller(who: &UCred) -> String {
+    let name = |uid: u32| privilege::name_of(uid).unwrap_or_else(|| format!("user {uid}"));
+    let user = name(who.uid());
+    let login = who.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
+    // The highest number is nobody's: a service, or a system that does not keep account.
+    let login = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != u32::MAX && *uid != who.uid());
+    login.map_or_else(|| user.clone(), |login| format!("{user}, logged in as {}", name(login)))
+}
+
+async fn answer(
+    publisher: &Arc<Publisher>,
+    rights: Rights,
+    who: &str,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let argument = |name: &str| query_argument(request.uri().query().unwrap_or(""), name);
     if request.method() == Method::GET {
@@ -294,7 +314,7 @@ async fn answer(publisher: &Arc<Publisher>, rights: Rights, request: &Request<In
             ),
         },
         _ if path.starts_with("/pair/") => {
-            outcome(pair::order(publisher, path, argument("what").or_else(|| argument("force"))).await)
+            outcome(pair::order(publisher, path, argument("what").or_else(|| argument("force")), who).await)
         }
         "/reopen" => {
             publisher.house().access.reopen();

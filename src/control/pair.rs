@@ -28,11 +28,11 @@ pub async fn told(publisher: &Publisher, path: &str) -> Result<Value, String> {
     }
 }
 
-/// Follows an order below `/pair/`; `what`: its argument.
+/// Follows an order of `who` below `/pair/`; `what`: its argument.
 ///
 /// # Errors
 /// Why it is not followed.
-pub async fn order(publisher: &Publisher, path: &str, what: Option<String>) -> Result<String, String> {
+pub async fn order(publisher: &Publisher, path: &str, what: Option<String>, who: &str) -> Result<String, String> {
     let pair = joined(publisher)?;
     let (order, done) = match path {
         "/pair/switchover" => {
@@ -58,7 +58,7 @@ pub async fn order(publisher: &Publisher, path: &str, what: Option<String>) -> R
             );
         }
     };
-    pair.order(order).await.map(|()| done.to_owned())
+    pair.order(order, who).await.map(|()| done.to_owned())
 }
 
 /// What the pair of a configuration would do when this goes wrong; nothing is touched.

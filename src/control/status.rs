@@ -6,6 +6,7 @@ use crate::upstream::UpstreamView;
 use serde_json::Value;
 use serde_json::json;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Why this tidegate should get no visitors now, if there is a reason.
 #[must_use]
@@ -299,7 +300,11 @@ pub fn pair_words(status: &Value) -> String {
         pair["epoch"],
         string(&pair["phase"])
     );
-    let _ = writeln!(text, "{:<12} {}", "active", pair["active"].as_str().unwrap_or("nobody"));
+    let active = pair["active"].as_str().unwrap_or("nobody");
+    let silent = silence(status, active).filter(|ms| *ms >= status["timing_ms"]["dead"].as_u64().unwrap_or(u64::MAX));
+    let heard = silent
+        .map_or_else(String::new, |ms| format!(", last heard {:.1} s ago", Duration::from_millis(ms).as_secs_f64()));
+    let _ = writeln!(text, "{:<12} {active}{heard}", "active");
     if let Some(why) = pair["why"].as_str() {
         let _ = writeln!(text, "{:<12} {why}\n{:<12} {}", "REFUSED", "remedy", string(&pair["remedy"]));
     }
@@ -330,13 +335,106 @@ pub fn pair_words(status: &Value) -> String {
     for report in status["reports"].as_array().into_iter().flatten() {
         let _ = writeln!(
             text,
-            "{:<12} epoch {} by {}, {}, proof {}",
+            "{:<12} epoch {} by {}, {}, proof {}{}",
             "takeover",
             report["epoch"],
             string(&report["by"]),
             string(&report["at"]),
-            report["proof"].as_str().unwrap_or("none")
+            report["proof"].as_str().unwrap_or("none"),
+            report["ordered_by"].as_str().map_or_else(String::new, |who| format!(" ordered by {who}"))
         );
     }
     text
+}
+
+/// What somebody should know who is about to force a takeover on the member whose status this is.
+#[must_use]
+pub fn takeover_words(status: &Value) -> String {
+    let own = string(&status["node"]);
+    let other = status["copies"].as_array().into_iter().flatten().map(|copy| string(&copy["node"]));
+    let other = status["pair"]["active"]
+        .as_str()
+        .filter(|active| *active != own)
+        .or_else(|| other.clone().find(|node| *node != own));
+    let other = other.unwrap_or("the other member");
+    let mut text =
+        format!("nothing is ordered without --force. By it you declare that {other} is off. What {own} knows:\n");
+    let heard = silence(status, other).map_or_else(
+        || format!("{other} was never heard since {own} was started"),
+        |ms| format!("{other} was heard {:.1} s ago", Duration::from_millis(ms).as_secs_f64()),
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "  {heard}; {own} is {}, the pair is {}",
+        string(&status["role"]),
+        string(&status["pair"]["phase"])
+    );
+    if let Some(why) = status["pair"]["why"].as_str() {
+        let _ = writeln!(text, "  {why}");
+    }
+    for copy in status["copies"].as_array().into_iter().flatten().filter(|copy| copy["node"] == own) {
+        let behind = copy["behind_seconds"].as_f64().unwrap_or(0.0);
+        let _ = if behind > 0.0 {
+            writeln!(
+                text,
+                "  its copy lacks the last {behind:.3} s of what was committed: those transactions will be lost"
+            )
+        } else {
+            writeln!(text, "  its copy has every transaction that {own} has heard of")
+        };
+    }
+    let heard = silence(status, other).is_some_and(|ms| ms < status["timing_ms"]["dead"].as_u64().unwrap_or(0));
+    let _ = if heard {
+        writeln!(
+            text,
+            "It is heard, so it is not off, and such an order is refused: `tidegate pair switchover` there gives the role away"
+        )
+    } else {
+        writeln!(
+            text,
+            "If {other} runs all the same, both will serve, and writes will be lost: look at its power, not at the network. Then:\n  \
+             tidegate pair takeover --force"
+        )
+    };
+    text
+}
+
+/// For how long nothing was heard of a node on any link, in milliseconds, if ever.
+fn silence(status: &Value, node: &str) -> Option<u64> {
+    let links = status["links"].as_array().into_iter().flatten().filter(|link| link["node"] == node);
+    links.filter_map(|link| link["last_heard_ms"].as_u64()).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_would_force_a_takeover_is_told_first_what_he_declares_and_what_is_known() {
+        let status = |heard: u64, behind: f64| {
+            json!({
+                "node": "b", "role": "bidding", "timing_ms": { "dead": 1200 },
+                "pair": { "active": "a", "epoch": 1, "phase": "refused", "why": "nothing proves it", "remedy": "look" },
+                "links": [{ "node": "a", "link": 1, "last_heard_ms": null }, { "node": "a", "link": 2, "last_heard_ms": heard }],
+                "copies": [{ "node": "b", "tid": "0x2", "behind_seconds": behind }],
+                "reports": [{ "epoch": 1, "by": "b", "at": "today", "proof": "operator", "ordered_by": "root" }],
+            })
+        };
+        let told = takeover_words(&status(7_100, 2.5));
+        for part in
+            ["that a is off", "a was heard 7.1 s ago", "nothing proves it", "lacks the last 2.500 s", "--force\n"]
+        {
+            assert!(told.contains(part), "{part} is missing in {told}");
+        }
+        let told = takeover_words(&status(100, 0.0));
+        assert!(
+            told.contains("every transaction") && told.contains("switchover") && !told.ends_with("--force\n"),
+            "{told}"
+        );
+        let shown = pair_words(&status(7_100, 0.0));
+        assert!(shown.contains("active       a, last heard 7.1 s ago\n"), "{shown}");
+        assert!(shown.contains("proof operator ordered by root\n"), "{shown}");
+        assert!(pair_words(&status(100, 0.0)).contains("active       a\n"));
+    }
 }

@@ -167,6 +167,7 @@ impl Pair {
             view: view_tx,
             clients,
             tally,
+            ordered_by: String::new(),
         };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start a runtime"))?;
@@ -221,13 +222,13 @@ impl Pair {
         told.await.map_err(|_| GONE.to_owned())
     }
 
-    /// Gives an order; that it is followed, or why not.
+    /// Gives an order of `who`; that it is followed, or why not.
     ///
     /// # Errors
     /// Why not, with a remedy.
-    pub async fn order(&self, order: Order) -> Result<(), String> {
+    pub async fn order(&self, order: Order, who: &str) -> Result<(), String> {
         let (answer, told) = oneshot::channel();
-        let _ = self.inbox.send(Event::Order(order, answer));
+        let _ = self.inbox.send(Event::Order(order, who.to_owned(), answer));
         let told = told.await.map_err(|_| GONE.to_owned())?;
         told.map_err(|refused| diary::refused(&refused, &self.plan))
     }
@@ -236,7 +237,7 @@ impl Pair {
     pub async fn stop(&self) {
         let me = self.plan.settings.me;
         if me.is_member() {
-            let _ = self.order(Order::Shutdown).await;
+            let _ = self.order(Order::Shutdown, "this process ends").await;
             let longest = self.plan.settings.stop_timeout + self.plan.settings.address_timeout;
             let due = clock::mono() + longest;
             while clock::mono() < due {

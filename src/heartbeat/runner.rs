@@ -26,6 +26,7 @@ use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
 use crate::heartbeat::machine::Order;
 use crate::heartbeat::machine::PairView;
+use crate::heartbeat::machine::ProofKind;
 use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::message;
 use crate::heartbeat::machine::message::DATAGRAM;
@@ -65,8 +66,8 @@ pub enum Event {
     Input(Input),
     /// The clients of the service address, for the other member.
     Clients(Vec<Connection>),
-    /// An operator's order; whether it is followed is answered at once, how it ends is seen in the status.
-    Order(Order, oneshot::Sender<Result<(), Refused>>),
+    /// An operator's order, and who he is; whether it is followed is answered at once, how it ends is seen in the status.
+    Order(Order, String, oneshot::Sender<Result<(), Refused>>),
     /// How is it?
     Status(oneshot::Sender<Value>),
     /// End.
@@ -148,6 +149,8 @@ pub struct Runner {
     pub clients: Arc<Clients>,
     /// What is counted.
     pub tally: Tally,
+    /// Who gave the last order.
+    pub ordered_by: String,
 }
 
 /// What one turn leaves to do.
@@ -219,7 +222,8 @@ impl Runner {
             match self.mailbox.events.try_recv() {
                 Ok(Event::Input(input)) => self.handle(input, now, turn),
                 Ok(Event::Clients(connections)) => self.tell_clients(&connections),
-                Ok(Event::Order(order, answer)) => {
+                Ok(Event::Order(order, who, answer)) => {
+                    self.ordered_by = who;
                     // What an earlier order came to in the end is in the diary, and no answer to this one.
                     self.tally.order_refused = None;
                     self.handle(Input::Operator(order), now, turn);
@@ -278,7 +282,10 @@ impl Runner {
                 self.view.send_replace(view);
             }
             Action::Report(report) => {
-                let line = diary::report(&report, &self.plan, clock::now().wall);
+                let mut line = diary::report(&report, &self.plan, clock::now().wall);
+                if report.proof == Some(ProofKind::Operator) {
+                    line["ordered_by"] = self.ordered_by.as_str().into();
+                }
                 self.tally.report(&report, line.clone());
                 // Its loss is one line less for people.
                 let _ = self.journal.try_send(Writing::Note(line.to_string()));
@@ -327,10 +334,12 @@ impl Runner {
 
     fn note(&mut self, note: &Note, now: Instant) {
         self.tally.note(note, now);
-        let (warn, text) = diary::words(note, &self.plan);
+        let (warn, mut text) = diary::words(note, &self.plan);
         if matches!(note, Note::Ordered(_) | Note::OrderRefused(..)) {
             // The audit: written before any vote that follows from it.
-            let line = serde_json::json!({ "at": diary::date(clock::now().wall), "order": text });
+            let line =
+                serde_json::json!({ "at": diary::date(clock::now().wall), "order": text, "by": self.ordered_by });
+            text = format!("{text} (by {})", self.ordered_by);
             let _ = self.journal.try_send(Writing::Note(line.to_string()));
         }
         self.say(warn, text);

@@ -6,7 +6,9 @@ use crate::heartbeat::machine::Loss;
 use crate::heartbeat::machine::Machine;
 use crate::heartbeat::machine::NodeId;
 use crate::heartbeat::machine::Note;
+use crate::heartbeat::machine::Outcome;
 use crate::heartbeat::machine::Phase;
+use crate::heartbeat::machine::Refusal;
 use crate::heartbeat::machine::Refused;
 use crate::heartbeat::machine::Standing;
 use crate::heartbeat::machine::TakeoverReport;
@@ -221,7 +223,14 @@ impl Tally {
             .collect();
         let died = told.view.active.map(|active| {
             let loss = Loss { killed: vec![active], cut: Vec::new() };
-            diary::forecast(&machine.forecast(&loss), plan)
+            let forecast = machine.forecast(&loss);
+            let refused = matches!(told.view.phase, Phase::Refused(_));
+            if forecast.outcome == Outcome::Refused(Refusal::NoProof) && !refused && !told.me.is_member() {
+                "only a fence device could prove it, and those are known to the members: `tidegate pair status` there"
+                    .to_owned()
+            } else {
+                diary::forecast(&forecast, plan)
+            }
         });
         json!({
             "node": plan.name(plan.settings.me),

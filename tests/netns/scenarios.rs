@@ -258,6 +258,38 @@ fn unarmed(world: &mut World) -> anyhow::Result<()> {
     for (name, mode) in [("power-off, fence slow (3 s)", "slow"), ("power-off, fence refuses at first", "refuses")] {
         waits_for_the_device(world, name, mode).with_context(|| name.to_owned())?;
     }
+    by_order(world).context("a forced takeover")
+}
+
+/// No device will ever answer: an operator looks, and says that the other member is off.
+fn by_order(world: &mut World) -> anyhow::Result<()> {
+    let (active, standby) = world.active().context("nobody is active")?;
+    world.settle();
+    world.set_fence(active, "refuses")?;
+    let start = Instant::now();
+    world.power_off(active)?;
+    world.wait("it refuses", |world| world.status(standby).unwrap_or_default()["pair"]["phase"] == "refused")?;
+    let told = world.tidegate(standby, &["pair", "takeover"])?;
+    let text = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(!told.status.success() && text.contains(&format!("{active} was heard ")), "{text}");
+    ensure!(world.role(standby) == "bidding", "nothing was ordered, and it is {}", world.role(standby));
+    let told = world.tidegate(standby, &["pair", "takeover", "--force"])?;
+    ensure!(told.status.success(), "{told:?}");
+    world.wait("it serves by order", |world| world.role(standby) == "active")?;
+    world.has_moved();
+    served_again(world, start, standby)?;
+    one_after_the_other(world, start, active)?;
+    let report = world.status(standby)?["reports"][0].clone();
+    ensure!(
+        report["proof"] == "operator" && report["ordered_by"].as_str().is_some_and(|who| who.starts_with("root")),
+        "{report}"
+    );
+    let audit = std::fs::read_to_string(world.path(&format!("{standby}.state/pair.log")))?;
+    let ordered = audit.lines().filter(|line| line.contains("takeover --force") && line.contains("\"by\":\"root"));
+    ensure!(ordered.count() == 1, "who ordered it is not kept: {audit}");
+    heal(world, active)?;
+    in_order(world)?;
+    ensure!(world.role(active) == "standby", "who comes back is {}", world.role(active));
     Ok(())
 }
 

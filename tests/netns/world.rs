@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
+use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
@@ -296,6 +297,12 @@ impl World {
         stream.read_to_string(&mut text)?;
         let body = text.split_once("\r\n\r\n").context("an answer")?.1;
         serde_json::from_str(body).with_context(|| body.to_owned())
+    }
+
+    /// What an operator does on a node.
+    pub fn tidegate(&self, node: &str, words: &[&str]) -> anyhow::Result<Output> {
+        let socket = self.path(&format!("{node}.sock"));
+        Ok(Command::new(env!("CARGO_BIN_EXE_tidegate")).args(words).arg("--socket").arg(socket).output()?)
     }
 
     /// How often a node has heard another claim the service address.
