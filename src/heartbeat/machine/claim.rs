@@ -196,6 +196,16 @@ impl Claim {
         self
     }
 
+    /// Whether a proof may rest on this voter's word, among others', for the explorer: what each voter of the majority has to say
+    /// that makes one.
+    #[cfg(test)]
+    pub(super) fn may_rest_on(&self, voter: NodeId, released: Epoch, now: At, dropped: Dropped) -> bool {
+        let view = &self.views[voter.at()];
+        let over = view.free_at <= now || dropped.is(Rule::WaitForLease);
+        let expired = over && (view.armed >= view.backed || dropped.is(Rule::LeaseNeedsArmed));
+        released >= self.epoch || (self.grants.has(voter) && (view.backed <= released || expired))
+    }
+
     /// Takes out what it knows of one voter: for the explorer, to whom witnesses are alike.
     #[cfg(test)]
     pub(super) fn take_out(&mut self, voter: NodeId) -> impl std::hash::Hash + use<> {
