@@ -28,10 +28,12 @@ use crate::edge::spool::Spool;
 use crate::edge::worker;
 use crate::heartbeat::guard;
 use crate::heartbeat::pair::Pair;
+use crate::heartbeat::pair::try_keys;
 use crate::privilege;
 use crate::privilege::Account;
 use crate::service;
 use crate::service::Inherited;
+use crate::snapshot;
 use crate::snapshot::House;
 use crate::snapshot::Snapshot;
 use crate::snapshot::Snapshots;
@@ -330,6 +332,18 @@ fn join_pair(config: &Config, publisher: &Arc<Publisher>) -> anyhow::Result<Opti
         .map_err(|error| anyhow!("{}", telemetry::chain(&error)))?;
     publisher.joined(Arc::clone(&pair));
     Ok(Some(tokio::spawn(failover::follow(pair, Arc::clone(publisher)))))
+}
+
+/// What keeps a checked configuration from being served by whoever asks, on this machine, as far as that can be seen without
+/// trying: a user who does not exist, the pair's key, and all files of which the snapshot is made.
+#[must_use]
+pub fn lacking(config: &Config) -> Vec<String> {
+    let server = &config.server;
+    let account = server.user.as_ref().and_then(|user| Account::find(user, server.group.as_deref()).err());
+    let key = config.heartbeat.node.as_ref().and_then(|_| try_keys(&config.heartbeat.key_file).err());
+    let told =
+        account.iter().map(|error| telemetry::chain(error)).chain(key.iter().map(|error| telemetry::chain(error)));
+    told.chain(snapshot::lacking(config)).collect()
 }
 
 /// Guards the process groups of a heartbeat that may hang; the body of the hidden verb `guard`.

@@ -17,7 +17,6 @@ use crate::control::client;
 use crate::control::status;
 use crate::edge::explain;
 use crate::edge::explain::Wish;
-use crate::privilege::Account;
 use crate::snapshot;
 use crate::snapshot::Choices;
 use crate::snapshot::House;
@@ -482,7 +481,7 @@ fn check(file: &Path, expanded: bool) -> ExitCode {
             for warning in &loaded.warnings {
                 eprintln!("{warning}");
             }
-            let lacking = lacking(&loaded.config);
+            let lacking = app::lacking(&loaded.config);
             for problem in &lacking {
                 eprintln!("on this machine: {problem}");
             }
@@ -497,13 +496,6 @@ fn check(file: &Path, expanded: bool) -> ExitCode {
         }
         Err(report) => fail(&report.to_string(), if report.is_unreadable() { 2 } else { 1 }),
     }
-}
-
-/// What keeps it from being served here, as far as that can be seen without trying.
-fn lacking(config: &Config) -> Vec<String> {
-    let server = &config.server;
-    let account = server.user.as_ref().and_then(|user| Account::find(user, server.group.as_deref()).err());
-    account.into_iter().map(|error| chain(&error)).chain(snapshot::lacking(config)).collect()
 }
 
 /// What the file means, in a few lines.

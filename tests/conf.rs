@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -186,6 +187,24 @@ fn a_check_says_which_files_this_machine_lacks_before_a_restart_finds_out() {
     let (status, said, warned) = tidegate(&["check", path]);
     assert_eq!((status, warned.as_str()), (Some(0), ""));
     assert!(said.contains(": good\n"), "{said}");
+}
+
+#[test]
+fn a_check_of_a_member_says_that_the_pairs_key_is_missing_or_readable_by_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, key) = (dir.path().join("pair.toml"), dir.path().join("pair.key"));
+    let shipped = fs::read_to_string(root().join("conf/pair.toml")).expect("the file is there");
+    fs::write(&file, shipped.replace("/etc/tidegate/pair.key", key.to_str().expect("text"))).expect("a file");
+    let check = || tidegate(&["check", file.to_str().expect("text")]);
+    let (status, _, warned) = check();
+    assert!(status == Some(3) && warned.contains("openssl rand -hex 32"), "{warned}");
+    fs::write(&key, "5a".repeat(32)).expect("a file");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("its mode");
+    let (status, _, warned) = check();
+    assert!(status == Some(3) && warned.contains("0600"), "{warned}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let (status, _, warned) = check();
+    assert_eq!((status, warned.as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -293,6 +293,14 @@ fn boot_id() -> BootId {
     BootId(u64::from_be_bytes(bytes).max(1))
 }
 
+/// Whether the pair's keys can be used by whoever asks.
+///
+/// # Errors
+/// Why they cannot.
+pub fn try_keys(path: &Path) -> Result<(), StartError> {
+    read_keys(path).map(drop)
+}
+
 /// Reads the keys: one a line, in hex; empty lines and `#` are passed over.
 fn read_keys(path: &Path) -> Result<KeyRing, StartError> {
     let unreadable = |source| StartError::KeyFile { path: path.to_owned(), source };
