@@ -23,6 +23,7 @@ pub use collapse::Leader;
 pub use entry::Shelf;
 pub use entry::Stored;
 pub use ledger::Tagged;
+pub use private::Mark;
 pub use private::Privacy;
 pub use store::Cache;
 pub use store::Settings;

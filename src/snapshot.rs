@@ -144,7 +144,8 @@ pub struct Snapshot {
     pub limits: Vec<Arc<Limit>>,
     /// The one on scales of images that nobody has asked for yet.
     pub scales: Option<Arc<Limit>>,
-    hosts: HashMap<String, Host>,
+    /// Nobody but the operator puts anything into it, and so nobody else can make its keys collide.
+    hosts: HashMap<String, Host, foldhash::fast::RandomState>,
     default: Option<Arc<Site>>,
     all: Vec<Arc<Site>>,
 }
@@ -340,7 +341,7 @@ impl Snapshot {
             upstreams: BTreeMap::new(),
             limits: Vec::new(),
             scales: None,
-            hosts: HashMap::new(),
+            hosts: HashMap::default(),
             default: None,
             all: Vec::new(),
         }
@@ -522,7 +523,7 @@ impl Compiled {
         }
         let identity_cookies = Arc::new(config.cache.identity_cookies.clone());
         let mut all = Vec::new();
-        let mut hosts = HashMap::new();
+        let mut hosts = HashMap::default();
         let mut default = None;
         for (name, site) in &config.site {
             let Some(upstream) = self.site_upstream(name, site, house, &mut upstreams) else { continue };

@@ -6,6 +6,9 @@
 //! Needs wrk (304s have a driver of our own); each peer that is not installed is named and left out. Every server gets one worker, no access log, a
 //! temporary directory and loopback addresses; it is started, warmed up, measured and ended before the next one starts.
 //!
+//! HAProxy is measured twice: as the bare relay that its shortest configuration makes of it, and doing to each request what tidegate does
+//! to it unless told otherwise (`haproxy-alike`).
+//!
 //! The figure that survives a noisy machine is the CPU time of all the server's processes per request. Quote ratios from
 //! one run, never absolutes. The floor is a bare hyper server that answers from memory and decides nothing; the relay is a bare
 //! hyper server with a bare hyper client behind it, which passes everything on.

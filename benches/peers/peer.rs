@@ -47,6 +47,7 @@ pub const PEERS: &[Peer] = &[
     Peer { name: "relay", program: Program::Own(relay::VERB), version: "", configure: |_| Ok(Vec::new()) },
     Peer { name: "tidegate", program: TIDEGATE, version: "--version", configure: tidegate },
     Peer { name: "haproxy", program: Program::Other("haproxy"), version: "-v", configure: haproxy },
+    Peer { name: "haproxy-alike", program: Program::Other("haproxy"), version: "-v", configure: haproxy_alike },
     Peer { name: "nginx", program: Program::Other("nginx"), version: "-v", configure: nginx },
     Peer { name: "varnish", program: Program::Other("varnishd"), version: "-V", configure: varnish },
 ];
@@ -211,8 +212,46 @@ upstream = "origin"
     Ok(vec!["run".to_owned(), "--config".to_owned(), place.write("tidegate.toml", &text)?])
 }
 
+/// What tidegate says and minds about each request unless it is told not to, in HAProxy's words.
+struct Alike {
+    requests: &'static str,
+    responses: &'static str,
+    backend: &'static str,
+    server: &'static str,
+}
+
+/// A relay that believes everything, and says nothing of itself.
+const BARE: Alike = Alike { requests: "", responses: "", backend: "", server: "" };
+
+/// The truth about the client in place of what he says, Via and Cache-Status, a bounded queue before the least busy server.
+const FULL: Alike = Alike {
+    requests: "    http-request del-header x-forwarded -m beg
+    http-request del-header x-real-ip
+    http-request del-header forwarded
+    http-request set-header x-forwarded-for %[src]
+    http-request set-header x-forwarded-proto http
+    http-request set-header x-forwarded-host %[req.hdr(host)]
+    http-request set-header x-forwarded-port %[dst_port]
+    http-request add-header via \"1.1 haproxy\"
+",
+    responses: "    http-response add-header via \"1.1 haproxy\"
+    http-response add-header cache-status \"haproxy; fwd=uri-miss\"
+",
+    backend: "    balance leastconn\n",
+    server: " maxconn 64",
+};
+
 fn haproxy(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    haproxy_with(place, &BARE)
+}
+
+fn haproxy_alike(place: &Place<'_>) -> std::io::Result<Vec<String>> {
+    haproxy_with(place, &FULL)
+}
+
+fn haproxy_with(place: &Place<'_>, alike: &Alike) -> std::io::Result<Vec<String>> {
     let Place { addr, origin, .. } = place;
+    let Alike { requests, responses, backend, server } = alike;
     let text = format!(
         "global
     nbthread 1
@@ -229,12 +268,12 @@ defaults
     option http-keep-alive
 frontend edge
     bind {addr}
-    http-request cache-use bench
+{requests}    http-request cache-use bench
     http-response cache-store bench
-    default_backend origin
+{responses}    default_backend origin
 backend origin
     http-reuse always
-    server origin {origin}
+{backend}    server origin {origin}{server}
 "
     );
     Ok(vec!["-db".to_owned(), "-f".to_owned(), place.write("haproxy.cfg", &text)?])

@@ -23,10 +23,19 @@ const PARTS: usize = 16;
 pub enum Privacy {
     /// Nothing.
     Unknown,
-    /// For one client only, for this reason.
-    Private(&'static str),
-    /// So it was, for this reason; but unless that is noted again, it is soon forgotten.
-    Fading(&'static str),
+    /// For one client only.
+    Private(Mark),
+    /// So it was; but unless that is noted again, it is soon forgotten.
+    Fading(Mark),
+}
+
+/// Why the answer to a key was private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The reason.
+    pub why: &'static str,
+    /// By what it said so ([`crate::semantics::policy::said`]), if that was reason enough.
+    pub said: Option<u64>,
 }
 
 impl Privacy {
@@ -35,21 +44,14 @@ impl Privacy {
     pub fn why(self) -> Option<&'static str> {
         match self {
             Self::Unknown => None,
-            Self::Private(why) | Self::Fading(why) => Some(why),
+            Self::Private(mark) | Self::Fading(mark) => Some(mark.why),
         }
     }
 }
 
-/// Why the answer to a key was private, and when that was noted.
-#[derive(Clone, Copy)]
-struct Mark {
-    why: &'static str,
-    since: Instant,
-}
-
 /// By the hash of their keys. Nobody knows its seed, and for keys that share one a private answer costs no more than that
 /// both are asked for side by side.
-type Marks = HashMap<u64, Mark, foldhash::fast::RandomState>;
+type Marks = HashMap<u64, (Mark, Instant), foldhash::fast::RandomState>;
 
 #[derive(Default)]
 struct Part {
@@ -65,18 +67,17 @@ pub struct Privates {
 }
 
 impl Privates {
-    /// Remembers that the answer to `key` was private, and why. What is known already is noted again only when half of its time
-    /// is over.
-    pub fn note(&self, key: &[u8], why: &'static str, now: Instant) {
+    /// Remembers that the answer to `key` was private. What is known already is noted again only when half of its time is over.
+    pub fn note(&self, key: &[u8], mark: Mark, now: Instant) {
         let (hash, mut part) = self.part(key);
-        if part.privacy(hash, now) == Privacy::Private(why) {
+        if part.privacy(hash, now) == Privacy::Private(mark) {
             return;
         }
         if part.young.len() >= KEYS_MAX / PARTS / 2 && !part.young.contains_key(&hash) {
             part.old = std::mem::take(&mut part.young);
         }
         part.old.remove(&hash);
-        part.young.insert(hash, Mark { why, since: now });
+        part.young.insert(hash, (mark, now));
     }
 
     /// What is known of whom the answer to `key` is for.
@@ -110,8 +111,8 @@ impl Privates {
 impl Part {
     fn privacy(&self, hash: u64, now: Instant) -> Privacy {
         match self.young.get(&hash).or_else(|| self.old.get(&hash)) {
-            Some(mark) if now < mark.since + FOR / 2 => Privacy::Private(mark.why),
-            Some(mark) if now < mark.since + FOR => Privacy::Fading(mark.why),
+            Some((mark, since)) if now < *since + FOR / 2 => Privacy::Private(*mark),
+            Some((mark, since)) if now < *since + FOR => Privacy::Fading(*mark),
             _ => Privacy::Unknown,
         }
     }
@@ -125,24 +126,27 @@ fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
 mod tests {
     use super::*;
 
+    const PRIVATE: Mark = Mark { why: "private", said: Some(7) };
+    const COOKIE: Mark = Mark { why: "set_cookie", said: None };
+
     #[test]
     fn a_mark_fades_is_renewed_and_is_forgotten() {
         let (privates, began) = (Privates::default(), Instant::now());
         let at = |seconds| began + Duration::from_secs(seconds);
         assert_eq!(privates.privacy(b"a", began), Privacy::Unknown);
-        privates.note(b"a", "private", began);
-        privates.note(b"a", "private", at(29));
-        assert_eq!(privates.privacy(b"a", at(29)), Privacy::Private("private"));
-        assert_eq!(privates.privacy(b"a", at(30)), Privacy::Fading("private"), "not renewed while it was young");
-        privates.note(b"a", "private", at(59));
-        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private("private"));
-        privates.note(b"a", "set_cookie", at(88));
-        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private("set_cookie"));
+        privates.note(b"a", PRIVATE, began);
+        privates.note(b"a", PRIVATE, at(29));
+        assert_eq!(privates.privacy(b"a", at(29)), Privacy::Private(PRIVATE));
+        assert_eq!(privates.privacy(b"a", at(30)), Privacy::Fading(PRIVATE), "not renewed while it was young");
+        privates.note(b"a", PRIVATE, at(59));
+        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private(PRIVATE));
+        privates.note(b"a", COOKIE, at(88));
+        assert_eq!(privates.privacy(b"a", at(88)), Privacy::Private(COOKIE));
         assert_eq!(privates.privacy(b"a", at(148)), Privacy::Unknown);
-        privates.note(b"b", "private", at(148));
+        privates.note(b"b", PRIVATE, at(148));
         privates.forget(b"b");
         assert_eq!(privates.privacy(b"b", at(148)), Privacy::Unknown);
-        privates.note(b"b", "private", at(148));
+        privates.note(b"b", PRIVATE, at(148));
         privates.clear();
         assert_eq!(privates.privacy(b"b", at(148)), Privacy::Unknown);
     }
@@ -151,14 +155,14 @@ mod tests {
     fn the_eldest_are_forgotten_and_what_is_asked_for_stays() {
         let (privates, now) = (Privates::default(), Instant::now());
         for number in 0..10 * KEYS_MAX {
-            privates.note(&number.to_ne_bytes(), "private", now);
+            privates.note(&number.to_ne_bytes(), PRIVATE, now);
             if number % 1000 == 0 {
-                privates.note(b"popular", "private", now);
+                privates.note(b"popular", PRIVATE, now);
             }
         }
         let kept = privates.parts.iter().map(|part| lock(part)).map(|part| part.young.len() + part.old.len());
         assert!((KEYS_MAX / 3..=KEYS_MAX).contains(&kept.sum()));
-        assert_eq!(privates.privacy(b"popular", now), Privacy::Private("private"));
+        assert_eq!(privates.privacy(b"popular", now), Privacy::Private(PRIVATE));
         assert_eq!(privates.privacy(&0_usize.to_ne_bytes(), now), Privacy::Unknown);
     }
 }

@@ -7,6 +7,7 @@ use crate::cache::Fill;
 use crate::cache::Flight;
 use crate::cache::Joined;
 use crate::cache::Leader;
+use crate::cache::Mark;
 use crate::cache::Privacy;
 use crate::cache::Shelf;
 use crate::cache::Stored;
@@ -284,22 +285,23 @@ impl Answered {
         if !tells || !errand.anonymous {
             return;
         }
+        let rule = errand.rule.as_deref();
+        let said = policy::said(&self.head).filter(|_| storing::speaks_itself(&errand.site, rule));
         match errand.privacy {
             Privacy::Unknown if private.privacy(key, self.came) == Privacy::Unknown => return,
             // It says what the last one said.
-            Privacy::Private(why)
-                if storing::plainly(&errand.site, errand.rule.as_deref(), &self.head) == Some(why) =>
-            {
-                return;
-            }
+            Privacy::Private(mark) if said.is_some() && mark.said == said => return,
             _ => {}
+        }
+        if let Some(why) = storing::plainly(&errand.site, rule, &self.head) {
+            return private.note(key, Mark { why, said }, self.came);
         }
         // What it says to those who asked otherwise shows when the next of them asks for all.
         let (mut head, headers) = (self.head.clone(), HeaderMap::new());
         let (verdict, _) =
             storing::judge(&asked(errand, &headers), self.status, &mut head, self.delimited, self.times());
         match verdict {
-            Storable::No(why) => private.note(key, why.as_str(), self.came),
+            Storable::No(why) => private.note(key, Mark { why: why.as_str(), said: None }, self.came),
             // With a visitor's cookies the page may be another than without.
             Storable::Yes(_) if !shows_cookies => private.forget(key),
             Storable::Yes(_) => {}
@@ -418,7 +420,7 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
     let fields = &errand.snapshot.cache.tags;
     // Most answers have none: one look at the names is cheaper than searching for each.
     let mut tags = Vec::new();
-    if head.keys().any(|name| fields.contains(name.as_str())) {
+    if head.keys().any(|name| fields.has(name)) {
         tags = tags::named(&head, fields.list(), (errand.scheme, errand.place()));
         for field in fields.list().iter().filter(|field| !tags::is_public(field)) {
             head.remove(field);
@@ -920,7 +922,7 @@ impl Journey {
             if self.errand.found.is_some() {
                 cache.purge(self.leader.key());
             }
-            cache.private().note(self.leader.key(), why.as_str(), answered.came);
+            cache.private().note(self.leader.key(), Mark { why: why.as_str(), said: None }, answered.came);
         }
         self.leader.keep_private();
         tell(reply, Outcome::Private(Box::new(answered), why));

@@ -43,14 +43,17 @@ pub fn is_part_of_storable(asked: &Asked<'_>, status: StatusCode, part: &HeaderM
     matches!(judge(asked, StatusCode::OK, &mut whole, true, times), (Storable::Yes(_), _))
 }
 
+/// Whether nobody speaks in the origin's stead: then what it says is all there is to judge.
+#[must_use]
+pub fn speaks_itself(site: &Site, rule: Option<&Rule>) -> bool {
+    !site.conduct(rule).may_speak()
+}
+
 /// Why an answer is not stored, where that is so plain that [`judge`] would have nothing to weigh: nobody speaks in the
 /// origin's stead.
 #[must_use]
 pub fn plainly(site: &Site, rule: Option<&Rule>, head: &HeaderMap) -> Option<&'static str> {
-    if site.conduct(rule).may_speak() {
-        return None;
-    }
-    storable::plainly(head).map(WhyNotStored::as_str)
+    if speaks_itself(site, rule) { storable::plainly(head).map(WhyNotStored::as_str) } else { None }
 }
 
 /// Judges the answer. What we say in the origin's stead is written into `head`. `delimited` is false if only the end of the

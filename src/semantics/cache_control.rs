@@ -253,10 +253,9 @@ impl<'a> Iterator for Items<'a> {
             let end = item_end(self.0);
             let item = self.0[..end].trim_ascii();
             self.0 = self.0.get(end + 1..).unwrap_or(&[]);
-            if item.is_empty() {
-                continue;
+            if !item.is_empty() {
+                return Some(Item::of(item));
             }
-            return Some(Item::of(item));
         }
     }
 }

@@ -30,33 +30,22 @@ impl<'a> Authority<'a> {
         if text.is_empty() || text.len() > AUTHORITY_MAX {
             return Err(WRONG);
         }
-        let host_len = match text.strip_prefix('[') {
+        let (host_len, capital) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (literal, _) = rest.split_once(']').ok_or(WRONG)?;
                 literal.parse::<Ipv6Addr>().map_err(|_| WRONG)?;
-                literal.len() + 2
+                (literal.len() + 2, true)
             }
-            None => text.bytes().position(|byte| byte == b':').unwrap_or(text.len()),
+            None => name_len(text.as_bytes()).ok_or(WRONG)?,
         };
-        let (host, port) = text.split_at(host_len);
-        if !host.starts_with('[') && !is_name(host) {
-            return Err(WRONG);
-        }
-        let port = match port.strip_prefix(':') {
-            Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Some(digits.parse().ok().filter(|port| *port != 0).ok_or(WRONG)?)
-            }
+        let port = match text.as_bytes().get(host_len..).unwrap_or_default() {
             // RFC 3986 3.2.3: `host:` with an empty port is `host`.
-            Some("") => None,
-            None if port.is_empty() => None,
+            [] | [b':'] => None,
+            [b':', digits @ ..] => Some(port(digits).ok_or(WRONG)?),
             _ => return Err(WRONG),
         };
         let text = text.strip_suffix(':').unwrap_or(text);
-        let text = if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(text.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(text)
-        };
+        let text = if capital { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) };
         Ok(Self { text, host_len, port })
     }
 
@@ -85,12 +74,34 @@ impl fmt::Display for Authority<'_> {
     }
 }
 
+/// How long the name is that an authority begins with, up to its end or a colon, and whether there are capital letters in it.
 /// Letters, digits, `-`, `_` and `.`; no empty label but for one trailing dot... which Zope would put into links, so none.
-fn is_name(host: &str) -> bool {
-    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let is_label = |label: &[u8]| (1..=63).contains(&label.len()) && label.iter().all(|byte| is_letter(*byte));
-    host.as_bytes().split(|byte| *byte == b'.').all(is_label)
+fn name_len(text: &[u8]) -> Option<(usize, bool)> {
+    let (mut label, mut capital, mut len) = (0, false, 0);
+    for byte in text {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
+            b'.' if label > 0 && label <= LABEL_MAX => label = 0,
+            b'A'..=b'Z' => (label, capital) = (label + 1, true),
+            b':' => break,
+            _ => return None,
+        }
+        len += 1;
+    }
+    (label > 0 && label <= LABEL_MAX).then_some((len, capital))
 }
+
+/// Digits, of a number from 1 to 65535.
+fn port(digits: &[u8]) -> Option<u16> {
+    let digit = |sum: u16, byte: &u8| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        sum.checked_mul(10)?.checked_add(u16::from(digit))
+    };
+    digits.iter().try_fold(0, digit).filter(|port| *port > 0)
+}
+
+/// The longest label of a name (RFC 1035 2.3.4).
+const LABEL_MAX: usize = 63;
 
 /// The authority that a request is for. An absolute form outweighs Host (RFC 9112 3.2.2); HTTP/2's `:authority`, which
 /// hyper puts into the URI, must agree with a Host that is sent beside it.

@@ -10,8 +10,12 @@ use crate::semantics::names::Names;
 use crate::semantics::structured;
 use crate::semantics::structured::Item;
 use crate::semantics::structured::Member;
+use foldhash::fast::FixedState;
 use http::HeaderMap;
 use http::HeaderName;
+use http::header;
+use std::hash::BuildHasher;
+use std::hash::Hasher;
 use std::time::Duration;
 
 /// For tidegate and nobody else.
@@ -79,6 +83,21 @@ pub fn of(response: &HeaderMap) -> Policy {
     Policy { directives: cache_control::parse(response), source: Source::CacheControl }
 }
 
+/// What Cache-Control says, as a number by which it is known again; none where another field governs.
+#[must_use]
+pub fn said(response: &HeaderMap) -> Option<u64> {
+    if response.keys().any(|name| TARGETED.contains(name.as_str())) {
+        return None;
+    }
+    let mut hasher = FixedState::with_seed(0).build_hasher();
+    for line in response.get_all(header::CACHE_CONTROL) {
+        hasher.write(line.as_bytes());
+        // No line holds it, so that two lines are not one.
+        hasher.write_u8(b'\n');
+    }
+    Some(hasher.finish())
+}
+
 /// RFC 9213 2.1: a dictionary whose keys are directives. One that is empty, cannot be read or has a known directive of the
 /// wrong type is ignored.
 fn targeted(response: &HeaderMap, name: &HeaderName) -> Option<Directives> {
@@ -135,6 +154,24 @@ fn scope(item: &Item) -> Option<Scope> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::headers as fields;
+
+    #[test]
+    fn what_is_said_is_known_again_and_nothing_else_is() {
+        let said = |lines: &[(&'static str, &str)]| said(&fields(lines));
+        let private = said(&[("cache-control", "private"), ("date", "today")]);
+        assert!(private.is_some());
+        assert_eq!(private, said(&[("date", "tomorrow"), ("cache-control", "private")]));
+        for other in [
+            &[("cache-control", "public")][..],
+            &[],
+            &[("cache-control", "private, no-store")],
+            &[("cache-control", "private"), ("cache-control", "no-store")],
+        ] {
+            assert_ne!(private, said(other), "{other:?}");
+        }
+        assert_eq!(said(&[("cache-control", "private"), ("surrogate-control", "max-age=60")]), None);
+    }
     use http::HeaderValue;
 
     fn read(lines: &[(&'static str, &'static str)]) -> (Source, Option<u64>, bool) {

@@ -94,8 +94,24 @@ fn is_plain(path: &[u8]) -> bool {
 
 /// RFC 3986 3.3: what may stand in a path as it is.
 fn is_path_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte)
+    PATH_BYTES[usize::from(byte)]
 }
+
+/// One look for each byte of each path.
+static PATH_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let (marks, mut at) = (b"-._~!$&'()*+,;=:@/", 0);
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] |= byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
 
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)

@@ -22,6 +22,7 @@ use crate::upstream::exchange::Connection;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::exchange::Silence;
 use crate::upstream::gate;
+use crate::upstream::lease::Asked;
 use crate::upstream::lease::Gone;
 use crate::upstream::lease::Lease;
 use crate::upstream::lease::QueueRefusal;
@@ -178,20 +179,15 @@ impl FetchError {
 /// So often a request is tried again where nobody listens: enough for two endpoints to be known as down.
 const REFUSED_MAX: u32 = 8;
 
-/// What became of one attempt.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every attempt is answered: a box would be an allocation for each"
-)]
-enum Attempt {
-    Answered(Answer, Exchange, Lease, Instant),
-    /// Nothing of it was sent.
-    NotSent(FetchError),
-    /// It may have been sent; `reused`: on a kept connection that broke.
-    Lost {
-        error: FetchError,
-        reused: bool,
-    },
+impl From<Silence> for FetchError {
+    fn from(silence: Silence) -> Self {
+        match silence {
+            Silence::Late => Self::FirstByteTimeout,
+            Silence::Interim => Self::BadAnswer("interim_flood"),
+            Silence::NoAnswer(why) => Self::BadAnswer(why.word()),
+            silence => Self::Broken(silence),
+        }
+    }
 }
 
 /// What is known on the way.
@@ -206,6 +202,18 @@ struct Way<'a> {
     waited: bool,
     avoid: Option<EndpointId>,
     queued: Duration,
+}
+
+impl Way<'_> {
+    /// A kept connection, if the request may be lost and there is one. What must not be sent twice goes on a fresh one: a kept
+    /// one may be closed by the origin in the moment it is used, and nobody could tell whether the request had been read.
+    fn kept(&self, lease: &Lease) -> Option<Box<Connection>> {
+        if self.repeatable && self.retries == 0 {
+            lease.endpoint.pool.take(self.standing.plan.idle, lease.granted)
+        } else {
+            None
+        }
+    }
 }
 
 impl Upstream {
@@ -316,7 +324,11 @@ impl Upstream {
                 None => None,
             };
             watch.in_line.store(true, Ordering::Relaxed);
-            let lease = self.acquire(asker, &watch.request, way.avoid, gone, now).await.map_err(FetchError::Queue)?;
+            let lease = match self.ask(asker, &watch.request, way.avoid, now).map_err(FetchError::Queue)? {
+                Asked::Granted(lease) => lease,
+                // Boxed: most requests do not wait, and need not carry the room for it about.
+                Asked::Waiting(place) => Box::pin(self.wait(place, now, gone)).await.map_err(FetchError::Queue)?,
+            };
             watch.in_line.store(false, Ordering::Relaxed);
             way.queued += lease.waited;
             if way.standing.member(lease.endpoint.id).is_none() {
@@ -324,25 +336,47 @@ impl Upstream {
                 way.standing = self.standing();
             }
             let endpoint = Arc::clone(&lease.endpoint);
-            match self.attempt(lease, &mut body, &way).await {
-                Attempt::Answered(answer, exchange, lease, at) => {
+            let kept = way.kept(&lease);
+            let reused = kept.is_some();
+            let connected = match kept {
+                Some(connection) => Ok((connection, lease.granted)),
+                // Boxed: most requests find a kept connection, and need not carry the room of a handshake about.
+                None => Box::pin(self.connect(&lease, &way.standing.plan)).await,
+            };
+            let (connection, sent) = match connected {
+                Ok(connected) => connected,
+                Err(error) => {
+                    drop(lease);
+                    watch.failed_at(&endpoint, &way);
+                    self.may_try_again(&mut way, Some(&endpoint), error)?;
+                    now = clock::mono();
+                    continue;
+                }
+            };
+            let exchange = Exchange::begin(connection, way.head, std::mem::replace(&mut body, RequestBody::Empty));
+            // From here on the thread is taken, whoever leaves.
+            let longest = way.standing.plan.timeouts.first_byte;
+            let mut underway = Underway::new(exchange, lease, longest);
+            match poll_fn(|cx| underway.poll_answer(sent + longest, cx)).await {
+                Ok((answer, exchange, lease)) => {
+                    let at = clock::mono();
                     let took = at.saturating_duration_since(lease.granted);
                     if !self.answered(&mut way, &lease, answer.status, took) {
                         let settled = settle(&way, lease, answer, exchange, at, took);
                         return settled.inspect_err(|_| watch.failed_at(&endpoint, &way));
                     }
                 }
-                Attempt::NotSent(error) => {
-                    watch.failed_at(&endpoint, &way);
-                    self.may_try_again(&mut way, Some(&endpoint), error)?;
-                }
-                Attempt::Lost { error, reused } => {
+                Err(silence) => {
+                    drop(underway);
                     watch.failed_at(&endpoint, &way);
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
                     }
-                    // A kept connection that closes under a request is the origin's right; a fresh one is not.
-                    if !way.repeatable || !reused {
+                    // A kept connection that closes under a request is the origin's right; a fresh one is not. Nor is it a right
+                    // to be late, or to send one interim answer after the other.
+                    let excused = reused && !matches!(silence, Silence::Late | Silence::Interim);
+                    let error = FetchError::from(silence);
+                    if !way.repeatable || !excused {
                         self.blame(&endpoint, &error, true);
                         return Err(error);
                     }
@@ -420,36 +454,6 @@ impl Upstream {
         match health::broken(sent, !self.another_open(endpoint.id)) {
             Some(evidence) => self.learn(endpoint, evidence),
             None => endpoint.doubted.notify_one(),
-        }
-    }
-
-    /// One attempt on a kept connection, if it may be lost and there is one, or on a fresh one. What must not be sent twice
-    /// goes on a fresh one: a kept one may be closed by the origin in the moment it is used, and nobody could tell whether
-    /// the request had been read.
-    async fn attempt(&self, lease: Lease, body: &mut RequestBody, way: &Way<'_>) -> Attempt {
-        let plan = &way.standing.plan;
-        let kept = way.repeatable && way.retries == 0;
-        let kept = if kept { lease.endpoint.pool.take(plan.idle, lease.granted) } else { None };
-        let reused = kept.is_some();
-        let (connection, sent) = match kept {
-            Some(connection) => (connection, lease.granted),
-            // Boxed: most requests find a kept connection, and need not carry the room of a handshake about.
-            None => match Box::pin(self.connect(&lease, plan)).await {
-                Ok(connected) => connected,
-                Err(error) => return Attempt::NotSent(error),
-            },
-        };
-        let body = std::mem::replace(body, RequestBody::Empty);
-        let exchange = Exchange::begin(connection, way.head, body);
-        // From here on the thread is taken, whoever leaves.
-        let longest = plan.timeouts.first_byte;
-        let (mut underway, due) = (Underway::new(exchange, lease, longest), sent + longest);
-        match poll_fn(|cx| underway.poll_answer(due, cx)).await {
-            Ok((answer, exchange, lease)) => Attempt::Answered(answer, exchange, lease, clock::mono()),
-            Err(Silence::Late) => Attempt::Lost { error: FetchError::FirstByteTimeout, reused: false },
-            Err(Silence::Interim) => Attempt::Lost { error: FetchError::BadAnswer("interim_flood"), reused: false },
-            Err(Silence::NoAnswer(why)) => Attempt::Lost { error: FetchError::BadAnswer(why.word()), reused },
-            Err(silence) => Attempt::Lost { error: FetchError::Broken(silence), reused },
         }
     }
 

@@ -122,30 +122,13 @@ impl QueueRefusal {
 }
 
 impl Upstream {
-    /// A thread of an endpoint that is open, if possible not of `avoid`. Waits in line from `now` on while none is free, unless
-    /// `gone`.
+    /// Waits for its turn since `began`, unless `gone`.
     ///
     /// Cancel-safe: dropped, it leaves the line or gives the thread back.
     ///
     /// # Errors
     /// [`QueueRefusal`], with the time after which it may be different.
-    pub async fn acquire(
-        self: &Arc<Self>,
-        asker: &Asker,
-        request: &Arc<dyn Request>,
-        avoid: Option<EndpointId>,
-        gone: Option<Gone<'_>>,
-        now: Instant,
-    ) -> Result<Lease, QueueRefusal> {
-        match self.ask(asker, request, avoid, now)? {
-            Asked::Granted(lease) => Ok(lease),
-            // Boxed: most requests do not wait, and need not carry the room for it about.
-            Asked::Waiting(place) => Box::pin(self.wait(place, now, gone)).await,
-        }
-    }
-
-    /// Waits for its turn, unless `gone`.
-    async fn wait(
+    pub(super) async fn wait(
         self: &Arc<Self>,
         mut place: Place<'_>,
         began: Instant,
@@ -169,8 +152,12 @@ impl Upstream {
         lease
     }
 
-    /// Asks the queue: a thread at once, or a place in the line.
-    fn ask<'a>(
+    /// Asks the queue for a thread of an endpoint that is open, if possible not of `avoid`: it is given at once, or a place in
+    /// the line.
+    ///
+    /// # Errors
+    /// [`QueueRefusal`], with the time after which it may be different.
+    pub(super) fn ask<'a>(
         self: &'a Arc<Self>,
         asker: &Asker,
         request: &Arc<dyn Request>,
@@ -270,13 +257,13 @@ impl Desk {
 }
 
 /// What came of asking.
-enum Asked<'a> {
+pub(super) enum Asked<'a> {
     Granted(Lease),
     Waiting(Place<'a>),
 }
 
 /// Somebody's place in the line; dropped, he leaves it.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     upstream: &'a Upstream,
     ticket: Ticket,
     turn: oneshot::Receiver<Turn>,

@@ -102,6 +102,14 @@ fn somebody() -> Arc<dyn Request> {
     Arc::new(Somebodys)
 }
 
+async fn acquire(upstream: &Arc<Upstream>, asker: &Asker, request: &Arc<dyn Request>) -> Result<Lease, QueueRefusal> {
+    let now = clock::mono();
+    match upstream.ask(asker, request, None, now)? {
+        Asked::Granted(lease) => Ok(lease),
+        Asked::Waiting(place) => upstream.wait(place, now, None).await,
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Ask,
@@ -169,9 +177,7 @@ impl World {
                 let upstream = Arc::clone(&self.upstream);
                 let client = ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 let asker = Asker::new(client, None, Class::Anonymous, "/", false);
-                self.asking.push(Box::pin(async move {
-                    upstream.acquire(&asker, &somebody(), None, None, clock::mono()).await
-                }));
+                self.asking.push(Box::pin(async move { acquire(&upstream, &asker, &somebody()).await }));
                 self.read(last(self.asking.len()));
             }
             Step::ReadFirst => self.read(0),
@@ -292,8 +298,7 @@ async fn a_swap_that_brings_more_threads_sends_nobody_to_the_old_set() {
     let asker = Asker::new(ClientAddr(IpAddr::V4(Ipv4Addr::LOCALHOST)), None, Class::Anonymous, "/", false);
     let mut context = Context::from_waker(Waker::noop());
     let request = somebody();
-    let mut asking: Vec<_> =
-        (0..3).map(|_| Box::pin(upstream.acquire(&asker, &request, None, None, clock::mono()))).collect();
+    let mut asking: Vec<_> = (0..3).map(|_| Box::pin(acquire(&upstream, &asker, &request))).collect();
     let told: Vec<_> = asking.iter_mut().map(|asking| asking.as_mut().poll(&mut context)).collect();
     assert!(matches!(told[..], [Poll::Ready(Ok(_)), Poll::Ready(Ok(_)), Poll::Pending]));
     registry.install(Plan { threads: 2, ..plan("new") });
