@@ -460,7 +460,8 @@ settings! {
 settings! {
     /// Who waits for a thread.
     Queue {
-        /// Requests that wait; more are answered 503 at once.
+        /// Requests that wait; more are answered 503 at once. Robots and refreshing get no more than half of the places, the
+        /// last eighth is for editors.
         max: u32 = 400,
         /// The longest wait; then 503. Who would wait longer, by the measured time that requests take, is told so at once.
         wait: Duration = seconds(15),

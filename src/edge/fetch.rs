@@ -750,8 +750,12 @@ fn asks_for_more(headers: &HeaderMap) -> bool {
     headers.contains_key(header::COOKIE) || headers.contains_key(header::RANGE) || conditional::is_for_origin(headers)
 }
 
-/// Refreshes what is stored in the background, unless somebody is at it already.
+/// Refreshes what is stored in the background, unless somebody is at it already. Not in an outage: for each page that is visited
+/// one would stand in line then, and take the places of those who have nothing.
 pub fn refresh(mut errand: Box<Errand>, client: &HeaderMap) {
+    if errand.is_out() {
+        return;
+    }
     errand.asker.class = Class::Background;
     let Some(key) = errand.key.clone() else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };

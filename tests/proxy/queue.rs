@@ -305,6 +305,34 @@ fn who_stands_in_line_when_the_only_zope_goes_away_waits_for_it_like_those_who_c
     assert_eq!(origin.asked().iter().filter(|asked| asked.body == b"hello").count(), 1, "a form goes once");
 }
 
+#[test]
+fn in_an_outage_refreshing_takes_nobodys_place_in_line() {
+    let origin = Origin::new(|_, stream| {
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=0, stale-while-revalidate=60\r\nETag: \"a\"\r\n";
+        write(stream, format!("{head}Content-Length: 5\r\n\r\nhello").as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    for at in 0..10 {
+        assert_eq!(edge.get(&format!("/{at}")).status, 200);
+    }
+    edge.publisher.hold("zope", true).expect("there is such an upstream");
+    for at in 0..10 {
+        let stale = edge.get(&format!("/{at}"));
+        assert!(stale.status == 200 && stale.is_hit(), "{}", stale.head);
+    }
+    let mut visitor = edge.client();
+    visitor.ask("/new", "");
+    waiting(&edge, 1);
+    let of_class = |class: &str| format!("tidegate_queue_length{{upstream=\"zope\",class=\"{class}\"}}");
+    assert!(edge.metric(&of_class("background")).abs() < 0.1);
+    edge.publisher.hold("zope", false).expect("there is such an upstream");
+    assert_eq!(visitor.reply().status, 200);
+    let asked = origin.asked().len();
+    assert_eq!(edge.get("/0").status, 200);
+    origin.wait_for(asked + 1);
+}
+
 /// A Zope that begins to listen where nobody did.
 fn comes_up(place: SocketAddr) -> Origin {
     Origin::at(place, |_, stream| {

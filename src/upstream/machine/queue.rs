@@ -4,7 +4,8 @@
 //!
 //! 1. No endpoint has more requests in flight than its limit grants at the moment it grants.
 //! 2. Nobody waits while an endpoint that he may use has a thread free, unless the queue is paused or has just been.
-//! 3. The line is never longer than its bound, and no client takes more of it than his share.
+//! 3. The line is never longer than its bound, no client takes more of it than his share, and the last places are for the more
+//!    urgent: who would be served first is not refused for those who would wait.
 //! 4. What was granted is released exactly once, whatever set serves by then.
 //! 5. After a pause each endpoint has at most one request more than have ended on it since.
 //! 6. Classes share threads by weight, clients within a class equally: nobody starves, whatever others send.
@@ -231,7 +232,7 @@ impl Queue {
                 return Arrival::Granted(self.grant(endpoint));
             }
         }
-        if self.line.len() >= self.bounds.max {
+        if self.line.len() >= ask.class.places(self.bounds.max) {
             return Arrival::Refused(Refused::Full(self.wait_for(self.line.len())));
         }
         if self.line.of_client(ask.class, ask.client) >= self.bounds.per_client {

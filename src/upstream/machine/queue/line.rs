@@ -47,6 +47,16 @@ impl Class {
         }
     }
 
+    /// With so many of `max` places taken nobody of this class joins any more.
+    #[must_use]
+    pub fn places(self, max: usize) -> usize {
+        match self {
+            Self::Editor => max,
+            Self::Anonymous => max - max / 8,
+            Self::Background => max - max / 2,
+        }
+    }
+
     fn index(self) -> usize {
         self as usize
     }

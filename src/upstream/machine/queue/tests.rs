@@ -496,6 +496,20 @@ fn a_client_has_his_share_of_the_line_and_no_more() {
 }
 
 #[test]
+fn the_last_places_of_the_line_are_for_those_who_are_served_first() {
+    let bounds = Bounds { max: 16, per_client: 16, ..BOUNDS };
+    let (mut queue, _) = queue(bounds, 1, 0);
+    let mut fill = |class| {
+        let of_class = Ask { class, ..ask(1) };
+        while matches!(queue.arrive(of_class, false), Arrival::Waiting(_)) {}
+        assert!(matches!(queue.arrive(of_class, false), Arrival::Refused(Refused::Full(_))));
+        queue.waiting()
+    };
+    assert_eq!([Class::Background, Class::Anonymous, Class::Editor].map(&mut fill), [8, 14, 16]);
+    assert!(Class::ALL.iter().all(|class| class.places(1) == 1), "the shortest line is for all");
+}
+
+#[test]
 fn one_slow_page_does_not_change_the_forecast_much() {
     let (mut queue, ids) = queue(BOUNDS, 1, 1);
     let _ = queue.release(ids[0], Duration::from_secs(1));
