@@ -491,7 +491,7 @@ settings! {
         paths: Vec<String> = Vec::new(),
         /// It is warm when a round of all paths has no page slower than this.
         until: Duration = seconds(1),
-        /// It gets visitors after this time in any case.
+        /// It gets visitors after this time in any case, and when nobody else has served for `queue.hold`.
         at_most: Duration = seconds(60),
         /// Its limit rises from 1 to `threads` in this time, while others can take the load.
         ramp: Duration = seconds(10),

@@ -181,9 +181,37 @@ impl Upstream {
             desk.tell(granted);
         }
         self.look_for_stuck(&standing, now);
+        self.open_the_cold(&standing, now);
         self.name_the_long(&standing, now);
         self.look_for_outliers(&standing, now);
         self.close_pools(&standing);
+    }
+
+    /// Lets endpoints serve that are being warmed up, where nobody else does and that is not worth waiting for any longer: slow
+    /// pages are better than none.
+    fn open_the_cold(&self, standing: &Standing, now: Instant) {
+        {
+            let desk = lock(&self.desk);
+            if desk.queue.is_paused() || desk.anyone_serves() || desk.hold_left(now).is_some() {
+                return;
+            }
+        }
+        for Member { endpoint, .. } in standing.members.iter().filter(|member| member.set == standing.plan.active) {
+            let is_cold = {
+                let mut condition = lock(&endpoint.condition);
+                let is_cold = condition.health.state() == State::Up && matches!(condition.phase, Phase::Cold { .. });
+                if is_cold {
+                    condition.phase = Phase::Rising { since: now };
+                }
+                is_cold
+            };
+            if is_cold {
+                self.changed(endpoint, now, |_| {
+                    let name = self.name();
+                    warn!(upstream = %name, endpoint = %endpoint.addr, "endpoint serves though it is cold: nobody else does");
+                });
+            }
+        }
     }
 
     /// Closes the idle connections to endpoints that no set names any more: nobody else looks after them.

@@ -454,6 +454,30 @@ fn who_has_written_reads_from_the_same_endpoint() {
 }
 
 #[test]
+fn when_an_outage_has_lasted_too_long_a_cold_endpoint_is_better_than_none() {
+    let healthy = Gate::default();
+    let of_check = healthy.clone();
+    let only = Origin::new(move |asked, stream| {
+        match asked.target() {
+            "/alive" if !of_check.is_open() => write(stream, b"HTTP/1.1 500 Sick\r\nContent-Length: 0\r\n\r\n"),
+            "/never" => {
+                thread::sleep(Duration::from_millis(5));
+                write(stream, PRIVATE.as_bytes());
+            }
+            _ => write(stream, PRIVATE.as_bytes()),
+        }
+        Then::Keep
+    });
+    let upstream = "check = { path = \"/alive\", every = \"10ms\", rise = 1, fall = 1 }\n\
+                    warmup = { paths = [\"/never\"], until = \"1ms\", at_most = \"10min\" }\nqueue = { hold = \"100ms\" }";
+    let edge = Edge::with(&[only.address], &Change { upstream, ..Change::default() });
+    until("it is seen to be down", || edge.metric(&state(&edge, "down")) > 0.5);
+    healthy.open();
+    until("it is being warmed", || only.asked().iter().any(|asked| asked.target() == "/never"));
+    until("it serves", || edge.get("/page").status == 200);
+}
+
+#[test]
 fn an_endpoint_that_was_down_is_warmed_before_it_gets_visitors() {
     let cold = Arc::new(Mutex::new(0));
     let of_origin = Arc::clone(&cold);

@@ -5,6 +5,8 @@
 //!     Cold --a round of warm-up paths is fast, or it has lasted long enough--> Rising --`ramp` is over--> Warm
 //!       ^ it came up                                     limit 1 .. threads
 //! ```
+//!
+//! Where nobody else serves, it has lasted long enough when an outage is not worth waiting for any longer.
 
 use std::time::Duration;
 use std::time::Instant;
