@@ -47,6 +47,8 @@ const PATROL: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Probers {
     tasks: HashMap<Job, Task>,
+    /// Upstreams that nobody names any more and where something is under way still.
+    retiring: HashMap<UpstreamName, JoinHandle<()>>,
 }
 
 /// What a task looks after, of which upstream.
@@ -90,6 +92,14 @@ impl Probers {
                 want(Job::Storage(name.clone()), None);
             }
         }
+        // One that is back keeps its connections again.
+        self.retiring.retain(|name, task| {
+            let back = wanted.contains_key(&Job::Patrol(name.clone()));
+            if back {
+                task.abort();
+            }
+            !back && !task.is_finished()
+        });
         self.tasks.retain(|job, task| {
             let same = |endpoint: &Option<Arc<Endpoint>>| match (endpoint, &task.endpoint) {
                 (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -98,8 +108,8 @@ impl Probers {
             let stays = wanted.get(job).is_some_and(|(_, endpoint)| same(endpoint));
             if !stays {
                 task.handle.abort();
-                if matches!(job, Job::Patrol(_)) {
-                    tokio::spawn(retire(Arc::clone(&task.upstream)));
+                if let Job::Patrol(name) = job {
+                    self.retiring.insert(name.clone(), tokio::spawn(retire(Arc::clone(&task.upstream))));
                 }
             }
             stays
@@ -143,8 +153,8 @@ fn start(job: &Job, upstream: Arc<Upstream>, endpoint: Option<Arc<Endpoint>>, at
 
 impl Drop for Probers {
     fn drop(&mut self) {
-        for task in self.tasks.values() {
-            task.handle.abort();
+        for task in self.tasks.values().map(|task| &task.handle).chain(self.retiring.values()) {
+            task.abort();
         }
     }
 }

@@ -267,6 +267,42 @@ fn idle_connections_of_an_upstream_that_was_taken_away_are_closed() {
 }
 
 #[test]
+fn an_upstream_that_is_taken_away_and_comes_back_keeps_its_connections() {
+    let gate = Gate::default();
+    let of_origin = gate.clone();
+    let origin = Origin::new(move |asked, stream| {
+        if asked.target() == "/hangs" {
+            of_origin.pass();
+        }
+        write(stream, PRIVATE.as_bytes());
+        Then::Keep
+    });
+    let edge = Edge::of(&origin);
+    let mut hangs = edge.client();
+    hangs.ask("/hangs", ME);
+    origin.wait_for(1);
+    let reload = |text: &str| {
+        fs::write(edge.config(), text).expect("a file");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(edge.publisher.reload()).expect("a good file");
+    };
+    let (text, old) = (fs::read_to_string(edge.config()).expect("its file"), upstream(&edge));
+    assert_eq!(edge.ask("/page", ME).status, 200);
+    until("one connection is kept", || old.view().endpoints[0].idle == 1);
+    reload(&text.replace("zope", "plone"));
+    until("it is closed, though a request is under way", || old.view().endpoints[0].idle == 0);
+    reload(&text);
+    until("it is looked after again", || {
+        assert_eq!(edge.ask("/page", ME).status, 200);
+        old.view().endpoints[0].idle == 1
+    });
+    let begun = Instant::now();
+    until("whoever would close it has had the time", || begun.elapsed() > Duration::from_millis(1500));
+    assert_eq!((old.view().endpoints[0].idle, in_flight(&edge)), (1, 1));
+    gate.open();
+}
+
+#[test]
 fn who_waits_while_a_reload_brings_another_endpoint_is_served_and_counted_there() {
     let gate = Gate::default();
     let (busy, new) = (Origin::gated(&gate, PRIVATE), Origin::saying(PRIVATE));
