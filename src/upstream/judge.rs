@@ -74,11 +74,12 @@ impl Upstream {
             }
             Some(State::Down) => {
                 endpoint.pool.clear();
-                endpoint.fallen.notify_waiters();
                 let error = endpoint.last_error();
                 self.changed(endpoint, now, |Left { open, in_flight, .. }| {
                     warn!(upstream = %name, endpoint = %endpoint.addr, error, in_flight, open, "endpoint is down");
                 });
+                // Only now, or whoever is woken could look before the queue knows.
+                endpoint.fallen.notify_waiters();
             }
         }
     }
@@ -150,6 +151,10 @@ impl Upstream {
             None => {}
             Some(Outage::Began) => {
                 warn!(upstream = %name, waiting, "no endpoint serves: requests wait, what is stored is served stale");
+                // They are looked at more often from now on.
+                for Member { endpoint, .. } in &self.standing().members {
+                    endpoint.doubted.notify_one();
+                }
             }
             Some(Outage::Ended(lasted)) => info!(upstream = %name, waiting, ?lasted, "an endpoint serves again"),
         }

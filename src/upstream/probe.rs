@@ -25,6 +25,7 @@ use http::Method;
 use http::header;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -182,6 +183,9 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
             upstream.warm(&endpoint, None);
         }
         let took = clock::mono().saturating_duration_since(began);
+        let mut fallen = pin!(endpoint.fallen.notified());
+        // From here on no fall is missed; one that has happened already is seen.
+        fallen.as_mut().enable();
         // While nobody serves visitors wait, and a moment earlier counts.
         let awaited = endpoint.condition().health.state() == State::Down && !upstream.anyone_open();
         let often = awaited || soon > 0 || phase != Phase::Warm;
@@ -195,7 +199,7 @@ async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, delay: Duration
         // All are cancel-safe: a doubt that is forgotten is followed by a check. Requests may find out first that it is down.
         tokio::select! {
             () = tokio::time::sleep(pause.saturating_sub(took).max(Duration::from_millis(10))) => {}
-            () = endpoint.fallen.notified() => {}
+            () = fallen => {}
             () = doubted => soon = plan.check.fall.saturating_sub(1),
         }
     }
