@@ -145,18 +145,20 @@ impl Service<Request<Incoming>> for Session {
                 };
                 response.map(|body| body.watched(watch))
             })),
-            First::Pass(errand, trail) => {
-                let outbound = Outbound::of(&errand, request, now);
-                Answer::Pending(Box::pin(async move {
-                    let mut response = match outbound {
-                        Ok(mut outbound) => fetch::send(&errand, trail, &mut outbound).await,
-                        Err(refusal) => deliver::failed(trail, &refusal),
-                    };
+            First::Pass(errand, trail) => match Outbound::of(&errand, request, now) {
+                Ok(mut outbound) => Answer::Pending(Box::pin(async move {
+                    let mut response = fetch::send(&errand, trail, &mut outbound).await;
                     errand.site.dress(response.headers_mut(), errand.scheme);
                     response.body_mut().watch(watch);
                     response
-                }))
-            }
+                })),
+                Err(refusal) => {
+                    let mut response = deliver::failed(trail, &refusal);
+                    errand.site.dress(response.headers_mut(), errand.scheme);
+                    response.body_mut().watch(watch);
+                    Answer::Ready(Some(response))
+                }
+            },
             First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
                 let (site, scheme) = (Arc::clone(&errand.site), errand.scheme);
                 let mut response = fetch::shared(errand, trail, request).await;

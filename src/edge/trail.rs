@@ -37,7 +37,7 @@ pub struct Trail {
     began: Instant,
     facts: Facts,
     /// What only the access line tells; nothing is kept when there is none.
-    line: Option<Line>,
+    line: Option<Box<Line>>,
     origin_failed: bool,
     told: bool,
     /// Whether it stands in line for an origin.
@@ -87,19 +87,21 @@ impl Trail {
         status: &CacheStatus,
         now: Instant,
     ) -> Self {
-        let line = edge.access.is_on().then(|| Line {
-            time: clock::now().wall,
-            client: question.client.0,
-            host: host(request.headers(), request).to_vec(),
-            target: target(request).to_vec(),
-            referer: field(request.headers(), &header::REFERER).map(<[u8]>::to_vec),
-            user_agent: field(request.headers(), &header::USER_AGENT).map(<[u8]>::to_vec),
-            tls: question.scheme == "https",
-            upstream: Arc::clone(question.upstream()),
-            endpoint: None,
-            queue: None,
-            first_byte: None,
-            retries: 0,
+        let line = edge.access.is_on().then(|| {
+            Box::new(Line {
+                time: clock::now().wall,
+                client: question.client.0,
+                host: host(request.headers(), request).to_vec(),
+                target: target(request).to_vec(),
+                referer: field(request.headers(), &header::REFERER).map(<[u8]>::to_vec),
+                user_agent: field(request.headers(), &header::USER_AGENT).map(<[u8]>::to_vec),
+                tls: question.scheme == "https",
+                upstream: Arc::clone(question.upstream()),
+                endpoint: None,
+                queue: None,
+                first_byte: None,
+                retries: 0,
+            })
         });
         let facts = Facts {
             site: Some(Arc::clone(question.site)),
@@ -166,7 +168,7 @@ impl Trail {
     }
 
     /// The response has ended at `now` after `sent` bytes, wholly or not.
-    pub fn finish(mut self: Box<Self>, sent: u64, whole: bool, now: Instant) {
+    pub fn finish(mut self, sent: u64, whole: bool, now: Instant) {
         if self.origin_failed {
             self.facts.why = Some("origin_broke_off");
         } else if !whole {
