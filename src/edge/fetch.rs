@@ -58,7 +58,7 @@ use crate::semantics::vary::Selection;
 use crate::semantics::wire::RequestHead;
 use crate::snapshot::Meter;
 use crate::telemetry::metrics::Revalidation;
-use crate::units::OriginAddr;
+use crate::upstream;
 use crate::upstream::Class;
 use crate::upstream::FetchError;
 use crate::upstream::Fetched;
@@ -117,9 +117,7 @@ struct Answered {
     asked: Instant,
     /// When its head came.
     came: Instant,
-    endpoint: OriginAddr,
-    /// What a cookie that leads back to that endpoint says.
-    way: u64,
+    endpoint: Arc<Endpoint>,
     timings: Timings,
     /// The count of set swaps at which it was asked for.
     epoch: u64,
@@ -135,7 +133,7 @@ enum Outcome {
         status: StatusCode,
         /// Fields for him alone.
         own: HeaderMap,
-        endpoint: OriginAddr,
+        endpoint: Arc<Endpoint>,
         timings: Timings,
         /// Keeps the beginning of a body that is only relayed until he reads it himself.
         seat: Option<BodyReader>,
@@ -313,7 +311,7 @@ impl Answered {
         let mut response = Response::new(unhurried(self.body, errand));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.head;
-        if let Some(cookie) = errand.way_back(self.way) {
+        if let Some(cookie) = errand.way_back(self.endpoint.way) {
             response.headers_mut().append(http::header::SET_COOKIE, cookie);
         }
         response
@@ -368,7 +366,8 @@ struct Travel<'a> {
 /// Makes the journey.
 async fn travel(errand: &Arc<Errand>, Travel { head, body, gone, in_line, now }: Travel<'_>) -> Result<Fetched, Lost> {
     let bill = Bill::begin(&errand.meters);
-    let mut watch = Watch::new(in_line, Arc::<Errand>::clone(errand));
+    let request = || Arc::<Errand>::clone(errand) as Arc<dyn upstream::Request>;
+    let mut watch = Watch::new(in_line, &request);
     match errand.upstream.fetch(head, body, &errand.asker, gone, &mut watch, now).await {
         Ok(fetched) => {
             bill.settle(fetched.timings.first_byte);
@@ -426,8 +425,7 @@ fn clean(errand: &Errand, fetched: Fetched) -> Answered {
             head.remove(field);
         }
     }
-    let (endpoint, way) = (endpoint.addr.clone(), endpoint.way);
-    Answered { status, head, body, delimited, asked, came: answered, endpoint, way, timings, epoch, tags }
+    Answered { status, head, body, delimited, asked, came: answered, endpoint, timings, epoch, tags }
 }
 
 /// Answers from the one fetch that all equal requests share.
@@ -703,7 +701,7 @@ async fn lead(
     };
     match outcome {
         Ok(Outcome::Shared { stored, status, own, endpoint, timings, seat }) => {
-            trail.travelled(&endpoint, timings);
+            trail.travelled(&endpoint.addr, timings);
             let mut told = errand.status.stored();
             if status != stored.status {
                 told = told.origin_status(status.as_u16());
@@ -724,7 +722,7 @@ async fn lead(
             pass(&errand, trail, request).await
         }
         Ok(Outcome::Private(answered, why)) => {
-            trail.travelled(&answered.endpoint, answered.timings);
+            trail.travelled(&answered.endpoint.addr, answered.timings);
             let status = errand.status.detail(why.as_str());
             let now = answered.came;
             deliver::private(&errand, trail, &request, answered.into_response(&errand), &status, now)

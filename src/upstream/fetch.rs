@@ -34,7 +34,7 @@ use crate::upstream::machine::health;
 use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::queue::EndpointId;
 use crate::upstream::machine::wait::Wait;
-use crate::upstream::request::Request;
+use crate::upstream::request::Handle;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::StatusCode;
@@ -73,7 +73,7 @@ pub struct Fetched {
 pub struct Watch<'a> {
     in_line: &'a AtomicBool,
     /// Whose journey it is, as operators see it.
-    request: Arc<dyn Request>,
+    request: Handle<'a>,
     /// The endpoint at which it failed last.
     pub endpoint: Option<Arc<Endpoint>>,
     /// How long it stood in line, up to there.
@@ -85,7 +85,7 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// A journey for `request`, of which is noted `in_line` whether it stands there.
     #[must_use]
-    pub fn new(in_line: &'a AtomicBool, request: Arc<dyn Request>) -> Self {
+    pub fn new(in_line: &'a AtomicBool, request: Handle<'a>) -> Self {
         Self { in_line, request, endpoint: None, queue: Duration::ZERO, retries: 0 }
     }
 
@@ -324,7 +324,7 @@ impl Upstream {
                 None => None,
             };
             watch.in_line.store(true, Ordering::Relaxed);
-            let lease = match self.ask(asker, &watch.request, way.avoid, now).map_err(FetchError::Queue)? {
+            let lease = match self.ask(asker, watch.request, way.avoid, now).map_err(FetchError::Queue)? {
                 Asked::Granted(lease) => lease,
                 // Boxed: most requests do not wait, and need not carry the room for it about.
                 Asked::Waiting(place) => Box::pin(self.wait(place, now, gone)).await.map_err(FetchError::Queue)?,
@@ -335,7 +335,6 @@ impl Upstream {
                 // It was not there when he came: a reload or a name has brought it meanwhile.
                 way.standing = self.standing();
             }
-            let endpoint = Arc::clone(&lease.endpoint);
             let kept = way.kept(&lease);
             let reused = kept.is_some();
             let connected = match kept {
@@ -346,6 +345,7 @@ impl Upstream {
             let (connection, sent) = match connected {
                 Ok(connected) => connected,
                 Err(error) => {
+                    let endpoint = Arc::clone(&lease.endpoint);
                     drop(lease);
                     watch.failed_at(&endpoint, &way);
                     self.may_try_again(&mut way, Some(&endpoint), error)?;
@@ -362,12 +362,17 @@ impl Upstream {
                     let at = clock::mono();
                     let took = at.saturating_duration_since(lease.granted);
                     if !self.answered(&mut way, &lease, answer.status, took) {
-                        let settled = settle(&way, lease, answer, exchange, at, took);
-                        return settled.inspect_err(|_| watch.failed_at(&endpoint, &way));
+                        return match judge(&way, &lease.endpoint, &answer) {
+                            Ok(()) => Ok(tie(&way, lease, answer, exchange, at, took)),
+                            Err(error) => {
+                                watch.failed_at(&lease.endpoint, &way);
+                                Err(error)
+                            }
+                        };
                     }
                 }
                 Err(silence) => {
-                    drop(underway);
+                    let Some(endpoint) = underway.unanswered() else { return Err(FetchError::from(silence)) };
                     watch.failed_at(&endpoint, &way);
                     if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                         return Err(FetchError::Client(*fault));
@@ -468,19 +473,23 @@ impl Upstream {
     }
 }
 
-/// Judges the head and ties body, thread and connection together.
-fn settle(
+/// Judges the head.
+fn judge(way: &Way<'_>, endpoint: &Endpoint, answer: &Answer) -> Result<(), FetchError> {
+    framing::response(answer.status, answer.framed, way.head.asked).map_err(|why| {
+        endpoint.note_error(format!("malformed answer: {why}"));
+        FetchError::BadAnswer(why)
+    })
+}
+
+/// Ties body, thread and connection together.
+fn tie(
     way: &Way<'_>,
     lease: Lease,
     answer: Answer,
     exchange: Exchange,
     answered: Instant,
     first_byte: Duration,
-) -> Result<Fetched, FetchError> {
-    if let Err(why) = framing::response(answer.status, answer.framed, way.head.asked) {
-        lease.endpoint.note_error(format!("malformed answer: {why}"));
-        return Err(FetchError::BadAnswer(why));
-    }
+) -> Fetched {
     // A member of another standing is not counted: the reload has taken it away.
     if let Some(member) = way.standing.member(lease.endpoint.id) {
         member.counters.response(answer.status);
@@ -493,7 +502,7 @@ fn settle(
     let body = OriginBody::new(journey, &plan.timeouts, tunnel, answered);
     let Answer { status, headers, framed, .. } = answer;
     let delimited = framed.is_delimited(status);
-    Ok(Fetched { status, headers, body, delimited, endpoint, epoch, asked, answered, timings })
+    Fetched { status, headers, body, delimited, endpoint, epoch, asked, answered, timings }
 }
 
 impl Fetched {

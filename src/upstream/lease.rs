@@ -16,7 +16,7 @@ use crate::upstream::machine::queue::Ticket;
 use crate::upstream::machine::stuck::Stage;
 use crate::upstream::machine::wait::Verdict;
 use crate::upstream::machine::wait::Wait;
-use crate::upstream::request::Request;
+use crate::upstream::request::Handle;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -160,7 +160,7 @@ impl Upstream {
     pub(super) fn ask<'a>(
         self: &'a Arc<Self>,
         asker: &Asker,
-        request: &Arc<dyn Request>,
+        request: Handle<'_>,
         avoid: Option<EndpointId>,
         now: Instant,
     ) -> Result<Asked<'a>, QueueRefusal> {
@@ -176,7 +176,7 @@ impl Upstream {
         }
         match desk.queue.arrive(ask, hold.is_some()) {
             Arrival::Granted(endpoint) => {
-                let number = desk.begin(endpoint, Arc::clone(request), now);
+                let number = desk.begin(endpoint, request(), now);
                 let turn = Turn { endpoint, epoch: desk.epoch, number };
                 drop(desk);
                 self.lease(turn, now, now).map(Asked::Granted)
@@ -188,7 +188,7 @@ impl Upstream {
             }
             Arrival::Waiting(ticket) => {
                 let (sender, turn) = oneshot::channel();
-                desk.waiting.insert(ticket, Waiter { turn: sender, since: now, request: Arc::clone(request) });
+                desk.waiting.insert(ticket, Waiter { turn: sender, since: now, request: request() });
                 let wait = Wait::begin(now, desk.rules, desk.service(now));
                 let (began, told, served) = (now, false, false);
                 let place = Place { upstream: self, ticket, turn, wait, began, told, served };

@@ -7,6 +7,7 @@
 
 use crate::clock;
 use crate::semantics::wire::Answer;
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::exchange::Exchange;
 use crate::upstream::exchange::Silence;
 use crate::upstream::lease::Lease;
@@ -14,6 +15,7 @@ use crate::upstream::machine::health::Evidence;
 use crate::upstream::machine::health::State;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
@@ -25,12 +27,14 @@ use std::time::Instant;
 pub(super) struct Underway {
     sent: Option<(Exchange, Lease)>,
     longest: Duration,
+    /// Its connection broke: nothing comes any more.
+    broken: bool,
 }
 
 impl Underway {
     /// A request that was given to a connection. Once nobody wants its answer any more, it is waited for no longer than `longest`.
     pub fn new(exchange: Exchange, lease: Lease, longest: Duration) -> Self {
-        Self { sent: Some((exchange, lease)), longest }
+        Self { sent: Some((exchange, lease)), longest, broken: false }
     }
 
     /// The answer, if it comes before it is `due`, with what it occupies until its body has ended.
@@ -46,19 +50,28 @@ impl Underway {
     ) -> Poll<Result<(Answer, Exchange, Lease), Silence>> {
         let Some((exchange, _)) = &mut self.sent else { return Poll::Ready(Err(Silence::Closed)) };
         let answer = ready!(exchange.poll_answer(due, cx));
-        if matches!(answer, Err(Silence::Late)) {
-            // The origin may be at it still.
-            return Poll::Ready(Err(Silence::Late));
-        }
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(silence) => {
+                // Who is late may be at it still.
+                self.broken = !matches!(silence, Silence::Late);
+                return Poll::Ready(Err(silence));
+            }
+        };
         let Some((exchange, mut lease)) = self.sent.take() else { return Poll::Ready(Err(Silence::Closed)) };
-        lease.answered = answer.is_ok();
-        Poll::Ready(answer.map(|answer| (answer, exchange, lease)))
+        lease.answered = true;
+        Poll::Ready(Ok((answer, exchange, lease)))
+    }
+
+    /// Ends it when there was no answer: gives the endpoint that gave none.
+    pub fn unanswered(self) -> Option<Arc<Endpoint>> {
+        self.sent.as_ref().map(|(_, lease)| Arc::clone(&lease.endpoint))
     }
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        let Some((mut exchange, mut lease)) = self.sent.take() else { return };
+        let Some((mut exchange, mut lease)) = self.sent.take().filter(|_| !self.broken) else { return };
         // Without a runtime everything is coming to its end.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         // What was sent of its body until now prolongs nothing any more.

@@ -3,6 +3,7 @@
 //! The desk keeps a handle of each, and asks only when somebody looks: the data path copies nothing.
 
 use crate::semantics::target;
+use std::sync::Arc;
 
 /// The most bytes of a URL that are shown.
 pub const URL_MAX: usize = 256;
@@ -12,6 +13,9 @@ pub trait Request: Send + Sync {
     /// What operators are told. May allocate; no lock is held.
     fn describe(&self) -> Description;
 }
+
+/// Gives a handle of a request: only who keeps one takes one.
+pub type Handle<'a> = &'a (dyn Fn() -> Arc<dyn Request> + Send + Sync);
 
 /// What operators are told about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

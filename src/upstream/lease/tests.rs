@@ -30,6 +30,7 @@ use crate::upstream::machine::queue::Server;
 use crate::upstream::machine::wait;
 use crate::upstream::machine::warmup::Phase;
 use crate::upstream::request::Description;
+use crate::upstream::request::Request;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::task::Context;
@@ -104,7 +105,7 @@ fn somebody() -> Arc<dyn Request> {
 
 async fn acquire(upstream: &Arc<Upstream>, asker: &Asker, request: &Arc<dyn Request>) -> Result<Lease, QueueRefusal> {
     let now = clock::mono();
-    match upstream.ask(asker, request, None, now)? {
+    match upstream.ask(asker, &|| Arc::clone(request), None, now)? {
         Asked::Granted(lease) => Ok(lease),
         Asked::Waiting(place) => upstream.wait(place, now, None).await,
     }
