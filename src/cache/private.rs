@@ -1,6 +1,6 @@
 //! Whose answers were for one client only (what Varnish calls hit-for-miss): asked on the way of every pass, so it is small and
-//! quick. Two generations of marks, each of half the bound: when the younger is full it becomes the elder, and the eldest are
-//! forgotten.
+//! quick. Two generations of marks, each of half the bound: when the younger is full it becomes the elder, and those of the elder
+//! that nobody has asked for meanwhile are forgotten.
 
 use foldhash::quality::RandomState;
 use std::collections::HashMap;
@@ -70,20 +70,15 @@ impl Privates {
     /// Remembers that the answer to `key` was private. What is known already is noted again only when half of its time is over.
     pub fn note(&self, key: &[u8], mark: Mark, now: Instant) {
         let (hash, mut part) = self.part(key);
-        if part.privacy(hash, now) == Privacy::Private(mark) {
-            return;
+        if part.privacy(hash, now) != Privacy::Private(mark) {
+            part.put(hash, (mark, now));
         }
-        if part.young.len() >= KEYS_MAX / PARTS / 2 && !part.young.contains_key(&hash) {
-            part.old = std::mem::take(&mut part.young);
-        }
-        part.old.remove(&hash);
-        part.young.insert(hash, (mark, now));
     }
 
     /// What is known of whom the answer to `key` is for.
     #[must_use]
     pub fn privacy(&self, key: &[u8], now: Instant) -> Privacy {
-        let (hash, part) = self.part(key);
+        let (hash, mut part) = self.part(key);
         part.privacy(hash, now)
     }
 
@@ -109,12 +104,26 @@ impl Privates {
 }
 
 impl Part {
-    fn privacy(&self, hash: u64, now: Instant) -> Privacy {
-        match self.young.get(&hash).or_else(|| self.old.get(&hash)) {
-            Some((mark, since)) if now < *since + FOR / 2 => Privacy::Private(*mark),
-            Some((mark, since)) if now < *since + FOR => Privacy::Fading(*mark),
-            _ => Privacy::Unknown,
+    /// What is known; who is asked for is young again.
+    fn privacy(&mut self, hash: u64, now: Instant) -> Privacy {
+        let known = self.young.get(&hash).copied();
+        let Some((mark, since)) = known.or_else(|| self.old.remove(&hash).inspect(|old| self.put(hash, *old))) else {
+            return Privacy::Unknown;
+        };
+        if now < since + FOR / 2 {
+            Privacy::Private(mark)
+        } else if now < since + FOR {
+            Privacy::Fading(mark)
+        } else {
+            Privacy::Unknown
         }
+    }
+
+    fn put(&mut self, hash: u64, mark: (Mark, Instant)) {
+        if self.young.len() >= KEYS_MAX / PARTS / 2 && !self.young.contains_key(&hash) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash, mark);
     }
 }
 
