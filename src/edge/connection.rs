@@ -33,6 +33,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
+use tokio::task::coop;
 use tokio_util::sync::CancellationToken;
 
 /// What every HTTP/2 connection begins with (RFC 9113 3.4).
@@ -225,7 +226,8 @@ where
                     return Poll::Pending;
                 }
             } else {
-                waiting = Some(cx.waker().clone());
+                // A task that has used up its turn waits for no timer: it is polled again, and does so then.
+                waiting = coop::has_budget_remaining().then(|| cx.waker().clone());
             }
             if watchdog.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Due);
@@ -263,5 +265,55 @@ fn arm(watchdog: &mut Pin<&mut tokio::time::Sleep>, activity: &Activity, bounds:
             watchdog.as_mut().reset(at.into());
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Context;
+    use std::time::Instant;
+
+    /// A connection whose first turn uses up all that a task may do at a time, and that is silent from then on.
+    #[derive(Default)]
+    struct Busy {
+        polled: bool,
+    }
+
+    impl Future for Busy {
+        type Output = Result<(), hyper::Error>;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            if !std::mem::replace(&mut self.polled, true) {
+                while pin!(coop::consume_budget()).poll(cx).is_ready() {}
+            }
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_busy_at_first_is_closed_in_time_when_it_idles_and_hears_that_it_shall_stop() {
+        let moment = Duration::from_millis(50);
+        let bounds = Bounds { first_byte: moment, head: moment, idle: moment, write_idle: moment };
+        let (activity, stop) = (Arc::new(Activity::new(Instant::now(), false, 0)), CancellationToken::new());
+        let closed = {
+            let (activity, stop) = (Arc::clone(&activity), stop.clone());
+            tokio::spawn(async move { watch(Box::pin(Busy::default()), |_| {}, &activity, &bounds, &stop).await })
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), closed).await.expect("it is closed in time").unwrap();
+        assert!(matches!(ended, Ended::TimedOut(Closed::FirstByte)), "{ended:?}");
+        let long = Duration::from_secs(60);
+        let bounds = Bounds { first_byte: long, head: long, idle: long, write_idle: long };
+        let (told, heard) = tokio::sync::oneshot::channel();
+        let told = std::sync::Mutex::new(Some(told));
+        let stopping = stop.clone();
+        let watched = tokio::spawn(async move {
+            let finish = move |_: Pin<&mut Busy>| told.lock().unwrap().take().unwrap().send(()).unwrap();
+            watch(Box::pin(Busy::default()), finish, &activity, &bounds, &stopping).await
+        });
+        tokio::task::yield_now().await;
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("it is told in time").unwrap();
+        watched.abort();
     }
 }
