@@ -82,6 +82,12 @@ impl Privates {
         part.privacy(hash, now)
     }
 
+    /// Whether the last answer to `key` was private, by all that is known.
+    #[must_use]
+    pub fn knows(&self, key: &[u8], now: Instant) -> bool {
+        self.privacy(key, now) != Privacy::Unknown
+    }
+
     /// Forgets that the answer to `key` was private.
     pub fn forget(&self, key: &[u8]) {
         let (hash, mut part) = self.part(key);

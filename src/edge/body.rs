@@ -109,32 +109,18 @@ impl OutBody {
     /// A stored body, with its length if that is known yet.
     #[must_use]
     pub fn stored(reader: BodyReader, len: Option<u64>) -> Self {
-        Self {
-            payload: Payload::Stored(reader),
-            left: len,
-            sent: 0,
-            ended: false,
-            broken: None,
-            watch: None,
-            trail: None,
-            told: None,
-        }
+        Self::of(Payload::Stored(reader), len)
     }
 
     /// An origin's body, passed on as it comes.
     #[must_use]
     pub fn origin(body: OriginBody) -> Self {
-        let left = body.size_hint().exact();
-        Self {
-            payload: Payload::Origin(Box::new(body)),
-            left,
-            sent: 0,
-            ended: false,
-            broken: None,
-            watch: None,
-            trail: None,
-            told: None,
-        }
+        let len = body.size_hint().exact();
+        Self::of(Payload::Origin(Box::new(body)), len)
+    }
+
+    fn of(payload: Payload, left: Option<u64>) -> Self {
+        Self { payload, left, sent: 0, ended: false, broken: None, watch: None, trail: None, told: None }
     }
 
     /// Ties the end of the request on its connection to the end of this body.

@@ -283,13 +283,17 @@ impl Answered {
         if !tells || !errand.anonymous {
             return;
         }
+        if errand.privacy == Privacy::Unknown && !private.knows(key, self.came) {
+            return;
+        }
         let rule = errand.rule.as_deref();
         let said = policy::said(&self.head).filter(|_| storing::speaks_itself(&errand.site, rule));
-        match errand.privacy {
-            Privacy::Unknown if private.privacy(key, self.came) == Privacy::Unknown => return,
+        if let Privacy::Private(mark) = errand.privacy
+            && said.is_some()
+            && mark.said == said
+        {
             // It says what the last one said.
-            Privacy::Private(mark) if said.is_some() && mark.said == said => return,
-            _ => {}
+            return;
         }
         if let Some(why) = storing::plainly(&errand.site, rule, &self.head) {
             return private.note(key, Mark { why, said }, self.came);
@@ -442,7 +446,7 @@ pub async fn shared(mut errand: Box<Errand>, trail: Box<Trail>, request: Request
         Err(unused) => unused,
     };
     let (mut failure, mut variant): (Option<Failure>, Option<Vec<u8>>) = (None, None);
-    let private = errand.edge.cache.private().privacy(&key, clock::mono()) != Privacy::Unknown;
+    let private = errand.edge.cache.private().knows(&key, clock::mono());
     let mut rounds = if private { 0..0 } else { 0..TOGETHER };
     while rounds.next().is_some() {
         let (stored, status) = match errand.edge.cache.flights().join(&key, variant.as_deref()) {
@@ -767,8 +771,8 @@ pub fn refresh(mut errand: Box<Errand>, client: &HeaderMap) {
 /// Fetches the whole for the cache, of which a client was given a part, unless somebody is at it already.
 fn fetch_whole(errand: Box<Errand>, client: &HeaderMap) {
     // Where the whole was refused a moment ago, it is not asked for again with each part.
-    let private = |key: &[u8]| errand.edge.cache.private().privacy(key, clock::mono()) != Privacy::Unknown;
-    let Some(key) = errand.key.clone().filter(|key| !private(key)) else { return };
+    let private = errand.edge.cache.private();
+    let Some(key) = errand.key.clone().filter(|key| !private.knows(key, clock::mono())) else { return };
     let Joined::Leader(leader) = errand.edge.cache.flights().join(&key, None) else { return };
     if errand.edge.cache.look(&key).is_some_and(|shelf| shelf.select(client).is_some()) {
         return;

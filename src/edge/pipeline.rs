@@ -30,6 +30,7 @@ use crate::semantics::cache_status::Why;
 use crate::semantics::key::KeyBuf;
 use crate::semantics::present::Present;
 use crate::semantics::reuse::Reuse;
+use crate::snapshot::Site;
 use crate::snapshot::Snapshot;
 use crate::snapshot::limits::Said;
 use crate::zope::conduct;
@@ -147,26 +148,27 @@ impl Service<Request<Incoming>> for Session {
             })),
             First::Pass(errand, trail) => match Outbound::of(&errand, request, now) {
                 Ok(mut outbound) => Answer::Pending(Box::pin(async move {
-                    let mut response = fetch::send(&errand, trail, &mut outbound).await;
-                    errand.site.dress(response.headers_mut(), errand.scheme);
-                    response.body_mut().watch(watch);
-                    response
+                    let response = fetch::send(&errand, trail, &mut outbound).await;
+                    finished(response, &errand.site, errand.scheme, watch)
                 })),
                 Err(refusal) => {
-                    let mut response = deliver::failed(trail, &refusal);
-                    errand.site.dress(response.headers_mut(), errand.scheme);
-                    response.body_mut().watch(watch);
-                    Answer::Ready(Some(response))
+                    let response = deliver::failed(trail, &refusal);
+                    Answer::Ready(Some(finished(response, &errand.site, errand.scheme, watch)))
                 }
             },
             First::Fetch(errand, trail) => Answer::Pending(Box::pin(async move {
                 let (site, scheme) = (Arc::clone(&errand.site), errand.scheme);
-                let mut response = fetch::shared(errand, trail, request).await;
-                site.dress(response.headers_mut(), scheme);
-                response.map(|body| body.watched(watch))
+                finished(fetch::shared(errand, trail, request).await, &site, scheme, watch)
             })),
         }
     }
+}
+
+/// With what the site adds, and watched to its end.
+fn finished(mut response: Response<OutBody>, site: &Site, scheme: &str, watch: RequestWatch) -> Response<OutBody> {
+    site.dress(response.headers_mut(), scheme);
+    response.body_mut().watch(watch);
+    response
 }
 
 /// Judges the request and answers what can be answered without an origin.

@@ -120,9 +120,9 @@ pub fn clean_request(headers: &mut HeaderMap) -> Result<usize, Refused> {
                 return Err(Refused::bad("connection_lists"));
             }
         }
-        let lines = headers.get_all(header::CONNECTION).iter();
-        for name in lines.flat_map(|line| listed(line.as_bytes())).collect::<Vec<_>>() {
-            headers.remove(name);
+        let lines: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+        for line in lines {
+            drop_listed(line.as_bytes(), headers);
         }
     }
     let mut dropped = 0;
@@ -162,22 +162,16 @@ pub fn is_of_one_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name.as_str())
 }
 
-/// Drops from an answer's fields what a line of its Connection lists, unless it is protected.
+/// Drops from a message's fields what a line of its Connection lists, unless it is protected.
 pub fn drop_listed(line: &[u8], headers: &mut HeaderMap) {
-    for name in listed(line) {
+    let names = line.split(|byte| *byte == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    for name in names.filter(|name| !PROTECTED.contains(&name.as_str())) {
         headers.remove(name);
     }
 }
 
 fn lists_forwarded(line: &[u8]) -> bool {
     FORWARDED.list().iter().any(|name| contains_token(line, name.as_bytes()))
-}
-
-/// The names of fields that a line of Connection lists, and that may be dropped.
-fn listed(line: &[u8]) -> impl Iterator<Item = HeaderName> {
-    line.split(|byte| *byte == b',')
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .filter(|name| !PROTECTED.contains(&name.as_str()))
 }
 
 /// Whether Connection names fields of the client's own for this hop: the origin will not see them, so what it says may

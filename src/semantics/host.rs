@@ -1,5 +1,6 @@
 //! Which site a request is for: Host, `:authority` and the absolute form (RFC 9110 7.2, RFC 9112 3.2, RFC 9113 8.3.1).
 
+use crate::semantics::framing;
 use crate::semantics::framing::Refused;
 use http::HeaderMap;
 use http::Uri;
@@ -41,7 +42,10 @@ impl<'a> Authority<'a> {
         let port = match text.as_bytes().get(host_len..).unwrap_or_default() {
             // RFC 3986 3.2.3: `host:` with an empty port is `host`.
             [] | [b':'] => None,
-            [b':', digits @ ..] => Some(port(digits).ok_or(WRONG)?),
+            [b':', port @ ..] => {
+                let port = framing::digits(port).and_then(|port| u16::try_from(port).ok());
+                Some(port.filter(|port| *port > 0).ok_or(WRONG)?)
+            }
             _ => return Err(WRONG),
         };
         let text = text.strip_suffix(':').unwrap_or(text);
@@ -89,15 +93,6 @@ fn name_len(text: &[u8]) -> Option<(usize, bool)> {
         len += 1;
     }
     (label > 0 && label <= LABEL_MAX).then_some((len, capital))
-}
-
-/// Digits, of a number from 1 to 65535.
-fn port(digits: &[u8]) -> Option<u16> {
-    let digit = |sum: u16, byte: &u8| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
-        sum.checked_mul(10)?.checked_add(u16::from(digit))
-    };
-    digits.iter().try_fold(0, digit).filter(|port| *port > 0)
 }
 
 /// The longest label of a name (RFC 1035 2.3.4).

@@ -27,6 +27,12 @@ impl Names<&'static str> {
         }
         Self { list: Cow::Borrowed(list), lengths }
     }
+
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.lengths & bit(name.len()) != 0 && self.list.contains(&name)
+    }
 }
 
 impl From<Vec<HeaderName>> for Names<HeaderName> {
@@ -44,17 +50,11 @@ impl Names<HeaderName> {
     }
 }
 
-impl<N: Clone + AsRef<str>> Names<N> {
+impl<N: Clone> Names<N> {
     /// The names, in their order.
     #[must_use]
     pub fn list(&self) -> &[N] {
         &self.list
-    }
-
-    /// Whether this is one of them.
-    #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
-        self.lengths & bit(name.len()) != 0 && self.list.iter().any(|one| one.as_ref() == name)
     }
 }
 

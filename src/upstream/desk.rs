@@ -118,9 +118,10 @@ impl Desk {
         }
     }
 
-    /// What an endpoint's condition means for the queue: whether it is open, and its limit. Nobody rises slowly while there
-    /// is no other to share the load with.
-    fn means(&self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> (bool, usize) {
+    /// What an endpoint's condition means for the queue, which is told whether it hangs: whether it is open, and its limit.
+    /// Nobody rises slowly while there is no other to share the load with.
+    fn means(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> (bool, usize) {
+        self.queue.set_hangs(id, self.is_stuck(id));
         let open = condition.is_open();
         let mut limit = plan.threads;
         if open {
@@ -137,14 +138,12 @@ impl Desk {
     /// Tells the queue what an endpoint's condition means for it.
     pub fn adjust(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) -> Vec<Granted> {
         let (open, limit) = self.means(id, condition, plan, now);
-        self.queue.set_hangs(id, self.is_stuck(id));
         self.queue.set_open(id, open, limit)
     }
 
     /// The same, before the queue hears who serves from now on: nothing is granted yet.
     pub fn prepare(&mut self, id: EndpointId, condition: &Condition, plan: &Plan, now: Instant) {
         let (open, limit) = self.means(id, condition, plan, now);
-        self.queue.set_hangs(id, self.is_stuck(id));
         self.queue.prepare(id, open, limit);
     }
 

@@ -362,13 +362,9 @@ impl Upstream {
                     let at = clock::mono();
                     let took = at.saturating_duration_since(lease.granted);
                     if !self.answered(&mut way, &lease, answer.status, took) {
-                        return match judge(&way, &lease.endpoint, &answer) {
-                            Ok(()) => Ok(tie(&way, lease, answer, exchange, at, took)),
-                            Err(error) => {
-                                watch.failed_at(&lease.endpoint, &way);
-                                Err(error)
-                            }
-                        };
+                        let judged = judge(&way, &lease.endpoint, &answer);
+                        judged.inspect_err(|_| watch.failed_at(&lease.endpoint, &way))?;
+                        return Ok(tie(&way, lease, answer, exchange, at, took));
                     }
                 }
                 Err(silence) => {
