@@ -73,13 +73,13 @@ pub fn request(method: &Method, version: Version, headers: &HeaderMap, present: 
     if !present.has(Present::FRAMING) && !present.has(Present::UPGRADE) {
         return Ok(());
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        // RFC 9112 6.1: no transfer coding in HTTP/1.0, and of the codings only chunked, once.
-        if version != Version::HTTP_11 || !is_only_chunked(headers) {
-            return Err(Refused::bad("transfer_encoding"));
-        }
+    let framed = Framed::of(headers);
+    // RFC 9112 6.1: no transfer coding in HTTP/1.0, and of the codings only chunked, once.
+    if framed.chunked == Said::Wrong || framed.chunked != Said::Nothing && version != Version::HTTP_11 {
+        return Err(Refused::bad("transfer_encoding"));
     }
-    if !has_one_length_at_most(headers) {
+    // hyper sees to that in HTTP/1, but not in all cases in HTTP/2.
+    if framed.length == Said::Wrong {
         return Err(Refused::bad("content_length"));
     }
     if let Some(expectation) = headers.get(header::EXPECT)
@@ -116,7 +116,7 @@ fn asks_for_h2c(headers: &HeaderMap) -> bool {
     headers.get_all(header::UPGRADE).iter().any(|line| contains_token(line.as_bytes(), b"h2c"))
 }
 
-/// What an answer says of its own framing. The fields go no further than this.
+/// What a message says of its own framing. An answer's fields go no further than this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Framed {
     /// Whether Transfer-Encoding says `chunked`, and nothing else.
@@ -138,6 +138,15 @@ pub enum Said<T> {
 }
 
 impl Framed {
+    /// What these fields say.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut framed = Self::default();
+        headers.get_all(header::TRANSFER_ENCODING).iter().for_each(|line| framed.coding(line.as_bytes()));
+        headers.get_all(header::CONTENT_LENGTH).iter().for_each(|line| framed.length(line.as_bytes()));
+        framed
+    }
+
     /// Notes a line of Transfer-Encoding.
     pub fn coding(&mut self, line: &[u8]) {
         let chunked = self.chunked == Said::Nothing && line.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -165,19 +174,6 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
         sum.checked_mul(10)?.checked_add(u64::from(digit))
     };
     if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
-}
-
-/// RFC 9110 8.6: digits, and in one line. hyper sees to that in HTTP/1, but not in all cases in HTTP/2.
-fn has_one_length_at_most(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return true };
-    lengths.next().is_none() && !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
-fn is_only_chunked(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    lines.next().is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-        && lines.next().is_none()
 }
 
 /// What a request to the origin asked for, as far as it bears on which answers are proper.
@@ -292,11 +288,7 @@ mod tests {
             (999, &[], all, false),
         ];
         for (status, lines, asked, good) in cases {
-            let mut framed = Framed::default();
-            for (name, line) in *lines {
-                if *name == "content-length" { framed.length(line.as_bytes()) } else { framed.coding(line.as_bytes()) }
-            }
-            let verdict = response(StatusCode::from_u16(*status).unwrap(), framed, *asked);
+            let verdict = response(StatusCode::from_u16(*status).unwrap(), Framed::of(&headers(lines)), *asked);
             assert_eq!(verdict.is_ok(), *good, "{status} {lines:?} {verdict:?}");
         }
     }
